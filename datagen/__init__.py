@@ -1,0 +1,1 @@
+"""Makes datasets: head sources, view rigs, meshing, and what one unit of generation is."""

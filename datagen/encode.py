@@ -1,0 +1,68 @@
+"""Encodes what a view consists of into the members of a sample, with the same bytes every time."""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from geometry.normals import encode_normals
+
+RGB_FORMATS = ("jpg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How colour images are stored; alpha and normals are always PNG."""
+
+    format: str = "jpg"
+    """jpg, png (lossless) or webp (lossless)."""
+    quality: int = 95
+    """Of jpg, 1 to 100; chroma is never subsampled."""
+
+    def __post_init__(self) -> None:
+        if self.format not in RGB_FORMATS:
+            raise ValueError(f"image format is {self.format!r}; it must be one of {', '.join(RGB_FORMATS)}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"image quality is {self.quality}; it must be from 1 to 100")
+
+    @property
+    def members(self) -> dict[str, str]:
+        """The file extension of each member."""
+        return {"rgb": f"rgb.{self.format}", "alpha": "alpha.png", "normal": "normal.png", "json": "json"}
+
+
+def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], config: ImageConfig) -> bytes:
+    image, out = Image.fromarray(rgb), io.BytesIO()
+    if config.format == "jpg":
+        image.save(out, "JPEG", quality=config.quality, subsampling=0)
+    elif config.format == "webp":
+        image.save(out, "WEBP", lossless=True)
+    else:
+        image.save(out, "PNG")
+    return out.getvalue()
+
+
+def encode_png(pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=4)
+    return out.getvalue()
+
+
+def encode_view(
+    rgb: UInt8[np.ndarray, "h w 3"],
+    alpha: UInt8[np.ndarray, "h w"],
+    normal: Float32[np.ndarray, "h w 3"],
+    view: dict[str, Any],
+    config: ImageConfig,
+) -> dict[str, bytes]:
+    """The members of one sample, in the order in which they lie in the shard."""
+    return {
+        "rgb": encode_rgb(rgb, config),
+        "alpha": encode_png(alpha),
+        "normal": encode_png(encode_normals(normal)),
+        "json": json.dumps(view, separators=(",", ":")).encode(),
+    }

@@ -1,0 +1,205 @@
+"""Generates a dataset: the config, the plan it makes, what one worker does with a shard, and the job over all shards."""
+
+import json
+import platform
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import torch
+from tyro.conf import OmitArgPrefixes, Positional
+
+from datagen.encode import ImageConfig
+from datagen.heads import HeadSource
+from datagen.identity import VIEWS_PER_BATCH, Made, Recipe, make_identity
+from datagen.meshing import MeshConfig
+from datagen.rigs import find_rig
+from datagen.sources import SourceConfig
+from jobs import pool
+from jobs.pool import Event, PoolConfig, Unit
+from jobs.progress import JobProgress
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.plan import Plan, write_plan
+from manifests.shards import FOLDER, ShardWriter
+from manifests.storage import Storage
+
+IDENTITY_ATTEMPTS = 2
+
+CONVENTIONS = {
+    "cameras": "OpenCV camera-to-world; intrinsics normalised by the image size; pixel centres at +0.5",
+    "world": "y up, face to +z, head at the origin; azimuth towards +x, elevation towards +y, true degrees",
+    "normals": "camera space, OpenGL axes (x right, y up, z to the viewer), rgb = (n + 1) / 2, background 128",
+}
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Make a dataset; the same command on the same folder resumes it."""
+
+    out: Positional[str]
+    """Folder (or fsspec address such as s3://bucket/heads) of the dataset."""
+    source: Annotated[SourceConfig, OmitArgPrefixes] = field(default_factory=SourceConfig)
+    identities: int = 100
+    """How many heads to make."""
+    seed: int = 0
+    """Identity i is the head of seed + i."""
+    rig: str = "spinmeround-125"
+    """spinmeround-125, gen3dface-48, gen3dface-48-el40, diffportrait360-72, diffportrait3d-24 or orbit-N."""
+    grid: bool = False
+    """See every identity from exactly the rig's directions, without jitter."""
+    resolution: int = 512
+    """Width and height of every image in pixels, a multiple of 8."""
+    identities_per_shard: int = 16
+    """The unit of work, and what a crash may cost each worker."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    save_meshes: bool = False
+    """Keep each mesh as meshes/NNNNNNN.ply too."""
+    device: str = "cpu"
+    """Where the head source runs: cpu or cuda."""
+    max_failed: int = 0
+    """End with exit code 3 when more identities than this failed."""
+    pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        for name, least in (("identities", 1), ("seed", 0), ("identities_per_shard", 1), ("max_failed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        if self.resolution < 8 or self.resolution % 8:
+            raise ValueError(f"--resolution is {self.resolution}; it must be a positive multiple of 8")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"--device is {self.device!r}; it must be cpu or cuda")
+        find_rig(self.rig)
+
+
+def make_plan(config: GenerateConfig, source: HeadSource) -> Plan:
+    """The plan of a dataset of heads of this source."""
+    return Plan(
+        source={"name": source.name, **source.lineage()},
+        rig={**asdict(find_rig(config.rig, config.grid)), "grid": config.grid},
+        identities=config.identities,
+        seed=config.seed,
+        resolution=config.resolution,
+        identities_per_shard=config.identities_per_shard,
+        members=config.image.members,
+        settings={
+            "image": asdict(config.image),
+            "mesh": asdict(config.mesh),
+            "views_per_batch": VIEWS_PER_BATCH,
+            "conventions": CONVENTIONS,
+        },
+    )
+
+
+def generate(config: GenerateConfig) -> Dataset:
+    """Make what is missing of a dataset, and return the whole.
+
+    Raises:
+        PlanMismatch: the folder holds a dataset of another plan; nothing was touched.
+        OSError: the storage refuses to be written; what was committed stays, the same call resumes.
+    """
+    if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    plan = make_plan(config, config.source.open("cpu"))
+    storage = Storage(config.out)
+    write_plan(storage, plan)
+    storage.clear_leftovers(FOLDER)
+    dataset = Dataset(storage)
+    pending = dataset.pending()
+    already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
+    with JobProgress("generate", plan.identities, already) as progress:
+        pool.run(pending, partial(GenerateWorker, config, plan), config.pool, progress.update)
+    return dataset
+
+
+class GenerateWorker:
+    """Makes shards, one identity at a time."""
+
+    def __init__(self, config: GenerateConfig, plan: Plan):
+        # Set here and in the threads beside: torch keeps this number per thread.
+        torch.set_num_threads(config.pool.threads)
+        self.beside = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
+        self.config, self.plan, self.storage = config, plan, Storage(config.out)
+        self.source = config.source.open(config.device)
+        tag = {"source": plan.source["name"], "plan": plan.fingerprint}
+        rig = find_rig(config.rig, config.grid)
+        self.recipe = Recipe(rig, plan.seed, plan.resolution, config.image, config.mesh, tag)
+
+    def run(self, unit: Unit) -> Iterator[Event]:
+        """Make one shard and commit it."""
+        started, seconds, tracebacks = time.monotonic(), {}, {}
+        with ShardWriter(self.storage, self.plan, unit.index) as writer:
+            for identity in self.plan.identities_of(unit.index):
+                begun = time.monotonic()
+                if identity in unit.condemned:
+                    self._add_failed(writer, identity, "worker", unit.condemned[identity])
+                else:
+                    yield from self._make(unit, identity, writer, tracebacks)
+                seconds[identity] = round(time.monotonic() - begun, 3)
+                yield Event(unit.index, identity, "done", 1, 1)
+            writer.commit({**_environment(self.config), "seconds": round(time.monotonic() - started, 3),
+                           "identity_seconds": seconds, "tracebacks": tracebacks})  # fmt: skip
+
+    def _make(self, unit: Unit, identity: int, writer: ShardWriter, tracebacks: dict[int, str]) -> Iterator[Event]:
+        """Make one identity, or record why that failed IDENTITY_ATTEMPTS times."""
+        for attempt in range(1, IDENTITY_ATTEMPTS + 1):
+            stage, made = "head", None
+            try:
+                for step in make_identity(self.source, self.recipe, identity, self.beside):
+                    if isinstance(step, Made):
+                        made = step
+                    else:
+                        stage, views = step
+                        yield Event(unit.index, identity, stage, views, len(self.recipe.rig) + 1)
+            except Exception as error:
+                # Whatever one head raises concerns that head alone: it becomes a row with its stage and reason.
+                tracebacks[identity] = traceback.format_exc()
+                if attempt == IDENTITY_ATTEMPTS:
+                    self._add_failed(writer, identity, stage, f"{type(error).__name__}: {error}")
+            else:
+                assert made is not None
+                return self._add_made(writer, identity, made)
+
+    def _add_made(self, writer: ShardWriter, identity: int, made: Made) -> None:
+        if self.config.save_meshes:
+            self.storage.write(f"meshes/{identity:07d}.ply", made.mesh.ply())
+        for row, members in made.samples:
+            writer.add_view(row, members)
+        facts = dict(made.facts)
+        writer.add_identity(
+            {
+                **self._row(identity, schema.KEPT),
+                "views": len(made.samples),
+                "latent_sha256": facts.pop("latent_sha256", None),
+                "defects": facts.pop("defects", None),
+                "mesh": asdict(made.figures),
+                "facts": json.dumps(facts, sort_keys=True),
+            }
+        )
+
+    def _add_failed(self, writer: ShardWriter, identity: int, stage: str, reason: str) -> None:
+        writer.add_identity({**self._row(identity, schema.FAILED), "views": 0, "stage": stage, "reason": reason})
+
+    def _row(self, identity: int, outcome: str) -> dict[str, Any]:
+        return {"identity": identity, "seed": self.plan.seed + identity, "outcome": outcome}
+
+
+def _environment(config: GenerateConfig) -> dict[str, Any]:
+    """Where and with what a shard was made: the part of its record that may differ between two runs."""
+    return {
+        "host": socket.gethostname(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": torch.cuda.get_device_name() if config.device == "cuda" else platform.machine(),
+        "threads": config.pool.threads,
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name) for name in ("spinset", "torch", "numpy", "pillow", "scikit-image", "embreex")
+        },
+    }

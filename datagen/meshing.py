@@ -1,0 +1,174 @@
+"""From a head's density to its surface: grid, marching cubes, clean-up and the figures that tell good from bad."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from datagen.heads import DensityField
+from geometry.meshes import Mesh
+
+COARSE = 64
+METHODS = ("lewiner", "pymcubes")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How a surface is extracted."""
+
+    resolution: int = 256
+    """Cells along each side of the cube: 64, 128, 256, 512."""
+    method: str = "lewiner"
+    """Marching cubes by scikit-image (lewiner: topologically correct, about twice as fast) or by pymcubes."""
+    dust: float = 1e-3
+    """Components with a smaller share of the faces than this are removed."""
+
+    def __post_init__(self) -> None:
+        if self.resolution not in (64, 128, 256, 512):
+            raise ValueError(f"mesh resolution is {self.resolution}; it must be 64, 128, 256 or 512")
+        if self.method not in METHODS:
+            raise ValueError(f"mesh method is {self.method!r}; it must be one of {', '.join(METHODS)}")
+        if not 0 <= self.dust < 1:
+            raise ValueError(f"mesh dust is {self.dust}; it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class MeshFigures:
+    """What a surface was like before clean-up, on its components that are more than dust."""
+
+    vertices: int
+    faces: int
+    components: int
+    largest_share: float
+    """Share of all faces that the largest component has."""
+    holes: int
+    """Handles of the largest component (its genus): each is a tunnel through the head."""
+    watertight: bool
+    """Every edge of the surface joins exactly two faces."""
+
+
+def density_grid(head: DensityField, resolution: int, batch: int = 1 << 18) -> Float[np.ndarray, "n n n"]:
+    """Density at the corners of resolution^3 cells of [-0.5, 0.5]^3, indexed [x, y, z], exact wherever a surface may be.
+
+    The grid doubles from COARSE cells a side; each time only cells that the surface may pass are evaluated anew, the
+    rest is interpolated. A cell counts when the density could reach the level within it at the slope seen at its corners.
+    """
+    cells = COARSE
+    grid = _evaluate(head, torch.ones(cells + 1, cells + 1, cells + 1, dtype=torch.bool), batch, None)
+    while cells < resolution:
+        near = _near_surface(grid, head.iso_level)
+        cells *= 2
+        size = (cells + 1,) * 3
+        fine = F.interpolate(grid[None, None], size=size, mode="trilinear", align_corners=True)[0, 0]
+        grid = _evaluate(head, _corners(near), batch, fine)
+    return grid.numpy()
+
+
+def _evaluate(
+    head: DensityField, where: Bool[Tensor, "n n n"], batch: int, grid: Tensor | None
+) -> Float[Tensor, "n n n"]:
+    """Write the head's density into `grid` at the marked corners."""
+    axis = torch.linspace(-0.5, 0.5, len(where))
+    grid = torch.empty(where.shape) if grid is None else grid
+    flat, marked = grid.view(-1), where.view(-1).nonzero()[:, 0]
+    for part in marked.split(batch):
+        x, y, z = torch.unravel_index(part, where.shape)
+        flat[part] = head.density(torch.stack([axis[x], axis[y], axis[z]], dim=-1)).cpu()
+    return grid
+
+
+def _near_surface(grid: Float[Tensor, "n n n"], level: float) -> Bool[Tensor, "m m m"]:
+    """The cells that the level set may pass, with their neighbours."""
+    low = -F.max_pool3d(-grid[None, None], 2, stride=1)
+    high = F.max_pool3d(grid[None, None], 2, stride=1)
+    # Half the diagonal of a cell, in cells, is sqrt(3)/2; the corner differences give the slope per cell.
+    reach = (high - low) * 0.87
+    near = (low - reach <= level) & (high + reach >= level)
+    return F.max_pool3d(near.float(), 3, stride=1, padding=1)[0, 0] > 0
+
+
+def _corners(cells: Bool[Tensor, "m m m"]) -> Bool[Tensor, "n n n"]:
+    """Every corner of the next finer grid that lies in or on a marked cell."""
+    fine = cells.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    padded = F.pad(fine.float(), (1, 1, 1, 1, 1, 1))[None, None]
+    return F.max_pool3d(padded, 2, stride=1)[0, 0] > 0
+
+
+def marching_cubes(grid: Float[np.ndarray, "n n n"], level: float, method: str = "lewiner") -> Mesh:
+    """The level set of a grid over [-0.5, 0.5]^3, closed where it leaves the cube, faces counter-clockwise from outside.
+
+    Raises:
+        ValueError: the grid never crosses the level, so there is no surface.
+    Source: Lorensen and Cline 1987; Lewiner et al. 2003 for the topologically correct table.
+    """
+    if not grid.min() < level < grid.max():
+        raise ValueError(f"no surface: densities from {grid.min():.3g} to {grid.max():.3g} never cross {level:g}")
+    padded = np.pad(grid, 1, constant_values=min(float(grid.min()), level - 1))
+    if method == "pymcubes":
+        import mcubes
+
+        vertices, faces = mcubes.marching_cubes(padded, level)
+    else:
+        from skimage.measure import marching_cubes as lewiner
+
+        vertices, faces, _, _ = lewiner(padded, level, gradient_direction="ascent")
+    # A surface that leaves the cube is closed between its last corner and the padding; keep it inside the cube.
+    cells = len(grid) - 1
+    vertices = (vertices - 1).clip(0, cells) / cells - 0.5
+    return Mesh(vertices.astype(np.float32), faces.astype(np.int32))
+
+
+def extract(head: DensityField, config: MeshConfig) -> tuple[Mesh, MeshFigures]:
+    """The cleaned surface of a head and the figures of the surface as it was."""
+    return clean(marching_cubes(density_grid(head, config.resolution), head.iso_level, config.method), config.dust)
+
+
+def clean(mesh: Mesh, dust: float) -> tuple[Mesh, MeshFigures]:
+    """Remove the dust, and say what the surface was like."""
+    component = _components(mesh)[mesh.faces[:, 0]]
+    count = np.bincount(component)
+    kept = count > dust * len(mesh.faces)
+    largest = int(count.argmax())
+    figures = MeshFigures(
+        vertices=len(mesh.vertices),
+        faces=len(mesh.faces),
+        components=int(kept.sum()),
+        largest_share=float(count[largest] / len(mesh.faces)),
+        holes=_genus(mesh.faces[component == largest]),
+        watertight=_is_watertight(mesh.faces),
+    )
+    return _compact(mesh, kept[component]), figures
+
+
+def _components(mesh: Mesh) -> np.ndarray:
+    """The connected component of every vertex."""
+    a, b, c = mesh.faces.T
+    edges = coo_array((np.ones(2 * len(a), np.int8), (np.r_[a, b], np.r_[b, c])), shape=(len(mesh.vertices),) * 2)
+    return connected_components(edges, directed=False)[1]
+
+
+def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unique undirected edges as single integers, and how many faces meet at each."""
+    pairs = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64), axis=1)
+    return np.unique(pairs[:, 0] << 32 | pairs[:, 1], return_counts=True)
+
+
+def _genus(faces: np.ndarray) -> int:
+    """Handles of a connected closed surface, from Euler's formula V - E + F = 2 - 2g."""
+    euler = len(np.unique(faces)) - len(_edges(faces)[0]) + len(faces)
+    return max(0, (2 - euler) // 2)
+
+
+def _is_watertight(faces: np.ndarray) -> bool:
+    return bool((_edges(faces)[1] == 2).all())
+
+
+def _compact(mesh: Mesh, keep: np.ndarray) -> Mesh:
+    """The mesh of the faces that are kept, without the vertices that no face uses."""
+    used, faces = np.unique(mesh.faces[keep], return_inverse=True)
+    return Mesh(mesh.vertices[used], faces.reshape(-1, 3).astype(np.int32))

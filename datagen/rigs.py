@@ -1,0 +1,80 @@
+"""View rigs: from where each identity of a dataset is seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from geometry.cameras import Cameras, orbit
+from manifests.draws import generator
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A named list of directions in true degrees, and how far each identity's own views may stray from them."""
+
+    id: str
+    azimuth: tuple[float, ...]
+    elevation: tuple[float, ...]
+    azimuth_jitter: float = 0.0
+    elevation_jitter: float = 0.0
+    elevation_limit: float = 90.0
+
+    def __len__(self) -> int:
+        return len(self.azimuth)
+
+    def directions(self, seed: int, identity: int) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
+        """Azimuth and elevation of one identity's views; the exact frontal view, where the rig has one, is never jittered."""
+        azimuth, elevation = np.array(self.azimuth), np.array(self.elevation)
+        if not (self.azimuth_jitter or self.elevation_jitter):
+            return azimuth, elevation
+        draw = generator(seed, "rig", identity).uniform(-1, 1, (2, len(self)))
+        draw[:, (azimuth == 0) & (elevation == 0)] = 0
+        azimuth = azimuth + self.azimuth_jitter * draw[0]
+        elevation = elevation + self.elevation_jitter * draw[1]
+        return (azimuth + 180) % 360 - 180, elevation.clip(-self.elevation_limit, self.elevation_limit)
+
+    def cameras(self, seed: int, identity: int) -> Cameras:
+        return orbit(*self.directions(seed, identity))
+
+
+def ring(views: int) -> list[float]:
+    """Evenly spaced azimuths in [-180, 180), the front first."""
+    return [(360 * k / views + 180) % 360 - 180 for k in range(views)]
+
+
+def _product(id: str, azimuth: list[float], elevation: list[float], **jitter: float) -> Rig:
+    """Every azimuth at every elevation, ring after ring."""
+    return Rig(id, tuple(azimuth * len(elevation)), tuple(e for e in elevation for _ in azimuth), **jitter)
+
+
+RIGS = {
+    rig.id: rig
+    for rig in (
+        # SpinMeRound: 125 views, elevations up to 23 degrees (Fig. 12). Jitter fills the gaps of the grid, whose relative
+        # azimuths would otherwise all be multiples of 14.4 degrees and miss the anchors at 45.
+        _product(
+            "spinmeround-125", ring(25), [-23.0, -11.5, 0.0, 11.5, 23.0],
+            azimuth_jitter=7.2, elevation_jitter=5.75, elevation_limit=23.0,
+        ),
+        _product("gen3dface-48", ring(16), [-30.0, 0.0, 30.0]),
+        _product("gen3dface-48-el40", ring(16), [-40.0, 0.0, 40.0]),
+        _product("diffportrait360-72", ring(72), [0.0]),
+        _product("diffportrait3d-24", [-50.0, -30.0, -10.0, 10.0, 30.0, 50.0], [-18.75, -6.25, 6.25, 18.75]),
+    )
+}  # fmt: skip
+
+
+def find_rig(name: str, grid: bool = False) -> Rig:
+    """The rig of a name, without its jitter if `grid`; `orbit-N` is a ring of N views.
+
+    Raises:
+        ValueError: there is no such rig; names the ones there are.
+    """
+    kind, _, count = name.partition("-")
+    if kind == "orbit" and count.isdecimal() and 1 <= int(count) <= 999:
+        return _product(name, ring(int(count)), [0.0])
+    if name not in RIGS:
+        raise ValueError(f"unknown rig {name!r}; there are {', '.join(RIGS)} and orbit-N (N from 1 to 999)")
+    rig = RIGS[name]
+    return Rig(rig.id, rig.azimuth, rig.elevation) if grid else rig

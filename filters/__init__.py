@@ -1,0 +1,1 @@
+"""Judges heads: scorers write numbers, policies turn numbers into selections."""

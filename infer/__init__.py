@@ -1,0 +1,1 @@
+"""Uses what was learned: alignment, views of a person, metrics, evaluation."""

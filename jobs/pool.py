@@ -1,0 +1,191 @@
+"""The one way work is run: units go to workers, in this process or as Ray actors, and events come back.
+
+A worker's `run` is a generator of events, so the same code is iterated here or streamed from an actor. What it raises
+stops the job (it has dealt with whatever concerns one item alone). An actor that dies or falls silent is replaced by
+the driver, and an item that takes ATTEMPTS actors with it is condemned: the unit runs again without it.
+"""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A shard-sized piece of work; `condemned` items are recorded as failed, with the reason, instead of tried again."""
+
+    index: int
+    condemned: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """How far a worker is: `done` of `total` steps of one item, after the stage named."""
+
+    unit: int
+    item: int
+    stage: str
+    done: int
+    total: int
+
+
+class Worker(Protocol):
+    def run(self, unit: Unit) -> Iterator[Event]:
+        """Do one unit and make its result durable; yields before every stage that may take long."""
+        ...
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Where the work runs."""
+
+    workers: int = 0
+    """Worker processes; 0 is as many as the cores allow."""
+    threads: int = 1
+    """Threads per worker. A dataset's bytes may depend on it, never on the number of workers."""
+    inline: bool = False
+    """Run everything in this process, one unit after the other (for debugging)."""
+    ray: str = "local"
+    """Address of a running Ray cluster, e.g. auto or ray://host:10001; local starts one on this machine."""
+    gpus_per_worker: float = 0.0
+    """Share of a GPU that each worker takes; use 1/k exactly (1, 0.5, 0.25)."""
+    stall_minutes: float = 30.0
+    """A worker that reports nothing for so long is replaced."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("threads", 1), ("gpus_per_worker", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        if self.stall_minutes <= 0:
+            raise ValueError(f"--stall-minutes is {self.stall_minutes}; it must be positive")
+
+    def worker_count(self, units: int) -> int:
+        return max(1, min(units, self.workers or (os.cpu_count() or 1) // self.threads))
+
+
+class WorkersKeepDying(RuntimeError):
+    """Workers die before they reach any item, so no item can be blamed."""
+
+
+def run(
+    units: Iterable[int], make_worker: Callable[[], Worker], config: PoolConfig, on_event: Callable[[Event], None]
+) -> None:
+    """Run all units; raises what a worker raised, with the rest stopped and every finished unit kept."""
+    todo = deque(Unit(index) for index in units)
+    if config.inline:
+        worker = make_worker()
+        for unit in todo:
+            for event in worker.run(unit):
+                on_event(event)
+    elif todo:
+        _RayPool(make_worker, config, len(todo)).run(todo, on_event)
+
+
+class _RayPool:
+    """Actors with one unit in flight each; the driver alone decides what is tried again."""
+
+    def __init__(self, make_worker: Callable[[], Worker], config: PoolConfig, units: int):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        self.ray, self.config, self.make_worker = ray, config, make_worker
+        self.count = config.worker_count(units)
+        if config.ray == "local":
+            cores = max(self.count * config.threads, os.cpu_count() or 1)
+            ray.init(
+                address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="error"
+            )
+        else:
+            ray.init(address=config.ray, log_to_driver=False, logging_level="error")
+        options = {
+            "num_cpus": config.threads,
+            "num_gpus": config.gpus_per_worker,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        self.Actor = ray.remote(**options)(_Actor)
+        self.deaths: Counter[tuple[int, int | None]] = Counter()
+
+    def run(self, todo: deque[Unit], on_event: Callable[[Event], None]) -> None:
+        running: dict[Any, _Running] = {}
+        try:
+            for _ in range(self.count):
+                self._start(running, self.Actor.remote(self.make_worker), todo.popleft())
+            while running:
+                ready, _ = self.ray.wait(list(running), num_returns=1, timeout=1.0)
+                for stream in ready:
+                    self._advance(running, stream, todo, on_event)
+                self._replace_stalled(running, todo)
+        finally:
+            self.ray.shutdown()
+
+    def _start(self, running: "dict[Any, _Running]", actor: Any, unit: Unit) -> None:
+        # One unread event stops the actor, so its last event names the item it died at.
+        stream = actor.run.options(num_returns="streaming", _generator_backpressure_num_objects=1).remote(unit)
+        running[stream] = _Running(actor, unit)
+
+    def _advance(
+        self, running: "dict[Any, _Running]", stream: Any, todo: deque[Unit], on_event: Callable[[Event], None]
+    ) -> None:
+        work = running[stream]
+        try:
+            event = self.ray.get(next(stream))
+        except StopIteration:
+            del running[stream]
+            if todo:
+                self._start(running, work.actor, todo.popleft())
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self.ray.exceptions.ActorDiedError:
+            self._replace(running, stream, todo, f"its worker died {ATTEMPTS} times")
+        else:
+            work.last, work.heard = event, time.monotonic()
+            on_event(event)
+
+    def _replace_stalled(self, running: "dict[Any, _Running]", todo: deque[Unit]) -> None:
+        limit = time.monotonic() - 60 * self.config.stall_minutes
+        for stream in [stream for stream, work in running.items() if work.heard < limit]:
+            self.ray.kill(running[stream].actor)
+            reason = f"its worker fell silent {ATTEMPTS} times for {self.config.stall_minutes:g} minutes"
+            self._replace(running, stream, todo, reason)
+
+    def _replace(self, running: "dict[Any, _Running]", stream: Any, todo: deque[Unit], reason: str) -> None:
+        """Give the unit of a lost worker to a new one, without the item that was fatal to ATTEMPTS of them."""
+        work = running.pop(stream)
+        unit, item = work.unit, work.last.item if work.last else None
+        self.deaths[unit.index, item] += 1
+        if self.deaths[unit.index, item] >= ATTEMPTS:
+            if item is None:
+                raise WorkersKeepDying(
+                    f"{ATTEMPTS} workers died before their first identity; run with --inline to see why"
+                )
+            unit = replace(unit, condemned={**unit.condemned, item: f"{reason} at stage {work.last.stage}"})
+        self._start(running, self.Actor.remote(self.make_worker), unit)
+
+
+@dataclass
+class _Running:
+    actor: Any
+    unit: Unit
+    last: Event | None = None
+    heard: float = field(default_factory=time.monotonic)
+
+
+class _Actor:
+    """A worker in a process of its own."""
+
+    def __init__(self, make_worker: Callable[[], Worker]):
+        self.make_worker = make_worker
+        self.worker: Worker | None = None
+
+    def run(self, unit: Unit) -> Iterator[Event]:
+        # Made here, not when the actor is, so that what it raises reaches the driver as itself.
+        if self.worker is None:
+            self.worker = self.make_worker()
+        yield from self.worker.run(unit)

@@ -1,0 +1,62 @@
+"""Reads a dataset: which shards are committed, their tables, and the bytes of any member by its index."""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests import schema
+from manifests.plan import Plan, read_plan
+from manifests.shards import DONE, FOLDER
+from manifests.storage import Storage
+
+
+class Dataset:
+    """A dataset on disk, complete or still growing; opening it reads dataset.json and one folder listing."""
+
+    def __init__(self, url: str | Storage):
+        self.storage = url if isinstance(url, Storage) else Storage(url)
+        self.plan: Plan = read_plan(self.storage)
+
+    def committed(self) -> list[int]:
+        """The shards that are whole, in order; the folder is the truth, so this is read anew at every call."""
+        present = set(self.storage.names(FOLDER))
+        return [s for s in range(self.plan.shards) if f"{schema.shard_name(s)}{DONE}" in present]
+
+    def pending(self) -> list[int]:
+        """The shards still to be made."""
+        return sorted(set(range(self.plan.shards)) - set(self.committed()))
+
+    def done(self, shard: int) -> dict[str, Any]:
+        """The commit record of a shard."""
+        return json.loads(self.storage.read(self.file(shard, DONE)))
+
+    def views(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        """The views table of a shard; `columns` may name struct fields such as "rgb.offset"."""
+        with self.storage.open(self.file(shard, ".views.parquet")) as file:
+            return pq.read_table(file, columns=columns)
+
+    def identities(self, shard: int) -> pa.Table:
+        with self.storage.open(self.file(shard, ".identities.parquet")) as file:
+            return pq.read_table(file)
+
+    @cached_property
+    def all_identities(self) -> pa.Table:
+        """The identities of all committed shards."""
+        return pa.concat_tables([self.identities(s) for s in self.committed()] or [schema.IDENTITIES.empty_table()])
+
+    def members(self, shard: int, name: str, rows: pa.Table | None = None) -> Iterator[bytes]:
+        """The bytes of one member (rgb, alpha, normal, json) of every view of a shard, or of `rows` of its views table."""
+        index = (rows if rows is not None else self.views(shard, [name])).column(name).to_pylist()
+        with self.storage.open(self.file(shard, ".tar")) as tar:
+            for entry in index:
+                tar.seek(entry["offset"])
+                yield tar.read(entry["size"])
+
+    def file(self, shard: int, suffix: str) -> str:
+        """The name of one file of a shard inside the dataset."""
+        return f"{PurePosixPath(FOLDER) / schema.shard_name(shard)}{suffix}"

@@ -1,0 +1,101 @@
+"""dataset.json: the immutable plan of a dataset, and the fingerprint that guards every resume."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from manifests import schema
+from manifests.storage import Storage
+
+FILE = "dataset.json"
+
+
+class PlanMismatch(ValueError):
+    """The folder holds a dataset made by another plan."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a dataset's bytes; JSON values only, so two plans can be compared line by line."""
+
+    source: dict[str, Any]
+    """What the head source says of itself: name, version, settings, weights hash, licence."""
+    rig: dict[str, Any]
+    identities: int
+    seed: int
+    """Identity i is the head of seed + i."""
+    resolution: int
+    identities_per_shard: int
+    members: dict[str, str]
+    """The file extension of each member, e.g. {"rgb": "rgb.jpg"}."""
+    settings: dict[str, Any]
+    """How meshes, normals and images were made."""
+
+    @property
+    def shards(self) -> int:
+        return -(-self.identities // self.identities_per_shard)
+
+    def identities_of(self, shard: int) -> range:
+        first = shard * self.identities_per_shard
+        return range(first, min(first + self.identities_per_shard, self.identities))
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(_canonical({"schema": schema.VERSION, **asdict(self)}).encode()).hexdigest()
+
+
+def write_plan(storage: Storage, plan: Plan) -> None:
+    """Write dataset.json, or check that the one there is this plan's; raises PlanMismatch saying what differs."""
+    if not storage.exists(FILE):
+        document = {
+            "format": "spinset",
+            "schema": schema.VERSION,
+            "fingerprint": plan.fingerprint,
+            "plan": asdict(plan),
+        }
+        storage.write(FILE, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+        return
+    there = read_plan(storage)
+    if there.fingerprint != plan.fingerprint:
+        differences = "; ".join(f"{k} is {a}, asked for {b}" for k, a, b in _differences(asdict(there), asdict(plan)))
+        raise PlanMismatch(
+            f"{storage.url} holds another dataset: {differences}. Choose another folder to make this one."
+        )
+
+
+def read_plan(storage: Storage) -> Plan:
+    """Read and check dataset.json; raises FileNotFoundError or ValueError with one line that says what is wrong."""
+    if not storage.exists(FILE):
+        raise FileNotFoundError(f"{storage.url} is not a dataset: it has no {FILE}")
+    try:
+        document = json.loads(storage.read(FILE))
+        version, fingerprint, plan = document["schema"], document["fingerprint"], Plan(**document["plan"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{storage.url}/{FILE} is damaged ({type(error).__name__}: {error}); restore it from a copy"
+        ) from error
+    if version != schema.VERSION:
+        raise ValueError(f"{storage.url}/{FILE} has schema {version}; this spinset reads schema {schema.VERSION}")
+    if plan.fingerprint != fingerprint:
+        raise ValueError(
+            f"{storage.url}/{FILE} was edited: its plan no longer gives its fingerprint; restore it from a copy"
+        )
+    return plan
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _differences(a: Any, b: Any, at: str = "") -> list[tuple[str, str, str]]:
+    """Dotted paths where two JSON values differ, with both values in short."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        paths = sorted(a.keys() | b.keys())
+        return [found for k in paths for found in _differences(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
+    return [] if a == b else [(at, _short(a), _short(b))]
+
+
+def _short(value: Any) -> str:
+    text = _canonical(value)
+    return text if len(text) <= 60 else text[:57] + "..."

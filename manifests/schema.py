@@ -1,0 +1,70 @@
+"""The columns of a dataset's tables, versioned; and how its files, keys and members are called."""
+
+import pyarrow as pa
+
+VERSION = 1
+
+_VERSIONED = {b"spinset.schema": str(VERSION).encode()}
+
+MEMBERS = ("rgb", "alpha", "normal", "json")
+"""The members of a sample, in the order in which they lie in the tar."""
+
+_member = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.binary(32))])
+
+VIEWS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("identity", pa.int64()),
+        ("view", pa.int16()),
+        ("azimuth", pa.float32()),
+        ("elevation", pa.float32()),
+        ("c2w", pa.list_(pa.float32(), 16)),
+        ("K", pa.list_(pa.float32(), 9)),
+        *((name, _member) for name in MEMBERS),
+    ],
+    metadata=_VERSIONED,
+)
+"""One row per view: where it was seen from (OpenCV camera-to-world, intrinsics normalised by the image size, both
+row-major; degrees) and, per member, the byte where its data begins in the tar, its size and its hash."""
+
+IDENTITIES = pa.schema(
+    [
+        ("identity", pa.int64()),
+        ("seed", pa.int64()),
+        ("outcome", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("views", pa.int16()),
+        ("latent_sha256", pa.string()),
+        ("defects", pa.list_(pa.struct([("kind", pa.string()), ("strength", pa.float32())]))),
+        (
+            "mesh",
+            pa.struct(
+                [
+                    ("vertices", pa.int64()),
+                    ("faces", pa.int64()),
+                    ("components", pa.int32()),
+                    ("largest_share", pa.float32()),
+                    ("holes", pa.int32()),
+                    ("watertight", pa.bool_()),
+                ]
+            ),
+        ),
+        ("facts", pa.string()),
+    ],
+    metadata=_VERSIONED,
+)
+"""One row per identity: `outcome` is kept, filtered (on purpose) or failed, with the stage and the reason of the last
+two; `defects` is the truth a procedural source planted (null where nobody knows); `mesh` holds the figures of the
+surface before clean-up; `facts` is what the source says of the identity, as JSON."""
+
+KEPT, FILTERED, FAILED = "kept", "filtered", "failed"
+
+
+def shard_name(shard: int) -> str:
+    return f"heads-{shard:06d}"
+
+
+def sample_key(identity: int, view: int) -> str:
+    """The WebDataset key of a view: no dots, unique in the dataset, and an identity's views sort together."""
+    return f"{identity:07d}_v{view:03d}"

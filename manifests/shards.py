@@ -1,0 +1,122 @@
+"""Writes a shard: a plain WebDataset tar with deterministic bytes, its index, and the marker that commits them.
+
+Order of durability: tar, views table, identities table, then done.json. Whoever finds done.json finds the rest whole;
+whoever dies before leaves scratch files that no reader looks at. A second writer of the same shard writes the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests import schema
+from manifests.plan import Plan
+from manifests.storage import Storage
+
+FOLDER = "shards"
+SUFFIXES = (".tar", ".views.parquet", ".identities.parquet")
+DONE = ".done.json"
+
+_END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
+
+
+def member_name(key: str, extension: str) -> str:
+    return f"{key}.{extension}"
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The USTAR header of a member: no owner, no time, nothing that differs between two runs."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def padding(size: int) -> int:
+    return -size % tarfile.BLOCKSIZE
+
+
+class ShardWriter:
+    """Writes one shard of a dataset; nothing is visible until `commit`, and leaving without it leaves nothing behind."""
+
+    def __init__(self, storage: Storage, plan: Plan, shard: int):
+        self.storage, self.plan, self.name = storage, plan, schema.shard_name(shard)
+        self._scratch: dict[str, Path] = {}
+        self._tar = self._new_scratch(".tar").open("wb")
+        self._sha256 = hashlib.sha256()
+        self._position = 0
+        self._views: list[dict[str, Any]] = []
+        self._identities: list[dict[str, Any]] = []
+
+    def add_view(self, row: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
+        """Append one sample; `row` holds the camera columns of schema.VIEWS, `members` the encoded files."""
+        assert tuple(members) == schema.MEMBERS, tuple(members)
+        blocks, index = [], {}
+        for name, data in members.items():
+            header = tar_header(member_name(row["key"], self.plan.members[name]), len(data))
+            blocks += [header, data, bytes(padding(len(data)))]
+            self._position += len(header)
+            index[name] = {"offset": self._position, "size": len(data), "sha256": hashlib.sha256(data).digest()}
+            self._position += len(data) + padding(len(data))
+        self._write(b"".join(blocks))
+        self._views.append({**row, **index})
+
+    def add_identity(self, row: Mapping[str, Any]) -> None:
+        """Append what became of one identity; the columns of schema.IDENTITIES, absent ones are null."""
+        self._identities.append(dict(row))
+
+    def commit(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the shard durable and visible; `run` (host, seconds, versions) goes into done.json, which is returned."""
+        self._write(_END_OF_ARCHIVE)
+        self._tar.close()
+        tables = {
+            ".views.parquet": pa.Table.from_pylist(self._views, schema.VIEWS),
+            ".identities.parquet": pa.Table.from_pylist(self._identities, schema.IDENTITIES),
+        }
+        files = {".tar": {"size": self._position + len(_END_OF_ARCHIVE), "sha256": self._sha256.hexdigest()}}
+        for suffix, table in tables.items():
+            data = _parquet(table)
+            self._new_scratch(suffix).write_bytes(data)
+            files[suffix] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        outcomes = [row["outcome"] for row in self._identities]
+        done = {
+            "fingerprint": self.plan.fingerprint,
+            "files": files,
+            "views": len(self._views),
+            "outcomes": {o: outcomes.count(o) for o in (schema.KEPT, schema.FILTERED, schema.FAILED)},
+            "run": dict(run),
+        }
+        for suffix in SUFFIXES:
+            self.storage.commit(self._scratch.pop(suffix), f"{FOLDER}/{self.name}{suffix}")
+        self.storage.write(f"{FOLDER}/{self.name}{DONE}", (json.dumps(done, indent=2) + "\n").encode())
+        return done
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tar.close()
+        for scratch in self._scratch.values():
+            scratch.unlink(missing_ok=True)
+
+    def _new_scratch(self, suffix: str) -> Path:
+        self._scratch[suffix] = self.storage.scratch(f"{FOLDER}/{self.name}{suffix}")
+        return self._scratch[suffix]
+
+    def _write(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self._tar.write(data)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,101 @@
+"""Where a dataset lies: a local folder or any fsspec address, with writes that are whole or not there."""
+
+import os
+import secrets
+import socket
+import tempfile
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+TEMPORARY = ".tmp-"
+
+
+class Storage:
+    """The files below one root, e.g. `out/heads` or `s3://bucket/heads`; names are relative and use '/'.
+
+    Local files appear by rename after fsync. Object stores show a key only once its upload has finished.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]):
+        self.url = str(root)
+        self.fs, path = fsspec.core.url_to_fs(self.url)
+        self.root = path.rstrip("/")
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        parts = name.split("/")
+        assert name and not {"", ".", ".."} & set(parts), f"not a name inside the dataset: {name!r}"
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return self.fs.exists(self.path(name))
+
+    def size(self, name: str) -> int:
+        return self.fs.size(self.path(name))
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of the files directly in a folder; none if there is no such folder."""
+        if not self.fs.isdir(self.path(folder)):
+            return []
+        self.fs.invalidate_cache()
+        return sorted(entry.rsplit("/", 1)[-1] for entry in self.fs.ls(self.path(folder), detail=False))
+
+    def open(self, name: str):
+        return self.fs.open(self.path(name), "rb")
+
+    def read(self, name: str) -> bytes:
+        return self.fs.cat_file(self.path(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Commit a small file."""
+        scratch = self.scratch(name)
+        scratch.write_bytes(data)
+        self.commit(scratch, name)
+
+    def scratch(self, name: str) -> Path:
+        """A fresh local path to write `name` to before `commit`; beside it where that is local, so a rename suffices."""
+        suffix = f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        if not self.is_local:
+            return Path(tempfile.gettempdir()) / f"{name.replace('/', '-')}{suffix}"
+        final = Path(self.path(name))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        return final.with_name(f".{final.name}{suffix}")
+
+    def commit(self, scratch: Path, name: str) -> None:
+        """Make a finished scratch file durable under its name, replacing what was there."""
+        if not self.is_local:
+            self.fs.put_file(str(scratch), self.path(name))
+            scratch.unlink()
+            return
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        final = self.path(name)
+        os.replace(scratch, final)
+        folder = os.open(os.path.dirname(final), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def remove(self, name: str) -> None:
+        self.fs.rm_file(self.path(name))
+
+    def clear_leftovers(self, folder: str) -> int:
+        """Remove the scratch files of this host's writers that are no longer alive; how many there were."""
+        dead = [name for name in self.names(folder) if TEMPORARY in name and _writer_is_dead(name)]
+        for name in dead:
+            self.remove(f"{folder}/{name}")
+        return len(dead)
+
+
+def _writer_is_dead(scratch: str) -> bool:
+    host, pid, _ = scratch.split(TEMPORARY)[1].rsplit("-", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    return False

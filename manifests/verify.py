@@ -1,0 +1,191 @@
+"""Checks a dataset: that every shard is there and whole, and with `deep` every byte, hash and picture.
+
+A shard's tar holds nothing that its index does not foretell: headers follow from names and sizes, data from its hashes,
+the rest is zero. So damage is found without trusting the tar, and named by shard, member and byte.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.shards import DONE, SUFFIXES, member_name, padding, tar_header
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, and where."""
+
+    file: str
+    problem: str
+    member: str | None = None
+    byte: int | None = None
+
+    def __str__(self) -> str:
+        where = self.file + (f", {self.member}" if self.member else "")
+        return f"{where}: {self.problem}" + (f" (byte {self.byte})" if self.byte is not None else "")
+
+
+def verify(
+    dataset: Dataset, deep: bool = False, progress: Callable[[int], None] = lambda shard: None
+) -> Iterator[Fault]:
+    """Yield every fault of a dataset; shards that are not made yet are faults too."""
+    committed = set(dataset.committed())
+    for shard in range(dataset.plan.shards):
+        if shard in committed:
+            yield from _verify_shard(dataset, shard, deep)
+        else:
+            yield Fault(dataset.file(shard, ".tar"), "not made yet")
+        progress(shard)
+
+
+def _verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
+    marker = dataset.file(shard, DONE)
+    try:
+        done = dataset.done(shard)
+        expected = {suffix: (done["files"][suffix]["size"], done["files"][suffix]["sha256"]) for suffix in SUFFIXES}
+        fingerprint = done["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        yield Fault(marker, f"damaged ({type(error).__name__}: {error})")
+        return
+    if fingerprint != dataset.plan.fingerprint:
+        yield Fault(marker, "belongs to a dataset with another plan")
+        return
+    damaged = []
+    for suffix, (size, sha256) in expected.items():
+        file = dataset.file(shard, suffix)
+        if not dataset.storage.exists(file):
+            yield Fault(file, "missing")
+            damaged.append(suffix)
+        elif (there := dataset.storage.size(file)) != size:
+            damaged.append(suffix)
+            if suffix != ".tar":
+                yield Fault(file, f"has {there} bytes, was written with {size}", byte=min(there, size))
+        elif deep and _sha256(dataset, file) != sha256:
+            damaged.append(suffix)
+            if suffix != ".tar":
+                yield Fault(file, "its bytes were changed")
+    tar = dataset.file(shard, ".tar")
+    if ".views.parquet" in damaged:
+        if ".tar" in damaged and dataset.storage.exists(tar):
+            yield Fault(tar, "damaged, and the index that would say where is damaged too")
+        return
+    try:
+        rows = dataset.views(shard).to_pylist()
+        identities = dataset.identities(shard) if ".identities.parquet" not in damaged else None
+    except (pa.ArrowException, OSError) as error:
+        yield Fault(dataset.file(shard, ".views.parquet"), f"a table does not read ({error}); --deep says which")
+        return
+    if ".tar" in damaged and dataset.storage.exists(tar):
+        yield from _locate(dataset, tar, rows, expected[".tar"][0])
+    if identities is not None:
+        yield from _verify_counts(dataset, shard, rows, identities)
+    if deep and ".tar" not in damaged:
+        yield from _verify_content(dataset, shard, rows)
+
+
+def _locate(dataset: Dataset, tar: str, rows: list[dict[str, Any]], size: int) -> Iterator[Fault]:
+    """Where a tar departs from its index; a cut is reported once, with the member it falls in."""
+    there = dataset.storage.size(tar)
+    found = False
+    with dataset.storage.open(tar) as file:
+        for member, offset, expected, sha256 in _layout(dataset, rows, size):
+            file.seek(offset)
+            length = len(expected) if sha256 is None else expected[0]
+            data = file.read(length)
+            if len(data) < length:
+                yield Fault(tar, f"is cut: has {there} bytes, was written with {size}", member, there)
+                return
+            wrong = _first_difference(data, expected) if sha256 is None else _wrong_hash(data, sha256)
+            if wrong is not None:
+                found = True
+                end = f" between bytes {offset} and {offset + length}" if sha256 is not None else ""
+                yield Fault(tar, f"was changed{end}", member, offset + wrong)
+    if there > size:
+        yield Fault(tar, f"has {there - size} bytes too many", byte=size)
+    elif not found:
+        yield Fault(tar, "its bytes do not give the hash it was committed with")
+
+
+def _layout(dataset: Dataset, rows: list[dict[str, Any]], size: int) -> Iterator[tuple[str, int, Any, bytes | None]]:
+    """Every stretch of the tar in order: (member, offset, the exact bytes, None) or (member, offset, (length,), hash)."""
+    end = 0
+    for row in rows:
+        for name in schema.MEMBERS:
+            entry, member = row[name], member_name(row["key"], dataset.plan.members[name])
+            header = tar_header(member, entry["size"])
+            yield member, entry["offset"] - len(header), header, None
+            yield member, entry["offset"], (entry["size"],), entry["sha256"]
+            end = entry["offset"] + entry["size"]
+            yield member, end, bytes(padding(entry["size"])), None
+            end += padding(entry["size"])
+    yield "end of archive", end, bytes(size - end), None
+
+
+def _first_difference(data: bytes, expected: bytes) -> int | None:
+    if data == expected:
+        return None
+    return len(os.path.commonprefix([data, expected]))
+
+
+def _wrong_hash(data: bytes, sha256: bytes) -> int | None:
+    return None if hashlib.sha256(data).digest() == sha256 else 0
+
+
+def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], identities: pa.Table) -> Iterator[Fault]:
+    """Every planned identity has a row, and as many views as it says."""
+    file = dataset.file(shard, ".identities.parquet")
+    if identities.column("identity").to_pylist() != list(dataset.plan.identities_of(shard)):
+        yield Fault(file, "does not hold the identities of the plan")
+        return
+    views: dict[int, int] = {}
+    for row in rows:
+        views[row["identity"]] = views.get(row["identity"], 0) + 1
+    for row in identities.select(["identity", "views"]).to_pylist():
+        if views.get(row["identity"], 0) != row["views"]:
+            yield Fault(
+                file,
+                f"identity {row['identity']} has {views.get(row['identity'], 0)} views, its row says {row['views']}",
+            )
+
+
+def _verify_content(dataset: Dataset, shard: int, rows: list[dict[str, Any]]) -> Iterator[Fault]:
+    """Every picture decodes at the planned size, and every JSON member says what the index says."""
+    table = pa.Table.from_pylist([{name: row[name] for name in schema.MEMBERS} for row in rows])
+    for name in schema.MEMBERS:
+        for row, data in zip(rows, dataset.members(shard, name, table), strict=True):
+            problem = _wrong_json(data, row) if name == "json" else _wrong_picture(data, dataset.plan.resolution)
+            if problem:
+                member = member_name(row["key"], dataset.plan.members[name])
+                yield Fault(dataset.file(shard, ".tar"), problem, member, row[name]["offset"])
+
+
+def _wrong_picture(data: bytes, resolution: int) -> str | None:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError) as error:
+        return f"does not decode ({error})"
+    return None if image.size == (resolution, resolution) else f"is {image.size}, planned {resolution} px"
+
+
+def _wrong_json(data: bytes, row: dict[str, Any]) -> str | None:
+    try:
+        view = json.loads(data)
+        same = (view["identity"], view["view"]) == (row["identity"], row["view"])
+    except (ValueError, KeyError, TypeError) as error:
+        return f"does not parse ({type(error).__name__}: {error})"
+    return None if same else f"speaks of identity {view['identity']} view {view['view']}"
+
+
+def _sha256(dataset: Dataset, file: str) -> str:
+    with dataset.storage.open(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,139 @@
+"""The command line: one table of subcommands, and what every error and interrupt looks like to a person."""
+
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional
+
+DONE, BAD_INPUT, FAULTS, INTERRUPTED = 0, 2, 3, 130
+
+T = TypeVar("T")
+Parse = Callable[[Callable[..., T]], T]
+"""Builds a config, or calls a function, from the arguments of the command line."""
+
+
+@dataclass(frozen=True)
+class StatusConfig:
+    """Say how far a dataset is, and which identities failed."""
+
+    out: Positional[str]
+    """Folder or address of the dataset."""
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Check that a dataset is complete and whole; exit code 3 if it is not."""
+
+    out: Positional[str]
+    """Folder or address of the dataset."""
+    deep: bool = False
+    """Check every hash and decode every picture too."""
+
+
+def _demo(parse: Parse) -> int:
+    from demo import DemoConfig, demo
+
+    return demo(parse(DemoConfig))
+
+
+def _generate(parse: Parse) -> int:
+    from datagen.generate import GenerateConfig, generate
+    from jobs.status import summarise
+
+    config = parse(GenerateConfig)
+    status = summarise(generate(config))
+    print(f"{status}\nnext: spinset verify {config.out} --deep")
+    return DONE if status.failed <= config.max_failed else FAULTS
+
+
+def _status(parse: Parse) -> int:
+    from jobs.status import summarise
+    from manifests.dataset import Dataset
+
+    print(summarise(Dataset(parse(StatusConfig).out)))
+    return DONE
+
+
+def _verify(parse: Parse) -> int:
+    from manifests.dataset import Dataset
+    from manifests.verify import verify
+
+    config = parse(VerifyConfig)
+    dataset = Dataset(config.out)
+    faults = 0
+    for fault in verify(dataset, config.deep):
+        print(fault)
+        faults += 1
+    checked = "every byte, hash and picture" if config.deep else "every file and size"
+    print(f"{faults} faults" if faults else f"{dataset.plan.shards} shards are whole ({checked})")
+    return FAULTS if faults else DONE
+
+
+COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
+    "demo": (_demo, "the whole loop on procedural heads, in minutes, with a report to look at"),
+    "generate": (_generate, "make a dataset of heads; the same command resumes it"),
+    "status": (_status, "how far a dataset is, and what failed"),
+    "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit code is 0 done, 2 bad input, 3 finished with faults, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return DONE if argv else BAD_INPUT
+    name, args = argv[0], argv[1:]
+    if name not in COMMANDS:
+        return _complain(f"spinset: unknown command {name!r}; there are {', '.join(COMMANDS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return COMMANDS[name][0](lambda what: _parse(name, args, what))
+    except KeyboardInterrupt:
+        print(f"\nspinset {name}: interrupted; the same command resumes", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        if "SPINSET_TRACEBACK" in os.environ:
+            raise
+        return _complain(f"spinset {name}: {error}")
+
+
+def _parse(name: str, args: Sequence[str], what: Callable[..., T]) -> T:
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            config = tyro.cli(what, args=args, prog=f"spinset {name}", config=(FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code == BAD_INPUT:
+            raise ValueError(_first_sentence(box.getvalue())) from None
+        raise
+    return config
+
+
+def _first_sentence(box: str) -> str:
+    """What tyro says in a box of several lines, as one: its text up to the first rule, without class names."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
+    return re.sub(r"^Error parsing \w[\w.]*: ", "", " ".join(lines[:rule]))
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<10} {does}" for name, (_, does) in COMMANDS.items())
+    return f"usage: spinset COMMAND [options]; spinset COMMAND --help says more\n\n{rows}"
+
+
+def _complain(line: str) -> int:
+    print(line, file=sys.stderr)
+    return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Learns from datasets: loader, multiview models, EDM, trainer."""
