@@ -55,5 +55,5 @@ def test_cameras_stand_where_the_directions_say(name):
 
 @pytest.mark.parametrize("name", ["spinmeround", "orbit-", "orbit-0", "orbit-x", "orbit-1000", ""])
 def test_unknown_rig(name):
-    with pytest.raises(ValueError, match="unknown rig .* there are spinmeround-125, .* orbit-N"):
+    with pytest.raises(ValueError, match=r"unknown rig .* there are spinmeround-125, .* orbit-N"):
         find_rig(name)

@@ -1,0 +1,154 @@
+"""Generation end to end: the same bytes however it is run, whatever kills it, and three honest outcomes."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from egg import EggConfig, egg_job
+from PIL import Image
+
+from datagen.generate import generate
+from geometry.cameras import azimuth_elevation
+from geometry.normals import decode_normals
+from jobs.pool import PoolConfig
+from jobs.status import summarise
+from manifests.dataset import Dataset
+from manifests.plan import PlanMismatch
+from manifests.verify import verify
+
+INLINE = PoolConfig(inline=True)
+
+
+@pytest.fixture(autouse=True)
+def _eggs_travel_by_value():
+    import egg
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(egg)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Dataset:
+    """Seven eggs made in this process, undisturbed."""
+    return generate(egg_job(str(tmp_path_factory.mktemp("eggs") / "reference"), INLINE))
+
+
+def hashes(dataset: Dataset) -> dict[str, str]:
+    """Every file of a dataset but the records of how each shard was made."""
+    root = Path(dataset.storage.root)
+    files = sorted(f for f in root.rglob("*") if f.is_file() and not f.name.endswith(".done.json"))
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_a_dataset_verifies_and_counts(reference):
+    assert list(verify(reference, deep=True)) == []
+    status = summarise(reference)
+    assert (status.kept, status.failed, status.views, status.shards_done) == (7, 0, 42, 4)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_workers_make_the_same_bytes(reference, tmp_path, workers):
+    made = generate(egg_job(str(tmp_path / "ray"), PoolConfig(workers=workers)))
+    assert hashes(made) == hashes(reference)
+
+
+def test_what_is_killed_at_any_moment_ends_equal(reference, tmp_path):
+    """SIGKILL of the whole job (driver, Ray and workers) at 20 random moments, each followed by the same command."""
+    rng = np.random.default_rng(0)
+    folder = 0
+    for kill in range(20):
+        how, seconds = ("2", 6.0) if kill % 5 == 4 else ("inline", 1.2)
+        out = tmp_path / str(folder)
+        _kill_after([sys.executable, "tests/egg.py", str(out), how], rng.uniform(0, seconds))
+        if (out / "dataset.json").exists() and not Dataset(str(out)).pending():
+            assert hashes(generate(egg_job(str(out), INLINE, slow=0.05))) == hashes(reference)
+            folder += 1
+    out = tmp_path / str(folder)
+    finished = generate(egg_job(str(out), INLINE, slow=0.05))
+    assert hashes(finished) == hashes(reference)
+    assert list(verify(finished, deep=True)) == []
+
+
+def _kill_after(command: list[str], seconds: float) -> None:
+    job = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    assert job.stdout.readline() == b"go\n"
+    time.sleep(seconds)
+    family = [job, *job.children(recursive=True)] if job.is_running() else []
+    for process in family:
+        if process.is_running():
+            process.kill()
+    psutil.wait_procs(family)
+    job.stdout.close()
+
+
+def test_resume_makes_only_what_is_missing(reference, tmp_path):
+    dataset = generate(egg_job(str(tmp_path / "eggs"), INLINE))
+    dataset.storage.remove(dataset.file(2, ".done.json"))
+    dataset.storage.remove(dataset.file(2, ".tar"))
+    before = {s: dataset.done(s)["run"]["finished"] for s in dataset.committed()}
+    time.sleep(1.1)
+    generate(egg_job(str(tmp_path / "eggs"), INLINE))
+    assert {s: dataset.done(s)["run"]["finished"] for s in before} == before
+    assert hashes(dataset) == hashes(reference)
+
+
+def test_another_plan_is_refused_and_nothing_is_touched(reference):
+    before = hashes(reference)
+    with pytest.raises(PlanMismatch, match="resolution is 32, asked for 64"):
+        generate(egg_job(reference.storage.root, INLINE, resolution=64))
+    assert hashes(reference) == before
+
+
+def test_a_head_that_fails_is_recorded_with_its_reason_and_the_rest_is_kept(tmp_path):
+    faults = ((1, "raise"), (2, "raise-once"), (3, "empty"))
+    dataset = generate(egg_job(str(tmp_path / "eggs"), INLINE, source=EggConfig(faults=faults)))
+    rows = {row["identity"]: row for row in dataset.all_identities.to_pylist()}
+    assert [rows[i]["outcome"] for i in range(7)] == ["kept", "failed", "kept", "failed", "kept", "kept", "kept"]
+    assert (rows[1]["stage"], rows[1]["reason"]) == ("head", "RuntimeError: egg 1 is broken")
+    assert rows[3]["stage"] == "mesh" and "no surface" in rows[3]["reason"]
+    assert "egg 1 is broken" in dataset.done(0)["run"]["tracebacks"]["1"]
+    assert list(verify(dataset, deep=True)) == []
+    status = summarise(dataset)
+    assert (status.kept, status.failed, status.views) == (5, 2, 30)
+    assert "failed: identity 1 (seed 1) at stage head: RuntimeError: egg 1 is broken" in str(status)
+
+
+def test_a_head_that_kills_its_worker_is_recorded_and_the_rest_is_kept(reference, tmp_path):
+    dying = egg_job(str(tmp_path / "eggs"), PoolConfig(workers=2), source=EggConfig(faults=((4, "die"),)))
+    dataset = generate(dying)
+    rows = {row["identity"]: row for row in dataset.all_identities.to_pylist()}
+    assert [i for i, row in rows.items() if row["outcome"] == "failed"] == [4]
+    assert (rows[4]["stage"], rows[4]["reason"]) == ("worker", "its worker died 3 times at stage head")
+    assert dataset.done(0)["files"] == reference.done(0)["files"]
+
+
+def test_views_tables_and_pictures_agree(reference):
+    """Every view's row, JSON and pictures speak of the same camera, and its silhouettes coincide."""
+    for shard in reference.committed():
+        rows = reference.views(shard).to_pylist()
+        for member in ("rgb", "alpha", "normal", "json"):
+            assert len(list(reference.members(shard, member))) == len(rows)
+        pictures = [
+            [np.asarray(Image.open(io.BytesIO(data))) for data in reference.members(shard, member)]
+            for member in ("rgb", "alpha", "normal")
+        ]
+        for row, rgb, alpha, normal, view in zip(rows, *pictures, reference.members(shard, "json"), strict=True):
+            described = json.loads(view)
+            assert described["identity"] == row["identity"] and described["seed"] == row["identity"]
+            assert np.allclose(described["c2w"], row["c2w"], atol=1e-6)
+            import torch
+
+            azimuth, elevation = azimuth_elevation(torch.tensor(row["c2w"]).reshape(1, 4, 4))
+            assert (azimuth - row["azimuth"] + 180).remainder(360) - 180 == pytest.approx(0, abs=1e-3)
+            assert elevation == pytest.approx(row["elevation"], abs=1e-3)
+            seen = alpha > 127
+            meshed = np.abs(decode_normals(normal)).sum(-1) > 0
+            assert (seen & meshed).sum() / (seen | meshed).sum() > 0.93
+            assert np.abs(rgb[~seen].astype(int) - 255).mean() < 4
