@@ -119,10 +119,11 @@ def _parse(name: str, args: Sequence[str], what: Callable[..., T]) -> T:
 
 
 def _first_sentence(box: str) -> str:
-    """What tyro says in a box of several lines, as one: its text up to the first rule, without class names."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return re.sub(r"^Error parsing \w[\w.]*: ", "", " ".join(lines[:rule]))
+    """What tyro says in a box under a title, as one line: the text up to the next rule, without class names."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    blocks = "\n".join("\f" if set(line) <= set("─-╰╯") else line for line in lines).split("\f")
+    text = next((" ".join(block.split()) for block in blocks if block.strip()), box)
+    return re.sub(r"^Error parsing \w[\w.]*: ", "", text)
 
 
 def _usage() -> str:

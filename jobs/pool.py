@@ -35,6 +35,8 @@ class Event:
 
 
 class Worker(Protocol):
+    """Does units, one after the other."""
+
     def run(self, unit: Unit) -> Iterator[Event]:
         """Do one unit and make its result durable; yields before every stage that may take long."""
         ...

@@ -1,6 +1,10 @@
-"""The smallest head source there is: coloured eggs, known in closed form, with faults on request."""
+"""The smallest head source there is: coloured eggs, known in closed form, with faults on request.
+
+As a command it generates a small dataset of eggs: `python tests/egg.py FOLDER [inline | WORKERS]`.
+"""
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datagen.generate import GenerateConfig, generate
 from datagen.heads import Views
+from datagen.meshing import MeshConfig
 from datagen.sources import SourceConfig
 from geometry.cameras import Cameras
 from geometry.rays import rays
-
-FAULTS = ("raise", "raise-once", "die", "empty", "bad-mesh")
-
+from jobs.pool import PoolConfig
 
 @dataclass(frozen=True)
 class Egg:
@@ -46,7 +50,7 @@ class Egg:
 
 @dataclass
 class EggSource:
-    """Eggs of seeds; `faults` maps a seed to what goes wrong with it."""
+    """Eggs of seeds; `faults` maps a seed to what goes wrong with it: raise, raise-once, die or empty."""
 
     faults: dict[int, str]
     slow: float = 0.0
@@ -79,3 +83,24 @@ class EggConfig(SourceConfig):
 
     def open(self, device: str) -> EggSource:
         return EggSource(dict(self.faults), self.slow)
+
+
+def egg_job(out: str, pool: PoolConfig, slow: float = 0.0, **changes: Any) -> GenerateConfig:
+    """A dataset of 7 eggs, 6 views each, in 4 shards."""
+    fields = {
+        "source": EggConfig(slow=slow),
+        "identities": 7,
+        "rig": "orbit-6",
+        "resolution": 32,
+        "identities_per_shard": 2,
+        "mesh": MeshConfig(64),
+        "pool": pool,
+    }
+    return GenerateConfig(out, **{**fields, **changes})
+
+
+if __name__ == "__main__":
+    _, out, how = sys.argv
+    pool = PoolConfig(inline=True) if how == "inline" else PoolConfig(workers=int(how))
+    print("go", flush=True)
+    generate(egg_job(out, pool, slow=0.05))

@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -70,9 +69,9 @@ def test_scratch_of_a_killed_writer_is_cleared_and_that_of_a_living_one_is_not(t
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     writer.stdout.close()
-    assert len(os.listdir(tmp_path / FOLDER)) == 1
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1
     assert storage.clear_leftovers(FOLDER) == 1
-    assert os.listdir(tmp_path / FOLDER) == []
+    assert list((tmp_path / FOLDER).iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,0 +1,111 @@
+"""What a person sees of a generated dataset: the heads, from where they are seen, and their figures."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from jobs.page import Section, picture, render
+from manifests import schema
+from manifests.dataset import Dataset
+
+TURN = 24
+"""Views of a turn around the head."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One identity in the report."""
+
+    row: dict[str, Any]
+    seconds: float
+    rgb: str
+    normal: str
+    sheet: str
+    columns: int
+
+
+def sections(dataset: Dataset) -> list[Section]:
+    """The heads of a dataset to turn by hand, its rig, and the figures of every identity (for datasets of demo size)."""
+    cards = [card for shard in dataset.committed() for card in _cards(dataset, shard)]
+    failed = [row for row in dataset.all_identities.to_pylist() if row["outcome"] == schema.FAILED]
+    return [
+        Section("Heads", render("datagen", "heads.html", cards=cards, size=_size(dataset))),
+        Section("Rig", render("datagen", "rig.html", **_rig(dataset))),
+        Section("Figures", render("datagen", "figures.html", cards=cards, failed=failed, plan=dataset.plan)),
+    ]
+
+
+def _size(dataset: Dataset) -> int:
+    return min(dataset.plan.resolution, 160)
+
+
+def _cards(dataset: Dataset, shard: int) -> list[Card]:
+    views = dataset.views(shard)
+    seconds = dataset.done(shard)["run"]["identity_seconds"]
+    cards = []
+    for row in dataset.identities(shard).to_pylist():
+        if row["outcome"] != schema.KEPT:
+            continue
+        own = views.filter([identity == row["identity"] for identity in views.column("identity").to_pylist()])
+        rgb, normal = (_pictures(dataset, shard, own, member) for member in ("rgb", "normal"))
+        azimuth, elevation = (own.column(name).to_numpy() for name in ("azimuth", "elevation"))
+        turn = _turn(azimuth, elevation)
+        columns = len(np.unique(np.round(azimuth / 7.2))) if len(azimuth) < 40 else 25
+        sheet = _grid([image for pair in (rgb, normal) for image in pair], columns, 64)
+        cards.append(
+            Card(
+                row,
+                seconds[str(row["identity"])],
+                picture(_grid([rgb[v] for v in turn], len(turn), _size(dataset))),
+                picture(_grid([normal[v] for v in turn], len(turn), _size(dataset))),
+                picture(sheet),
+                len(turn),
+            )
+        )
+    return cards
+
+
+def _pictures(dataset: Dataset, shard: int, rows: Any, member: str) -> list[UInt8[np.ndarray, "h w 3"]]:
+    return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in dataset.members(shard, member, rows)]
+
+
+def _turn(azimuth: np.ndarray, elevation: np.ndarray) -> list[int]:
+    """About TURN views once around the head near eye level, from the front on; the nearest view to each step."""
+    steps = [(360 * k / TURN + 180) % 360 - 180 for k in range(TURN)]
+    away = [np.hypot((azimuth - step + 180) % 360 - 180, 2 * elevation) for step in steps]
+    return list(dict.fromkeys(int(distance.argmin()) for distance in away))
+
+
+def _grid(images: list[UInt8[np.ndarray, "h w 3"]], columns: int, size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Pictures side by side, row after row, each `size` pixels wide; the last row is filled with white."""
+    small = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)) for image in images]
+    small += [np.full_like(small[0], 255)] * (-len(small) % columns)
+    return np.concatenate([np.concatenate(small[i : i + columns], axis=1) for i in range(0, len(small), columns)])
+
+
+def _rig(dataset: Dataset) -> dict[str, Any]:
+    """The rig's directions, and where the views of every identity really are, as points of a map and of a sphere."""
+    rig = dataset.plan.rig
+    tables = [dataset.views(shard, ["azimuth", "elevation"]) for shard in dataset.committed()]
+    seen = [tuple(view.values()) for table in tables for view in table.to_pylist()]
+    return {
+        "id": rig["id"],
+        "grid": rig["grid"],
+        "cells": list(zip(rig["azimuth"], rig["elevation"], strict=True)),
+        "seen": [(round(a, 1), round(e, 1)) for a, e in seen],
+        "sphere": [_on_sphere(a, e) for a, e in zip(rig["azimuth"], rig["elevation"], strict=True)],
+        "reach": max(30, max(abs(e) for _, e in seen) + 5) if seen else 30,
+    }
+
+
+def _on_sphere(azimuth: float, elevation: float) -> dict[str, float]:
+    """Where a camera is drawn on a sphere that is looked at from above and from the side."""
+    a, e = np.radians([azimuth - 30, elevation])
+    x, y, z = np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)
+    tilt = np.radians(25)
+    up, near = y * np.cos(tilt) - z * np.sin(tilt), y * np.sin(tilt) + z * np.cos(tilt)
+    return {"x": round(100 * float(x), 1), "y": round(-100 * float(up), 1), "near": round(float(near), 2)}

@@ -1,0 +1,40 @@
+"""A self-contained HTML page: sections of other packages in one frame, pictures inside the file, no outside requests."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jaxtyping import UInt8
+from markupsafe import Markup
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page; `body` is HTML made by `render`."""
+
+    title: str
+    body: Markup
+
+
+def render(package: str, template: str, **values: object) -> Markup:
+    """Fill the template of a package; every value is escaped unless it is Markup itself."""
+    environment = Environment(
+        loader=PackageLoader(package, "."), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
+    )
+    return Markup(environment.get_template(template).render(**values))
+
+
+def page(title: str, lead: str, sections: list[Section]) -> str:
+    """The whole page as text."""
+    return render("jobs", "page.html", title=title, lead=lead, sections=sections)
+
+
+def picture(pixels: UInt8[np.ndarray, "h w 3"], format: Literal["JPEG", "PNG"] = "JPEG") -> str:
+    """A data URI that an <img> shows without another file."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format, **({"quality": 85} if format == "JPEG" else {}))
+    return f"data:image/{format.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -1,0 +1,208 @@
+"""Score tables: raw numbers about views and identities, beside the shards and never in them.
+
+A table is made in parts, one per shard (scores/<table>/heads-NNNNNN.parquet), each committed by one rename. Once every
+part is there they are gathered into scores/<table>.parquet, the one file that selections and people read. All tables
+of a dataset hold the same rows, sorted by identity and view; view WHOLE is the row of the identity itself. Null means
+that a column does not speak of this row, NaN that the number could not be had.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.storage import Storage
+
+FOLDER = "scores"
+WHOLE = -1
+"""The view number of an identity's own row."""
+
+VIEW, IDENTITY = "view", "identity"
+
+ROW = (
+    pa.field("identity", pa.int64()),
+    pa.field("view", pa.int16()),
+    pa.field("azimuth", pa.float32()),
+    pa.field("elevation", pa.float32()),
+)
+
+_META = b"spinset.scores"
+_ROWS_PER_GROUP = 1 << 17
+
+
+class ScoresMismatch(ValueError):
+    """A table is there, but other weights, settings or another version made it."""
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What made a table: equal lineages give equal numbers on equal shards."""
+
+    scorer: str
+    version: int
+    weights_sha256: str | None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def column(name: str, level: str, about: str, type: pa.DataType | None = None) -> pa.Field:
+    """A column of numbers about views or identities, with what it means; float32 unless told."""
+    assert level in (VIEW, IDENTITY), level
+    return pa.field(name, type or pa.float32(), metadata={"level": level, "about": about})
+
+
+def table_schema(columns: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema([*ROW, *columns])
+
+
+def part_file(table: str, shard: int) -> str:
+    return f"{FOLDER}/{table}/{schema.shard_name(shard)}.parquet"
+
+
+def whole_file(table: str) -> str:
+    return f"{FOLDER}/{table}.parquet"
+
+
+def write_part(dataset: Dataset, table: str, shard: int, rows: pa.Table, lineage: Lineage, tar_sha256: str) -> None:
+    """Commit the scores of one shard, replacing older ones."""
+    about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "tar_sha256": tar_sha256}
+    _write(dataset.storage, part_file(table, shard), [rows], rows.schema, about)
+
+
+def is_current(dataset: Dataset, table: str, shard: int, lineage: Lineage) -> bool:
+    """Whether a shard's part is there and newer than the shard; raises ScoresMismatch if something else made it."""
+    file = part_file(table, shard)
+    if not dataset.storage.exists(file):
+        return False
+    about = _read_about(dataset.storage, file)
+    there = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
+    if there != lineage or about["dataset"] != dataset.plan.fingerprint:
+        raise ScoresMismatch(
+            f"{file} was made by {_difference(there, lineage)}; give the new table another name, or --replace the old one"
+        )
+    return about["tar_sha256"] == tar_sha256(dataset, shard)
+
+
+def tar_sha256(dataset: Dataset, shard: int) -> str:
+    """The hash that a shard's tar was committed with."""
+    return dataset.done(shard)["files"][".tar"]["sha256"]
+
+
+def gather(dataset: Dataset, table: str, lineage: Lineage) -> bool:
+    """Write the whole table from its parts, without embeddings; False if the parts of some shard are still missing."""
+    shards = dataset.committed()
+    if not shards or not all(is_current(dataset, table, shard, lineage) for shard in shards):
+        return False
+    parts = [read_part(dataset, table, shard, numbers_only=True) for shard in shards]
+    write_whole(dataset, table, pa.concat_tables(parts), lineage)
+    return True
+
+
+def write_whole(dataset: Dataset, table: str, rows: pa.Table, lineage: Lineage) -> None:
+    """Commit a whole table of all committed shards."""
+    hashes = {str(shard): tar_sha256(dataset, shard) for shard in dataset.committed()}
+    about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "shards": hashes}
+    order = pc.sort_indices(rows, [("identity", "ascending"), ("view", "ascending")])
+    _write(dataset.storage, whole_file(table), [rows.take(order)], rows.schema, about)
+
+
+def read_part(dataset: Dataset, table: str, shard: int, numbers_only: bool = False) -> pa.Table:
+    """The scores of one shard, embeddings included unless only numbers are asked for."""
+    with dataset.storage.open(part_file(table, shard)) as file:
+        parquet = pq.ParquetFile(file)
+        names = [f.name for f in parquet.schema_arrow if not (numbers_only and pa.types.is_nested(f.type))]
+        return parquet.read(columns=names).replace_schema_metadata(None)
+
+
+def tables(storage: Storage) -> list[str]:
+    """The names of the whole tables there are."""
+    return [name.removesuffix(".parquet") for name in storage.names(FOLDER) if name.endswith(".parquet")]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A whole table, opened: what made it, its columns by name, and the numbers that are asked for."""
+
+    table: str
+    lineage: Lineage
+    columns: dict[str, pa.Field]
+    rows: pa.Table
+
+    def level(self, name: str) -> str:
+        """Whether a column speaks of views or of identities."""
+        return self.columns[name].metadata[b"level"].decode()
+
+    def numbers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The column as floats at the rows of its own level, and where it has a value at all (NaN is one, null none)."""
+        is_view = self.rows.column("view").to_numpy() != WHOLE
+        own = self.rows.column(name).combine_chunks().filter(pa.array(is_view == (self.level(name) == VIEW)))
+        valid = np.ones(len(own), bool) if own.null_count == 0 else own.is_valid().to_numpy(zero_copy_only=False)
+        return own.cast(pa.float32()).to_numpy(zero_copy_only=False), valid
+
+
+def open_scores(dataset: Dataset, table: str, columns: Sequence[str] | None = None) -> Scores:
+    """Read columns of a whole table (all by default) and check that it fits the dataset.
+
+    Raises:
+        ValueError: no such table, no such column, or the dataset has shards that the table has not seen; says which.
+    """
+    file = whole_file(table)
+    if not dataset.storage.exists(file):
+        there = ", ".join(tables(dataset.storage)) or "none"
+        raise ValueError(f"there are no scores of {table!r} (tables: {there}); run spinset score for it")
+    with dataset.storage.open(file) as stream:
+        parquet = pq.ParquetFile(stream)
+        about = json.loads(parquet.schema_arrow.metadata[_META])
+        known = {f.name: f for f in parquet.schema_arrow if f.name not in {row.name for row in ROW}}
+        for name in columns or ():
+            if name not in known:
+                raise ValueError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
+        _check_shards(dataset, file, about)
+        wanted = [f.name for f in ROW] + list(known if columns is None else columns)
+        rows = parquet.read(columns=wanted)
+    lineage = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
+    return Scores(table, lineage, known, rows)
+
+
+def _check_shards(dataset: Dataset, file: str, about: dict[str, Any]) -> None:
+    again = "run spinset score again"
+    if about["dataset"] != dataset.plan.fingerprint:
+        raise ValueError(f"{file} belongs to a dataset with another plan; {again}")
+    committed = dataset.committed()
+    if missing := [s for s in committed if str(s) not in about["shards"]]:
+        raise ValueError(f"{file} lacks shards {_some(missing)}, which were made since; {again}")
+    if gone := sorted(set(map(int, about["shards"])) - set(committed)):
+        raise ValueError(f"{file} speaks of shards {_some(gone)}, which are no longer there; {again}")
+    if older := [s for s in committed if about["shards"][str(s)] != tar_sha256(dataset, s)]:
+        raise ValueError(f"{file} is older than shards {_some(older)}; {again}")
+
+
+def _some(shards: list[int]) -> str:
+    return ", ".join(map(str, shards[:5])) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
+
+
+def _difference(there: Lineage, asked: Lineage) -> str:
+    a, b = asdict(there), asdict(asked)
+    changed = [f"{k} {json.dumps(a[k])[:60]} (now {json.dumps(b[k])[:60]})" for k in a if a[k] != b[k]]
+    return ", ".join(changed) or "another plan"
+
+
+def _write(storage: Storage, file: str, rows: list[pa.Table], columns: pa.Schema, about: dict[str, Any]) -> None:
+    sink = io.BytesIO()
+    metadata = {_META: json.dumps(about, sort_keys=True)}
+    with pq.ParquetWriter(sink, columns.with_metadata(metadata), compression="zstd") as writer:
+        for table in rows:
+            writer.write_table(table.replace_schema_metadata(metadata), _ROWS_PER_GROUP)
+    storage.write(file, sink.getvalue())
+
+
+def _read_about(storage: Storage, file: str) -> dict[str, Any]:
+    with storage.open(file) as stream:
+        return json.loads(pq.ParquetFile(stream).schema_arrow.metadata[_META])

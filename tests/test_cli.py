@@ -1,0 +1,181 @@
+"""The command line: a mistake is one line on stderr and exit code 2, damage is exit code 3, and nothing gets hurt."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import small_plan, write_shard
+
+import spinset
+from manifests.plan import write_plan
+from manifests.storage import Storage
+
+SMALL = ["--identities", "1", "--rig", "orbit-2", "--resolution", "16", "--mesh.resolution", "64", "--inline"]
+
+
+def run(capsys, *args: str) -> tuple[int, str, str]:
+    code = spinset.main(list(args))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def one_line(err: str) -> str:
+    assert err.count("\n") == 1 and "Traceback" not in err, err
+    return err.strip()
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    storage, plan = Storage(tmp_path / "heads"), small_plan()
+    write_plan(storage, plan)
+    for shard in range(plan.shards):
+        write_shard(storage, plan, shard)
+    return tmp_path / "heads"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--source", "gan"], "unknown source 'gan'; there are procedural"),
+        (["--rig", "sphere"], "unknown rig 'sphere'; there are spinmeround-125, "),
+        (["--identities", "0"], "--identities is 0; it must be at least 1"),
+        (["--identities", "-3"], "--identities is -3; it must be at least 1"),
+        (["--identities", "many"], "--identities"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--resolution", "100"], "--resolution is 100; it must be a positive multiple of 8"),
+        (["--resolution", "0"], "--resolution is 0; it must be a positive multiple of 8"),
+        (["--image.format", "gif"], "image format is 'gif'; it must be one of jpg, png, webp"),
+        (["--mesh.resolution", "100"], "mesh resolution is 100; it must be 64, 128, 256 or 512"),
+        (["--defect-rate", "2"], "it is a probability, between 0 and 1"),
+        (["--device", "tpu"], "--device is 'tpu'; it must be cpu or cuda"),
+        (["--workers", "-1"], "--workers is -1; it must be at least 0"),
+        (["--frobnicate"], "Unrecognized options: --frobnicate"),
+    ],
+)
+def test_bad_generate_options(capsys, tmp_path, args, says):
+    code, _, err = run(capsys, "generate", str(tmp_path / "heads"), *args)
+    assert code == 2
+    assert says in one_line(err)
+    assert not (tmp_path / "heads").exists()
+
+
+def test_cuda_without_a_gpu(capsys, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run(capsys, "generate", str(tmp_path / "heads"), "--device", "cuda")
+    assert code == 2 and "no usable CUDA device" in one_line(err)
+    assert not (tmp_path / "heads").exists()
+
+
+def test_no_or_unknown_command(capsys):
+    code, out, _ = run(capsys)
+    assert code == 2 and "usage: spinset COMMAND" in out
+    code, _, err = run(capsys, "dance")
+    assert code == 2 and "unknown command 'dance'; there are demo, generate" in one_line(err)
+
+
+def test_help_lists_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and all(f"\n  {name}" in out for name in spinset.COMMANDS)
+
+
+@pytest.mark.parametrize("command", spinset.COMMANDS)
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        spinset.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: spinset {command}" in capsys.readouterr().out
+
+
+def test_missing_argument(capsys):
+    code, _, err = run(capsys, "verify")
+    assert code == 2 and "Missing from spinset verify" in one_line(err)
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_not_a_dataset(capsys, tmp_path, command):
+    code, _, err = run(capsys, command, str(tmp_path))
+    assert code == 2 and "is not a dataset: it has no dataset.json" in one_line(err)
+
+
+def test_status(capsys, dataset):
+    code, out, _ = run(capsys, "status", str(dataset))
+    assert code == 0 and "3 of 3 shards, 5 of 5 identities (5 kept, 0 filtered, 0 failed), 15 views" in out
+    (dataset / "shards/heads-000001.done.json").unlink()
+    _, out, _ = run(capsys, "status", str(dataset))
+    assert "2 of 3 shards, 3 of 5 identities" in out and "about 0:00:02 of worker time left" in out
+
+
+def test_verify(capsys, dataset):
+    assert run(capsys, "verify", str(dataset), "--deep")[:2] == (0, "3 shards are whole (every byte, hash and picture)\n")
+    tar = dataset / "shards/heads-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:5000])
+    code, out, err = run(capsys, "verify", str(dataset))
+    assert code == 3 and err == ""
+    assert re.match(r"shards/heads-000001\.tar, 0000002_v00\d\.[\w.]+: is cut: .* \(byte 5000\)\n1 faults\n", out)
+
+
+def test_corrupt_plan(capsys, dataset):
+    (dataset / "dataset.json").write_text("{")
+    for command in (["status"], ["verify"], ["generate", *SMALL]):
+        code, _, err = run(capsys, command[0], str(dataset), *command[1:])
+        assert code == 2 and "dataset.json is damaged" in one_line(err)
+    assert (dataset / "dataset.json").read_text() == "{"
+
+
+def test_folder_of_another_plan(capsys, dataset):
+    before = sorted(dataset.rglob("*"))
+    code, _, err = run(capsys, "generate", str(dataset), *SMALL)
+    assert code == 2 and "holds another dataset: " in one_line(err) and "identities is 5, asked for 1" in err
+    assert sorted(dataset.rglob("*")) == before
+
+
+def test_generate_then_resume(capsys, tmp_path):
+    out = tmp_path / "heads"
+    code, said, _ = run(capsys, "generate", str(out), *SMALL)
+    assert code == 0 and "1 of 1 shards, 1 of 1 identities (1 kept" in said
+    made = (out / "shards/heads-000000.done.json").read_bytes()
+    assert run(capsys, "generate", str(out), *SMALL)[0] == 0
+    assert (out / "shards/heads-000000.done.json").read_bytes() == made
+    assert json.loads((out / "dataset.json").read_text())["plan"]["source"]["name"] == "procedural"
+
+
+def test_folder_that_cannot_be_made(capsys, tmp_path):
+    (tmp_path / "file").write_text("x")
+    code, _, err = run(capsys, "generate", str(tmp_path / "file" / "heads"), *SMALL)
+    assert code == 2 and "Not a directory" in one_line(err)
+
+
+def test_full_disk_stops_cleanly_and_resumes(tmp_path):
+    """A real full file system: 300 kB of memory mounted as a disk, then made larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small disk needs root")
+    command = [sys.executable, "spinset.py", "generate", str(disk / "heads"), "--identities", "6", "--rig", "orbit-16"]
+    command += ["--resolution", "64", "--mesh.resolution", "64", "--identities-per-shard", "1", "--inline"]
+    try:
+        full = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        assert full.returncode == 2, full.stderr
+        assert "No space left on device" in full.stderr.splitlines()[-1] and "Traceback" not in full.stderr
+        done = len(list((disk / "heads/shards").glob("*.done.json")))
+        assert 0 < done < 6
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        again = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        assert again.returncode == 0, again.stderr
+        assert "6 of 6 shards" in again.stdout
+        verified = subprocess.run(
+            [sys.executable, "spinset.py", "verify", str(disk / "heads"), "--deep"],
+            capture_output=True, text=True, cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+        assert verified.returncode == 0, verified.stdout
+    finally:
+        subprocess.run(["umount", disk], check=True)
