@@ -33,7 +33,9 @@ def main() -> None:
             ours.append(write_ours(samples, Path(folder) / f"ours-{pair}"))
             theirs.append(write_theirs(samples, Path(folder) / f"theirs-{pair}"))
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    rate = {name: len(samples) / statistics.median(times) for name, times in (("spinset", ours), ("webdataset", theirs))}
+    rate = {
+        name: len(samples) / statistics.median(times) for name, times in (("spinset", ours), ("webdataset", theirs))
+    }
     print(f"{len(samples)} samples, {megabytes:.0f} MB, {PAIRS} pairs")
     print(f"{'writer':<28}{'samples/s':>10}")
     print(f"{'spinset, durable':<28}{rate['spinset']:>10.0f}")
@@ -48,11 +50,15 @@ def make_samples() -> list[tuple[dict, dict[str, bytes]]]:
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(16):
-        small = Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
+        small = Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).resize(
+            (256, 256), Image.Resampling.BICUBIC
+        )
         encoded = {}
         for name, kind in (("rgb", "JPEG"), ("alpha", "PNG"), ("normal", "PNG")):
             out = io.BytesIO()
-            (small.convert("L").point(lambda x: 255 * (x > 127)) if name == "alpha" else small).save(out, kind, quality=92)
+            (small.convert("L").point(lambda x: 255 * (x > 127)) if name == "alpha" else small).save(
+                out, kind, quality=92
+            )
             encoded[name] = out.getvalue()
         pictures.append(encoded)
     samples = []

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from geometry.meshes import Mesh
 from geometry.normals import encode_normals
 
 RGB_FORMATS = ("jpg", "png", "webp")
@@ -50,6 +51,13 @@ def encode_png(pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) ->
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", compress_level=4)
     return out.getvalue()
+
+
+def encode_ply(mesh: Mesh) -> bytes:
+    """A mesh as binary PLY."""
+    import trimesh
+
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(file_type="ply")
 
 
 def encode_view(

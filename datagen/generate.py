@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
-from datagen.encode import ImageConfig
+from datagen.encode import ImageConfig, encode_ply
 from datagen.heads import HeadSource
 from datagen.identity import VIEWS_PER_BATCH, Made, Recipe, make_identity
 from datagen.meshing import MeshConfig
@@ -169,7 +169,7 @@ class GenerateWorker:
 
     def _add_made(self, writer: ShardWriter, identity: int, made: Made) -> None:
         if self.config.save_meshes:
-            self.storage.write(f"meshes/{identity:07d}.ply", made.mesh.ply())
+            self.storage.write(f"meshes/{identity:07d}.ply", encode_ply(made.mesh))
         for row, members in made.samples:
             writer.add_view(row, members)
         facts = dict(made.facts)

@@ -1,6 +1,5 @@
 """Triangle meshes and what cameras see of them, whichever backend looks."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -8,7 +7,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, Int64
 
-from geometry.cameras import Cameras
 from geometry.normals import unit
 
 
@@ -93,21 +91,3 @@ class Surface:
         image = np.zeros((*self.face.shape, 3), dtype=np.float32)
         image.reshape(-1, 3)[seen] = normals.T
         return image
-
-
-def look(
-    mesh: Mesh, cameras: Cameras, resolution: int, backend: Literal["embree", "pytorch3d"] = "embree"
-) -> Iterator[Surface]:
-    """What each camera sees of a mesh in a square image, one view at a time so that memory stays that of one view.
-
-    A caster that is to be used again is built once from its class: `EmbreeCaster(mesh).cast(cameras, resolution)`.
-    """
-    if backend == "embree":
-        from geometry.embree import EmbreeCaster
-
-        return EmbreeCaster(mesh).cast(cameras, resolution)
-    if backend == "pytorch3d":
-        from geometry.pytorch3d import PyTorch3DCaster
-
-        return PyTorch3DCaster(mesh).cast(cameras, resolution)
-    raise ValueError(f"unknown mesh backend {backend!r}: it is 'embree' or 'pytorch3d'")

@@ -5,6 +5,7 @@ stops the job (it has dealt with whatever concerns one item alone). An actor tha
 the driver, and an item that takes ATTEMPTS actors with it is condemned: the unit runs again without it.
 """
 
+import logging
 import os
 import time
 from collections import Counter, deque
@@ -101,10 +102,10 @@ class _RayPool:
         if config.ray == "local":
             cores = max(self.count * config.threads, os.cpu_count() or 1)
             ray.init(
-                address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="error"
+                address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
             )
         else:
-            ray.init(address=config.ray, log_to_driver=False, logging_level="error")
+            ray.init(address=config.ray, log_to_driver=False, logging_level=logging.ERROR)
         options = {
             "num_cpus": config.threads,
             "num_gpus": config.gpus_per_worker,
@@ -163,11 +164,11 @@ class _RayPool:
         unit, item = work.unit, work.last.item if work.last else None
         self.deaths[unit.index, item] += 1
         if self.deaths[unit.index, item] >= ATTEMPTS:
-            if item is None:
+            if work.last is None:
                 raise WorkersKeepDying(
                     f"{ATTEMPTS} workers died before their first identity; run with --inline to see why"
                 )
-            unit = replace(unit, condemned={**unit.condemned, item: f"{reason} at stage {work.last.stage}"})
+            unit = replace(unit, condemned={**unit.condemned, work.last.item: f"{reason} at stage {work.last.stage}"})
         self._start(running, self.Actor.remote(self.make_worker), unit)
 
 

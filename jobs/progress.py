@@ -57,14 +57,20 @@ class JobProgress:
         return f"{60 * made / seconds:.1f}/min, {left} left"
 
     def _update_bars(self, event: Event) -> None:
-        item, bar = self.items.get(event.unit, (None, None))
-        if item != event.item:
-            if bar is not None:
-                self.bars.remove_task(bar)
-            bar = self.bars.add_task("", total=event.total, note="")
-            self.items[event.unit] = (event.item, bar)
-        self.bars.update(bar, description=f"  identity {event.item}", completed=event.done, note=event.stage)
+        if self.items.get(event.unit, (None,))[0] != event.item:
+            self._remove_bar(event.unit)
+            self.items[event.unit] = event.item, self.bars.add_task("", total=event.total, note="")
+        self.bars.update(
+            self.items[event.unit][1],
+            description=f"  identity {event.item}",
+            completed=event.done,
+            total=event.total,
+            note=event.stage,
+        )
         if event.done == event.total:
-            self.bars.remove_task(bar)
-            del self.items[event.unit]
+            self._remove_bar(event.unit)
         self.bars.update(self.overall, completed=int(self.done), note=self.note)
+
+    def _remove_bar(self, unit: int) -> None:
+        if unit in self.items:
+            self.bars.remove_task(self.items.pop(unit)[1])

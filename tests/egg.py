@@ -20,6 +20,7 @@ from geometry.cameras import Cameras
 from geometry.rays import rays
 from jobs.pool import PoolConfig
 
+
 @dataclass(frozen=True)
 class Egg:
     """An ellipsoid whose density falls linearly with the distance from it (to first order)."""

@@ -113,7 +113,10 @@ def test_status(capsys, dataset):
 
 
 def test_verify(capsys, dataset):
-    assert run(capsys, "verify", str(dataset), "--deep")[:2] == (0, "3 shards are whole (every byte, hash and picture)\n")
+    assert run(capsys, "verify", str(dataset), "--deep")[:2] == (
+        0,
+        "3 shards are whole (every byte, hash and picture)\n",
+    )
     tar = dataset / "shards/heads-000001.tar"
     tar.write_bytes(tar.read_bytes()[:5000])
     code, out, err = run(capsys, "verify", str(dataset))
@@ -156,9 +159,11 @@ def test_full_disk_stops_cleanly_and_resumes(tmp_path):
     """A real full file system: 300 kB of memory mounted as a disk, then made larger."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() or not shutil.which("mount") or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True
-    ).returncode:
+    if (
+        os.geteuid()
+        or not shutil.which("mount")
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True).returncode
+    ):
         pytest.skip("mounting a small disk needs root")
     command = [sys.executable, "spinset.py", "generate", str(disk / "heads"), "--identities", "6", "--rig", "orbit-16"]
     command += ["--resolution", "64", "--mesh.resolution", "64", "--identities-per-shard", "1", "--inline"]

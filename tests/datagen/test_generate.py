@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from egg import EggConfig, egg_job
 from PIL import Image
 
@@ -88,6 +89,15 @@ def _kill_after(command: list[str], seconds: float) -> None:
     job.stdout.close()
 
 
+def test_meshes_are_kept_on_request(reference, tmp_path):
+    import trimesh
+
+    dataset = generate(egg_job(str(tmp_path / "eggs"), INLINE, identities=1, save_meshes=True))
+    mesh = trimesh.load(f"{dataset.storage.root}/meshes/0000000.ply")
+    assert mesh.is_watertight
+    assert len(mesh.faces) == dataset.all_identities.column("mesh").to_pylist()[0]["faces"]
+
+
 def test_resume_makes_only_what_is_missing(reference, tmp_path):
     dataset = generate(egg_job(str(tmp_path / "eggs"), INLINE))
     dataset.storage.remove(dataset.file(2, ".done.json"))
@@ -143,8 +153,6 @@ def test_views_tables_and_pictures_agree(reference):
             described = json.loads(view)
             assert described["identity"] == row["identity"] and described["seed"] == row["identity"]
             assert np.allclose(described["c2w"], row["c2w"], atol=1e-6)
-            import torch
-
             azimuth, elevation = azimuth_elevation(torch.tensor(row["c2w"]).reshape(1, 4, 4))
             assert (azimuth - row["azimuth"] + 180).remainder(360) - 180 == pytest.approx(0, abs=1e-3)
             assert elevation == pytest.approx(row["elevation"], abs=1e-3)

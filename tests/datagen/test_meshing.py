@@ -9,7 +9,8 @@ from egg import EggSource
 
 from datagen.meshing import MeshConfig, clean, density_grid, extract, marching_cubes
 from datagen.rigs import RIGS, find_rig
-from geometry.meshes import Mesh, look
+from geometry.look import look
+from geometry.meshes import Mesh
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from geometry.cameras import Cameras, look_at, orbit
 from geometry.embree import EmbreeCaster
-from geometry.meshes import Mesh, Surface, look
+from geometry.look import look
+from geometry.meshes import Mesh, Surface
 from geometry.normals import rotate, unit
 from geometry.rays import rays
 

@@ -1,0 +1,136 @@
+"""How long a selection takes on 10,000 identities of 125 views with five score tables, beside a pandas groupby."""
+
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from filters.decisions import place
+from filters.policy import Column, judge
+from filters.rules import parse_policy
+from filters.select import SelectConfig, heads_of, open_tables, select
+from manifests import schema
+from manifests import scores as tables
+from manifests.dataset import Dataset
+from manifests.plan import Plan, write_plan
+from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column
+from manifests.storage import Storage
+
+IDENTITIES, VIEWS, PER_SHARD = 10_000, 125, 16
+
+POLICY = {
+    "name": "benchmark",
+    "rules": [
+        {
+            "name": "janus",
+            "score": {"softmax": ["clip_janus.front", "clip_janus.back"]},
+            "max": 0.93,
+            "where": {"azimuth": [120, 240]},
+            "drop": "view",
+        },
+        {"name": "fog", "score": "image.fog", "max": 0.99, "drop": "identity", "max_failing_share": 0.05},
+        {"name": "floaters", "score": "mesh.detached", "max": 0.999, "drop": "identity", "max_failing": 1},
+        {"name": "duplicates", "score": "duplicates.earlier_cosine", "max": 0.98},
+        {"name": "consistency", "score": "arcface.mean_cosine", "keep_top": 0.7},
+    ],
+}
+
+COLUMNS = {
+    "clip_janus": [("front", VIEW), ("back", VIEW)],
+    "arcface": [("mean_cosine", IDENTITY)],
+    "mesh": [("detached", VIEW)],
+    "image": [("fog", VIEW)],
+    "duplicates": [("earlier_cosine", IDENTITY)],
+}
+
+
+def write_tables(folder: Path) -> Dataset:
+    """A dataset that has scores and commit records, and no pictures."""
+    plan = Plan({}, {"id": "spinmeround-125"}, IDENTITIES, 0, 512, PER_SHARD, {}, {})
+    storage = Storage(folder)
+    write_plan(storage, plan)
+    for shard in range(plan.shards):
+        done = b'{"files": {".tar": {"sha256": "%064x"}}, "outcomes": {"kept": 16, "filtered": 0, "failed": 0}}' % shard
+        storage.write(f"shards/{schema.shard_name(shard)}.done.json", done)
+    dataset, draw = Dataset(storage), np.random.default_rng(0)
+    identity = np.repeat(np.arange(IDENTITIES), VIEWS + 1)
+    view = np.tile(np.arange(-1, VIEWS, dtype=np.int16), IDENTITIES)
+    azimuth = ((view % 25) * 14.4 + draw.uniform(-7, 7, len(view)) + 180) % 360 - 180
+    elevation = (view // 25) * 11.5 - 23 + draw.uniform(-5, 5, len(view))
+    base = [identity, view, azimuth.astype("f4"), elevation.astype("f4")]
+    for table, columns in COLUMNS.items():
+        values = [
+            pa.array(draw.random(len(view), np.float32) * (0.1 if table == "clip_janus" else 1),
+                     mask=(view == WHOLE) == (level == VIEW))
+            for _, level in columns
+        ]  # fmt: skip
+        fields = tables.table_schema([column(name, level, "noise") for name, level in columns])
+        tables.write_whole(dataset, table, pa.table([*base, *values], schema=fields), Lineage(table, 1, None))
+    return dataset
+
+
+def by_pandas(frames: dict[str, pd.DataFrame]) -> pd.Series:
+    """The same policy in the obvious way: a groupby per rule; whether each identity is kept."""
+    clip = frames["clip_janus"]
+    probability = 1 / (1 + np.exp(100 * (clip["back"] - clip["front"])))
+    bad = (clip["azimuth"].abs() >= 120) & (probability > 0.93)
+    views_left = clip.assign(bad=bad).groupby("identity")["bad"].apply(lambda b: (~b).sum())
+    fog = frames["image"].groupby("identity")["fog"].apply(lambda f: (f > 0.99).mean() <= 0.05)
+    detached = frames["mesh"].groupby("identity")["detached"].apply(lambda d: (d > 0.999).sum() <= 1)
+    alone = frames["duplicates"].set_index("identity")["earlier_cosine"] <= 0.98
+    survivors = fog & detached & alone
+    cosine = frames["arcface"].set_index("identity")["mean_cosine"][survivors].sort_values(ascending=False, kind="stable")
+    best = cosine.index[: int(np.ceil(0.7 * len(cosine) - 1e-9))]
+    return (views_left > 0) & survivors & survivors.index.isin(best)
+
+
+def frames_of(opened) -> dict[str, pd.DataFrame]:
+    out = {}
+    for table, scores in opened.items():
+        frame = scores.rows.to_pandas()
+        level = scores.level(COLUMNS[table][0][0])
+        out[table] = frame[(frame["view"] != WHOLE) == (level == VIEW)]
+    return out
+
+
+def timed(what: str, call):
+    begun = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - begun
+    print(f"{what:58s} {seconds:7.3f} s")
+    return result, seconds
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_tables(Path(folder))
+        policy_file = Path(folder) / "policy.json"
+
+        policy_file.write_text(json.dumps(POLICY))
+        config = SelectConfig(folder, policy=str(policy_file))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        selected, whole = min((timed("spinset select, from parquet to parquet", lambda: select(config)) for _ in range(3)),
+                              key=lambda r: r[1])  # fmt: skip
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        policy = parse_policy(POLICY)
+        opened = open_tables(dataset, policy)
+        columns = {c: Column(opened[c.split(".")[0]].level(c.split(".")[1]), *opened[c.split(".")[0]].numbers(c.split(".")[1]))
+                   for rule in policy.rules for c in rule.columns}  # fmt: skip
+        heads = heads_of(next(iter(opened.values())))
+        nobody, _ = place([], heads)
+        judgement, ours = min((timed("judge, columns in memory", lambda: judge(policy, heads, columns.get, nobody))
+                               for _ in range(3)), key=lambda r: r[1])  # fmt: skip
+        frames = frames_of(opened)
+        kept, theirs = timed("pandas groupby, frames in memory", lambda: by_pandas(frames))
+        assert np.array_equal(kept.to_numpy(), judgement.keep_identity), "the two disagree"
+        print(f"{selected.summary['identities']}; {theirs / ours:.0f}x pandas; peak {peak:.2f} GB (before select {before:.2f} GB)")
+        assert whole < 1 and peak < 1 and theirs > 10 * ours
+
+
+if __name__ == "__main__":
+    main()
