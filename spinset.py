@@ -38,6 +38,16 @@ class VerifyConfig:
     """Check every hash and decode every picture too."""
 
 
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Read an official checkpoint without running it, and write it as safetensors and JSON."""
+
+    file: Positional[str]
+    """An official PanoHead or SphereHead .pkl."""
+    dest: Positional[str]
+    """Folder to write."""
+
+
 def _demo(parse: Parse) -> int:
     from demo import DemoConfig, demo
 
@@ -77,9 +87,19 @@ def _verify(parse: Parse) -> int:
     return FAULTS if faults else DONE
 
 
+def _convert(parse: Parse) -> int:
+    from datagen.panohead.checkpoint import LICENCE, convert
+
+    config = parse(ConvertConfig)
+    checkpoint = convert(config.file, config.dest)
+    print(f"{config.dest}: {checkpoint.official['family']}, source sha256 {checkpoint.sha256}\n{LICENCE}")
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "demo": (_demo, "the whole loop on procedural heads, in minutes, with a report to look at"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
+    "convert": (_convert, "an official PanoHead or SphereHead .pkl to safetensors, without executing it"),
     "status": (_status, "how far a dataset is, and what failed"),
     "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),
 }

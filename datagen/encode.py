@@ -56,8 +56,9 @@ def encode_png(pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) ->
 def encode_ply(mesh: Mesh) -> bytes:
     """A mesh as binary PLY."""
     import trimesh
+    from trimesh.exchange.ply import export_ply
 
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(file_type="ply")
+    return export_ply(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
 
 
 def encode_view(

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from datagen.heads import HeadSource
-from datagen.procedural.source import ProceduralConfig, ProceduralSource
+from datagen.panohead.head import PanoHeadConfig, PanoHeadSource, SphereHeadSource
+from datagen.procedural import ProceduralConfig, ProceduralSource
 
-SOURCES = ("procedural",)
+SOURCES = ("procedural", "panohead", "spherehead")
 
 
 @dataclass(frozen=True)
@@ -13,12 +14,19 @@ class SourceConfig:
     """Which source makes the heads, and the settings of each."""
 
     source: str = "procedural"
-    """procedural (needs nothing)."""
+    """procedural (embedded, needs nothing), panohead or spherehead (need --weights)."""
     procedural: ProceduralConfig = field(default_factory=ProceduralConfig)
+    panohead: PanoHeadConfig = field(default_factory=PanoHeadConfig)
+    """Of panohead and spherehead alike."""
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ValueError(f"unknown source {self.source!r}; there are {', '.join(SOURCES)}")
 
     def open(self, device: str) -> HeadSource:
+        """The source, its weights loaded and checked; raises what the source raises where a file is not right."""
+        if self.source == "panohead":
+            return PanoHeadSource(self.panohead, device)
+        if self.source == "spherehead":
+            return SphereHeadSource(self.panohead, device)
         return ProceduralSource(self.procedural)

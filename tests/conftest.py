@@ -1,21 +1,15 @@
-"""Shared by all tests: where the large golden files lie, and small datasets to read."""
+"""Shared by all tests: where the large golden files lie, and a small dataset to read."""
 
-import io
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from small import small_plan, write_shard
 
-from manifests import schema
 from manifests.dataset import Dataset
-from manifests.plan import Plan, write_plan
-from manifests.shards import ShardWriter
+from manifests.plan import write_plan
 from manifests.storage import Storage
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
-SMALL_GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="session")
@@ -24,59 +18,6 @@ def golden() -> Path:
     if not GOLDEN.is_dir():
         pytest.skip("the large golden files are not beside this clone")
     return GOLDEN
-
-
-def small_plan(identities: int = 5, per_shard: int = 2, **changes) -> Plan:
-    """A plan of tiny pictures that no source has to draw."""
-    fields = {
-        "source": {"name": "noise", "version": 1},
-        "rig": {"id": "orbit-3"},
-        "identities": identities,
-        "seed": 0,
-        "resolution": 16,
-        "identities_per_shard": per_shard,
-        "members": {"rgb": "rgb.jpg", "alpha": "alpha.png", "normal": "normal.png", "json": "json"},
-        "settings": {},
-    }
-    return Plan(**{**fields, **changes})
-
-
-def write_shard(storage: Storage, plan: Plan, shard: int, views: int = 3) -> dict:
-    """Commit a shard of noise pictures, the same every time."""
-    with ShardWriter(storage, plan, shard) as writer:
-        for identity in plan.identities_of(shard):
-            for view in range(views):
-                writer.add_view(*noise_sample(plan, identity, view))
-            writer.add_identity(
-                {"identity": identity, "seed": identity, "outcome": schema.KEPT, "views": views, "facts": "{}"}
-            )
-        return writer.commit({"identity_seconds": {str(i): 1.0 for i in plan.identities_of(shard)}})
-
-
-def noise_sample(plan: Plan, identity: int, view: int) -> tuple[dict, dict[str, bytes]]:
-    pixels = np.random.default_rng([identity, view]).integers(0, 256, (plan.resolution, plan.resolution, 3), np.uint8)
-    row = {
-        "key": schema.sample_key(identity, view),
-        "identity": identity,
-        "view": view,
-        "azimuth": 120.0 * view,
-        "elevation": 0.0,
-        "c2w": np.eye(4).flatten().tolist(),
-        "K": np.eye(3).flatten().tolist(),
-    }
-    members = {
-        "rgb": _image(pixels, "JPEG"),
-        "alpha": _image(pixels[..., 0], "PNG"),
-        "normal": _image(pixels, "PNG"),
-        "json": json.dumps({"identity": identity, "view": view}).encode(),
-    }
-    return row, members
-
-
-def _image(pixels: np.ndarray, kind: str) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, kind)
-    return out.getvalue()
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 """The smallest head source there is: coloured eggs, known in closed form, with faults on request.
 
-As a command it generates a small dataset of eggs: `python tests/egg.py FOLDER [inline | WORKERS]`.
+`main` is a command that generates a small dataset of them, for tests that kill it.
 """
 
 import os
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,8 +99,8 @@ def egg_job(out: str, pool: PoolConfig, slow: float = 0.0, **changes: Any) -> Ge
     return GenerateConfig(out, **{**fields, **changes})
 
 
-if __name__ == "__main__":
-    _, out, how = sys.argv
+def main(out: str, how: str) -> None:
+    """Generate eggs slowly, `inline` or with a number of Ray workers, after saying "go"."""
     pool = PoolConfig(inline=True) if how == "inline" else PoolConfig(workers=int(how))
     print("go", flush=True)
     generate(egg_job(out, pool, slow=0.05))

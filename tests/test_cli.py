@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import small_plan, write_shard
+from small import small_plan, write_shard
 
 import spinset
 from manifests.plan import write_plan

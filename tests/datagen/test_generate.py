@@ -67,7 +67,8 @@ def test_what_is_killed_at_any_moment_ends_equal(reference, tmp_path):
     for kill in range(20):
         how, seconds = ("2", 6.0) if kill % 5 == 4 else ("inline", 1.2)
         out = tmp_path / str(folder)
-        _kill_after([sys.executable, "tests/egg.py", str(out), how], rng.uniform(0, seconds))
+        script = f"import sys; sys.path.append('tests'); import egg; egg.main({str(out)!r}, {how!r})"
+        _kill_after([sys.executable, "-c", script], rng.uniform(0, seconds))
         if (out / "dataset.json").exists() and not Dataset(str(out)).pending():
             assert hashes(generate(egg_job(str(out), INLINE, slow=0.05))) == hashes(reference)
             folder += 1

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import small_plan
+from small import small_plan
 
 from manifests.draws import generator
 from manifests.plan import FILE, PlanMismatch, read_plan, write_plan

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import noise_sample, small_plan, write_shard
 from PIL import Image
+from small import noise_sample, small_plan, write_shard
 
 from manifests import schema
 from manifests.dataset import Dataset
@@ -58,7 +58,7 @@ def test_leaving_without_commit_leaves_nothing(tmp_path):
 
 def test_scratch_of_a_killed_writer_is_cleared_and_that_of_a_living_one_is_not(tmp_path):
     script = (
-        "import sys, time; sys.path.insert(0, 'tests'); from conftest import small_plan;"
+        "import sys, time; sys.path.insert(0, 'tests'); from small import small_plan;"
         "from manifests.shards import ShardWriter; from manifests.storage import Storage;"
         f"writer = ShardWriter(Storage({str(tmp_path)!r}), small_plan(), 0); print('open', flush=True); time.sleep(60)"
     )

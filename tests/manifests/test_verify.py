@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import small_plan, write_shard
+from small import small_plan, write_shard
 
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
