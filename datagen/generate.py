@@ -177,8 +177,8 @@ class GenerateWorker:
             {
                 **self._row(identity, schema.KEPT),
                 "views": len(made.samples),
-                "latent_sha256": facts.pop("latent_sha256", None),
-                "defects": facts.pop("defects", None),
+                "latent_sha256": facts.pop("latent_sha256"),
+                "defects": facts.get("defects"),
                 "mesh": asdict(made.figures),
                 "facts": json.dumps(facts, sort_keys=True),
             }

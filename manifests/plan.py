@@ -58,7 +58,9 @@ def write_plan(storage: Storage, plan: Plan) -> None:
         return
     there = read_plan(storage)
     if there.fingerprint != plan.fingerprint:
-        differences = "; ".join(f"{k} is {a}, asked for {b}" for k, a, b in _differences(asdict(there), asdict(plan)))
+        differences = "; ".join(
+            f"{k} is {a}, asked for {b}" for k, a, b in _differences(_as_json(there), _as_json(plan))
+        )
         raise PlanMismatch(
             f"{storage.url} holds another dataset: {differences}. Choose another folder to make this one."
         )
@@ -82,6 +84,10 @@ def read_plan(storage: Storage) -> Plan:
             f"{storage.url}/{FILE} was edited: its plan no longer gives its fingerprint; restore it from a copy"
         )
     return plan
+
+
+def _as_json(plan: Plan) -> Any:
+    return json.loads(_canonical(asdict(plan)))
 
 
 def _canonical(value: Any) -> str:

@@ -1,0 +1,328 @@
+"""Who a head is: every parameter of a person, drawn from a seed; lengths in centimetres.
+
+Means and spreads follow Farkas, "Anthropometry of the Head and Face" (1994), between a feminine and a masculine pole.
+Each group of parameters has its own generator, so that a new parameter in one leaves the others as they were.
+"""
+
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+HAIR_STYLES = ("bald", "buzz", "receding", "short", "quiff", "curly", "afro", "bob", "long", "bun", "ponytail")
+BEARDS = ("none", "stubble", "moustache", "goatee", "full")
+HATS = ("none", "beanie", "cap")
+GARMENTS = ("crew", "v-neck", "turtleneck", "shirt", "hoodie")
+EYE_COLOURS = ("brown", "dark brown", "hazel", "green", "blue", "grey")
+HAIR_COLOURS = ("black", "dark brown", "brown", "auburn", "red", "dark blond", "blond", "grey", "white")
+
+
+@dataclass(frozen=True)
+class Skull:
+    """Cranium, jaw and neck; `fullness`, `forehead` and `temples` are about 0 to 1."""
+
+    width: float
+    length: float
+    height: float
+    forehead: float
+    brow_ridge: float
+    cheekbones: float
+    fullness: float
+    jaw_width: float
+    jaw_drop: float
+    chin_drop: float
+    chin_width: float
+    chin_forward: float
+    neck: float
+    temples: float
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """Eyes, lids and brows; `width` is half the opening, `tilt` a slope; creases, hoods and bags are about 0 to 1."""
+
+    spacing: float
+    width: float
+    height: float
+    tilt: float
+    depth: float
+    crease: float
+    hood: float
+    bags: float
+    brow_height: float
+    brow_thickness: float
+    brow_arch: float
+    brow_tilt: float
+    brow_density: float
+
+
+@dataclass(frozen=True)
+class Nose:
+    """The nose; `drop` is how far its base lies below the eyes, `width` half of it."""
+
+    drop: float
+    width: float
+    bridge_width: float
+    bridge_height: float
+    hump: float
+    projection: float
+    tip_up: float
+    tip_size: float
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """The lips; `width` is half the mouth, `bow`, `lift` and `forward` shape it."""
+
+    drop: float
+    width: float
+    upper: float
+    lower: float
+    bow: float
+    lift: float
+    forward: float
+
+
+@dataclass(frozen=True)
+class Ears:
+    """The ears; `flare` is their angle to the head in radians."""
+
+    size: float
+    flare: float
+    lobe: float
+
+
+@dataclass(frozen=True)
+class Hair:
+    """The hair; what is not a name, a colour or a length is about 0 to 1."""
+
+    style: str
+    colour: str
+    volume: float
+    length: float
+    part: float
+    fringe: float
+    hairline: float
+    wave: float
+    grey: float
+    seed: float
+    bun_height: float
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Colour, and what is worn."""
+
+    tone: float
+    warmth: float
+    blush: float
+    freckles: float
+    moles: int
+    eye_colour: str
+    lip_redness: float
+    makeup: float
+    beard: str
+    beard_length: float
+    glasses: str
+    glasses_colour: int
+    hat: str
+    garment: str
+    garment_colour: int
+    hat_colour: int
+
+
+@dataclass(frozen=True)
+class Person:
+    """The parameters of one person."""
+
+    seed: int
+    age: float
+    masculinity: float
+    skull: Skull
+    eyes: Eyes
+    nose: Nose
+    mouth: Mouth
+    ears: Ears
+    hair: Hair
+    looks: Looks
+
+    @property
+    def wrinkles(self) -> float:
+        """How lined the skin is, 0 young to 1 old."""
+        return float(np.clip((self.age - 30) / 50, 0, 1))
+
+    def parameters(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """The generator of one purpose of one seed."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+
+
+class _Draw:
+    """Draws around a mean that lies between a feminine and a masculine value, kept within 2.2 deviations."""
+
+    def __init__(self, seed: int, purpose: str, masculinity: float):
+        self.rng = generator(seed, purpose)
+        self.masculinity = masculinity
+
+    def __call__(self, feminine: float, masculine: float, deviation: float) -> float:
+        mean = feminine + (masculine - feminine) * self.masculinity
+        return float(mean + deviation * np.clip(self.rng.standard_normal(), -2.2, 2.2))
+
+    def unit(self, power: float = 1.0) -> float:
+        return float(self.rng.random() ** power)
+
+    def pick(self, names: tuple[str, ...], weights: list[float]) -> str:
+        return names[int(self.rng.choice(len(names), p=np.array(weights) / sum(weights)))]
+
+
+def draw_person(seed: int) -> Person:
+    """The person of a seed."""
+    rng = generator(seed, "person")
+    age = float(18 + 66 * rng.beta(1.2, 2.1))
+    side = rng.random() < 0.5
+    masculinity = float(np.clip(rng.normal(0.88 if side else 0.12, 0.12), 0, 1))
+    looks = _looks(_Draw(seed, "looks", masculinity), age)
+    return Person(
+        seed=seed,
+        age=age,
+        masculinity=masculinity,
+        skull=_skull(_Draw(seed, "skull", masculinity), age),
+        eyes=_eyes(_Draw(seed, "eyes", masculinity), age),
+        nose=_nose(_Draw(seed, "nose", masculinity), age),
+        mouth=_mouth(_Draw(seed, "mouth", masculinity), age),
+        ears=_ears(_Draw(seed, "ears", masculinity), age),
+        hair=_hair(_Draw(seed, "hair", masculinity), age, looks.tone),
+        looks=looks,
+    )
+
+
+def _skull(draw: _Draw, age: float) -> Skull:
+    return Skull(
+        width=draw(14.3, 15.4, 0.5),
+        length=draw(18.5, 19.5, 0.5),
+        height=draw(11.2, 11.5, 0.4),
+        forehead=draw(0.8, 0.25, 0.3),
+        brow_ridge=draw(0.0, 0.5, 0.12),
+        cheekbones=draw(6.45, 6.6, 0.28),
+        fullness=draw(0.55, 0.4, 0.3),
+        jaw_width=draw(4.55, 5.7, 0.4),
+        jaw_drop=draw(6.9, 7.5, 0.45),
+        chin_drop=draw(10.6, 11.8, 0.45),
+        chin_width=draw(1.25, 2.1, 0.3),
+        chin_forward=draw(0.3, 0.6, 0.35),
+        neck=draw(4.65, 5.65, 0.25),
+        temples=draw(0.35, 0.45, 0.15),
+    )
+
+
+def _eyes(draw: _Draw, age: float) -> Eyes:
+    old = max(age - 40, 0) / 40
+    return Eyes(
+        spacing=draw(3.13, 3.22, 0.12),
+        width=draw(1.62, 1.5, 0.07),
+        height=draw(1.32, 1.04, 0.11) - 0.12 * old,
+        tilt=draw(0.07, 0.04, 0.06) - 0.05 * old,
+        depth=draw(0.0, 0.2, 0.18),
+        crease=draw(0.6, 0.5, 0.3),
+        hood=draw(0.2, 0.4, 0.25) + 0.3 * old,
+        bags=draw(0.1, 0.15, 0.1) + 0.5 * old,
+        brow_height=draw(2.25, 1.85, 0.18),
+        brow_thickness=draw(0.31, 0.42, 0.06),
+        brow_arch=draw(0.42, 0.2, 0.12),
+        brow_tilt=draw(0.05, 0.03, 0.06),
+        brow_density=float(np.clip(draw(0.8, 0.9, 0.15), 0.4, 1)) - 0.2 * old,
+    )
+
+
+def _nose(draw: _Draw, age: float) -> Nose:
+    old = max(age - 40, 0) / 40
+    return Nose(
+        drop=draw(4.45, 5.0, 0.3) + 0.25 * old,
+        width=draw(1.5, 1.85, 0.2),
+        bridge_width=draw(0.56, 0.74, 0.09),
+        bridge_height=draw(0.0, 0.25, 0.28),
+        hump=draw(0.0, 0.18, 0.16),
+        projection=draw(1.85, 2.3, 0.28),
+        tip_up=draw(0.38, 0.05, 0.2) - 0.2 * old,
+        tip_size=draw(0.78, 0.95, 0.1),
+    )
+
+
+def _mouth(draw: _Draw, age: float) -> Mouth:
+    old = max(age - 40, 0) / 40
+    return Mouth(
+        drop=draw(6.95, 7.5, 0.22),
+        width=draw(2.45, 2.65, 0.17),
+        upper=max(draw(0.88, 0.62, 0.15) - 0.2 * old, 0.3),
+        lower=max(draw(1.12, 0.85, 0.16) - 0.2 * old, 0.4),
+        bow=draw(0.6, 0.4, 0.25),
+        lift=draw(0.26, 0.18, 0.12) - 0.1 * old,
+        forward=draw(0.15, 0.1, 0.22),
+    )
+
+
+def _ears(draw: _Draw, age: float) -> Ears:
+    return Ears(
+        size=draw(0.96, 1.04, 0.06) + 0.001 * max(age - 40, 0), flare=draw(0.45, 0.5, 0.14), lobe=draw(0.6, 0.62, 0.1)
+    )
+
+
+def _hair(draw: _Draw, age: float, tone: float) -> Hair:
+    masculine = draw.masculinity > 0.5
+    old = float(np.clip((age - 35) / 35, 0, 1))
+    coily = float(np.clip((tone - 4.5) / 3, 0, 1))
+    if masculine:
+        weights = [0.5 + old, 1.0, 1.6 * old, 2.6, 1.6, 1.2, 0.2 + 2 * coily, 0.1, 0.5, 0.25, 0.25]
+    else:
+        weights = [0.12, 0.2, 0.0, 0.9, 0.35, 1.3, 0.15 + 2.2 * coily, 2.2, 3.0, 1.7, 1.6]
+    style = draw.pick(HAIR_STYLES, weights)
+    fair = float(np.clip((5.5 - tone) / 4.5, 0, 1))
+    colour = draw.pick(
+        HAIR_COLOURS[:7], [0.7 + 3.0 * (1 - fair), 1.3, 1.5 * fair, 0.6 * fair, 0.5 * fair, 1.1 * fair, 1.3 * fair]
+    )
+    grey = float(np.clip((age - 38) / 30 + 0.35 * draw.rng.standard_normal(), 0, 1)) * draw.pick(
+        ("1", "0"), [0.7, 0.3]
+    ).count("1")
+    if grey > 0.5:
+        colour = "white" if grey > 0.92 else "grey"
+    return Hair(
+        style=style,
+        colour=colour,
+        volume=draw(1.0, 1.0, 0.22),
+        length=draw.unit(),
+        part=draw(0.0, 0.0, 1.0),
+        fringe=draw.unit() if not masculine else 0.0,
+        hairline=draw(0.0, 0.25, 0.35) + (0.7 * old if masculine else 0.0),
+        wave=draw.unit(),
+        grey=grey,
+        seed=draw.unit() * 6.0,
+        bun_height=draw.unit(),
+    )
+
+
+def _looks(draw: _Draw, age: float) -> Looks:
+    masculine = draw.masculinity > 0.5
+    tone = draw.unit() * 9
+    fair = float(np.clip((4.2 - tone) / 4.2, 0, 1))
+    return Looks(
+        tone=tone,
+        warmth=draw(0.0, 0.0, 0.5),
+        blush=draw(0.55, 0.4, 0.2),
+        freckles=draw.unit() ** 0.5 if draw.unit() < 0.3 * fair + 0.04 else 0.0,
+        moles=int(draw.rng.poisson(1.2)),
+        eye_colour=draw.pick(EYE_COLOURS, [1.0, 0.8 + 2 * (1 - fair), 0.8 * fair, 0.8 * fair, 1.6 * fair, 0.6 * fair]),
+        lip_redness=draw(0.5, 0.35, 0.15),
+        makeup=0.0 if masculine else draw.unit() * draw.unit(),
+        beard=draw.pick(BEARDS, [2.2, 1.6, 0.6, 0.8, 1.6]) if masculine else "none",
+        beard_length=draw.unit(),
+        glasses=draw.pick(("none", "round", "square"), [3.0, 0.5, 0.5]),
+        glasses_colour=int(draw.rng.integers(5)),
+        hat=draw.pick(HATS, [8.0, 0.7, 0.6]),
+        garment=draw.pick(GARMENTS, [2.0, 1.3, 0.9, 1.2, 1.0]),
+        garment_colour=int(draw.rng.integers(12)),
+        hat_colour=int(draw.rng.integers(12)),
+    )
