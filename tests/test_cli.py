@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import spinset
 from manifests.plan import write_plan
 from manifests.storage import Storage
 
+ROOT = Path(__file__).parents[1]
 SMALL = ["--identities", "1", "--rig", "orbit-2", "--resolution", "16", "--mesh.resolution", "64", "--inline"]
 
 
@@ -155,6 +158,27 @@ def test_folder_that_cannot_be_made(capsys, tmp_path):
     assert code == 2 and "Not a directory" in one_line(err)
 
 
+@pytest.mark.parametrize("how", ["--inline", "--workers=1"])
+def test_ctrl_c_leaves_a_dataset_that_resumes(tmp_path, how):
+    out = tmp_path / "heads"
+    command = [sys.executable, "spinset.py", "generate", str(out), *SMALL[2:-1], how]
+    command += ["--identities", "4", "--identities-per-shard", "1"]
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not (out / "shards/heads-000000.done.json").exists():
+        assert job.poll() is None, job.stderr.read()
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate()
+    assert job.returncode == 130
+    assert err.splitlines()[-1] == "spinset generate: interrupted; the same command resumes"
+    assert "Traceback" not in err
+    assert 1 <= len(list((out / "shards").glob("*.done.json"))) < 4
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode == 0, again.stderr
+    assert "4 of 4 shards" in again.stdout
+    assert list((out / "shards").glob(".*")) == []
+
+
 def test_full_disk_stops_cleanly_and_resumes(tmp_path):
     """A real full file system: 300 kB of memory mounted as a disk, then made larger."""
     disk = tmp_path / "disk"
@@ -168,18 +192,18 @@ def test_full_disk_stops_cleanly_and_resumes(tmp_path):
     command = [sys.executable, "spinset.py", "generate", str(disk / "heads"), "--identities", "6", "--rig", "orbit-16"]
     command += ["--resolution", "64", "--mesh.resolution", "64", "--identities-per-shard", "1", "--inline"]
     try:
-        full = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        full = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert full.returncode == 2, full.stderr
         assert "No space left on device" in full.stderr.splitlines()[-1] and "Traceback" not in full.stderr
         done = len(list((disk / "heads/shards").glob("*.done.json")))
         assert 0 < done < 6
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-        again = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert again.returncode == 0, again.stderr
         assert "6 of 6 shards" in again.stdout
         verified = subprocess.run(
             [sys.executable, "spinset.py", "verify", str(disk / "heads"), "--deep"],
-            capture_output=True, text=True, cwd=Path(__file__).parents[1],
+            capture_output=True, text=True, cwd=ROOT,
         )  # fmt: skip
         assert verified.returncode == 0, verified.stdout
     finally:
