@@ -87,6 +87,24 @@ def _verify(parse: Parse) -> int:
     return FAULTS if faults else DONE
 
 
+def _score(parse: Parse) -> int:
+    from filters.score import ScoreConfig, score
+
+    config = parse(ScoreConfig)
+    score(config)
+    print(f"{config.out}: scored\nnext: spinset select {config.out} --policy spinmeround")
+    return DONE
+
+
+def _select(parse: Parse) -> int:
+    from filters.select import SelectConfig, diff, select
+    from manifests.dataset import Dataset
+
+    config = parse(SelectConfig)
+    print("\n".join(diff(Dataset(config.out), *config.diff)) if config.diff else select(config))
+    return DONE
+
+
 def _convert(parse: Parse) -> int:
     from datagen.panohead.checkpoint import LICENCE, convert
 
@@ -99,6 +117,8 @@ def _convert(parse: Parse) -> int:
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "demo": (_demo, "the whole loop on procedural heads, in minutes, with a report to look at"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
+    "score": (_score, "write scores of every view and identity beside the shards"),
+    "select": (_select, "turn scores, a policy and decisions into a selection"),
     "convert": (_convert, "an official PanoHead or SphereHead .pkl to safetensors, without executing it"),
     "status": (_status, "how far a dataset is, and what failed"),
     "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),

@@ -25,7 +25,7 @@ def main() -> None:
                 started = time.perf_counter()
                 mesh = marching_cubes(grid, head.iso_level, method)
                 seconds.append(time.perf_counter() - started)
-            found = clean(mesh, dust=0.001)[1]
+            found = clean(mesh, dust=0.001, tunnels=0)[1]
             row = (method, resolution, statistics.median(seconds), found.faces, found.watertight, found.components)
             print("{:<12}{:>6}^3{:>10.3f}{:>10}{!s:>12}{:>12}{:>7}".format(*row, found.holes))
             figures.append({"method": method, "cells": resolution, "seconds": row[2], "faces": found.faces})

@@ -84,7 +84,9 @@ def by_pandas(frames: dict[str, pd.DataFrame]) -> pd.Series:
     detached = frames["mesh"].groupby("identity")["detached"].apply(lambda d: (d > 0.999).sum() <= 1)
     alone = frames["duplicates"].set_index("identity")["earlier_cosine"] <= 0.98
     survivors = fog & detached & alone
-    cosine = frames["arcface"].set_index("identity")["mean_cosine"][survivors].sort_values(ascending=False, kind="stable")
+    cosine = (
+        frames["arcface"].set_index("identity")["mean_cosine"][survivors].sort_values(ascending=False, kind="stable")
+    )
     best = cosine.index[: int(np.ceil(0.7 * len(cosine) - 1e-9))]
     return (views_left > 0) & survivors & survivors.index.isin(best)
 
@@ -128,7 +130,8 @@ def main() -> None:
         frames = frames_of(opened)
         kept, theirs = timed("pandas groupby, frames in memory", lambda: by_pandas(frames))
         assert np.array_equal(kept.to_numpy(), judgement.keep_identity), "the two disagree"
-        print(f"{selected.summary['identities']}; {theirs / ours:.0f}x pandas; peak {peak:.2f} GB (before select {before:.2f} GB)")
+        print(f"{selected.summary['identities']}")
+        print(f"{theirs / ours:.0f}x pandas; peak {peak:.2f} GB (before select {before:.2f} GB)")
         assert whole < 1 and peak < 1 and theirs > 10 * ours
 
 

@@ -102,7 +102,11 @@ class _RayPool:
         if config.ray == "local":
             cores = max(self.count * config.threads, os.cpu_count() or 1)
             ray.init(
-                address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         else:
             ray.init(address=config.ray, log_to_driver=False, logging_level=logging.ERROR)

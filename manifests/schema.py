@@ -46,6 +46,7 @@ IDENTITIES = pa.schema(
                     ("components", pa.int32()),
                     ("largest_share", pa.float32()),
                     ("holes", pa.int32()),
+                    ("tunnels", pa.int32()),
                     ("watertight", pa.bool_()),
                 ]
             ),

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests import schema
@@ -35,7 +34,6 @@ ROW = (
 )
 
 _META = b"spinset.scores"
-_ROWS_PER_GROUP = 1 << 17
 
 
 class ScoresMismatch(ValueError):
@@ -73,17 +71,23 @@ def whole_file(table: str) -> str:
 def write_part(dataset: Dataset, table: str, shard: int, rows: pa.Table, lineage: Lineage, tar_sha256: str) -> None:
     """Commit the scores of one shard, replacing older ones."""
     about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "tar_sha256": tar_sha256}
-    _write(dataset.storage, part_file(table, shard), [rows], rows.schema, about)
+    _write(dataset.storage, part_file(table, shard), rows, about)
 
 
-def is_current(dataset: Dataset, table: str, shard: int, lineage: Lineage) -> bool:
-    """Whether a shard's part is there and newer than the shard; raises ScoresMismatch if something else made it."""
+def is_current(dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False) -> bool:
+    """Whether a shard's part is there, made by this lineage of this very shard.
+
+    Raises:
+        ScoresMismatch: something else made it, and it is not to be replaced.
+    """
     file = part_file(table, shard)
     if not dataset.storage.exists(file):
         return False
     about = _read_about(dataset.storage, file)
     there = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
     if there != lineage or about["dataset"] != dataset.plan.fingerprint:
+        if replace:
+            return False
         raise ScoresMismatch(
             f"{file} was made by {_difference(there, lineage)}; give the new table another name, or --replace the old one"
         )
@@ -107,10 +111,8 @@ def gather(dataset: Dataset, table: str, lineage: Lineage) -> bool:
 
 def write_whole(dataset: Dataset, table: str, rows: pa.Table, lineage: Lineage) -> None:
     """Commit a whole table of all committed shards."""
-    hashes = {str(shard): tar_sha256(dataset, shard) for shard in dataset.committed()}
-    about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "shards": hashes}
-    order = pc.sort_indices(rows, [("identity", "ascending"), ("view", "ascending")])
-    _write(dataset.storage, whole_file(table), [rows.take(order)], rows.schema, about)
+    about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "shards": shard_hashes(dataset)}
+    _write(dataset.storage, whole_file(table), rows.sort_by([("identity", "ascending"), ("view", "ascending")]), about)
 
 
 def read_part(dataset: Dataset, table: str, shard: int, numbers_only: bool = False) -> pa.Table:
@@ -147,8 +149,13 @@ class Scores:
         return own.cast(pa.float32()).to_numpy(zero_copy_only=False), valid
 
 
-def open_scores(dataset: Dataset, table: str, columns: Sequence[str] | None = None) -> Scores:
-    """Read columns of a whole table (all by default) and check that it fits the dataset.
+def shard_hashes(dataset: Dataset) -> dict[str, str]:
+    """The hash of every committed shard's tar: what a whole table must have seen to be new."""
+    return {str(shard): tar_sha256(dataset, shard) for shard in dataset.committed()}
+
+
+def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: Sequence[str] | None = None) -> Scores:
+    """Read identity, view and some columns of a whole table (all by default), and check that it fits the dataset's hashes.
 
     Raises:
         ValueError: no such table, no such column, or the dataset has shards that the table has not seen; says which.
@@ -160,32 +167,32 @@ def open_scores(dataset: Dataset, table: str, columns: Sequence[str] | None = No
     with dataset.storage.open(file) as stream:
         parquet = pq.ParquetFile(stream)
         about = json.loads(parquet.schema_arrow.metadata[_META])
-        known = {f.name: f for f in parquet.schema_arrow if f.name not in {row.name for row in ROW}}
+        rows = [f.name for f in ROW]
+        known = {f.name: f for f in parquet.schema_arrow if f.name not in rows}
         for name in columns or ():
-            if name not in known:
+            if name not in known and name not in rows:
                 raise ValueError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
-        _check_shards(dataset, file, about)
-        wanted = [f.name for f in ROW] + list(known if columns is None else columns)
-        rows = parquet.read(columns=wanted)
+        _check_shards(file, about, dataset.plan.fingerprint, hashes)
+        wanted = [*rows, *known] if columns is None else ["identity", "view", *columns]
+        table_rows = parquet.read(columns=wanted)
     lineage = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
-    return Scores(table, lineage, known, rows)
+    return Scores(table, lineage, known, table_rows)
 
 
-def _check_shards(dataset: Dataset, file: str, about: dict[str, Any]) -> None:
-    again = "run spinset score again"
-    if about["dataset"] != dataset.plan.fingerprint:
+def _check_shards(file: str, about: dict[str, Any], fingerprint: str, hashes: dict[str, str]) -> None:
+    seen, again = about["shards"], "run spinset score again"
+    if about["dataset"] != fingerprint:
         raise ValueError(f"{file} belongs to a dataset with another plan; {again}")
-    committed = dataset.committed()
-    if missing := [s for s in committed if str(s) not in about["shards"]]:
+    if missing := [shard for shard in hashes if shard not in seen]:
         raise ValueError(f"{file} lacks shards {_some(missing)}, which were made since; {again}")
-    if gone := sorted(set(map(int, about["shards"])) - set(committed)):
+    if gone := [shard for shard in seen if shard not in hashes]:
         raise ValueError(f"{file} speaks of shards {_some(gone)}, which are no longer there; {again}")
-    if older := [s for s in committed if about["shards"][str(s)] != tar_sha256(dataset, s)]:
+    if older := [shard for shard in hashes if seen[shard] != hashes[shard]]:
         raise ValueError(f"{file} is older than shards {_some(older)}; {again}")
 
 
-def _some(shards: list[int]) -> str:
-    return ", ".join(map(str, shards[:5])) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
+def _some(shards: list[str]) -> str:
+    return ", ".join(shards[:5]) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
 
 
 def _difference(there: Lineage, asked: Lineage) -> str:
@@ -194,12 +201,10 @@ def _difference(there: Lineage, asked: Lineage) -> str:
     return ", ".join(changed) or "another plan"
 
 
-def _write(storage: Storage, file: str, rows: list[pa.Table], columns: pa.Schema, about: dict[str, Any]) -> None:
+def _write(storage: Storage, file: str, rows: pa.Table, about: dict[str, Any]) -> None:
     sink = io.BytesIO()
-    metadata = {_META: json.dumps(about, sort_keys=True)}
-    with pq.ParquetWriter(sink, columns.with_metadata(metadata), compression="zstd") as writer:
-        for table in rows:
-            writer.write_table(table.replace_schema_metadata(metadata), _ROWS_PER_GROUP)
+    rows = rows.replace_schema_metadata({_META: json.dumps(about, sort_keys=True)})
+    pq.write_table(rows, sink, row_group_size=1 << 17, compression="zstd")
     storage.write(file, sink.getvalue())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from conftest import small_plan
+from small import small_plan
 
 from manifests import schema
 from manifests.dataset import Dataset

@@ -21,7 +21,9 @@ def write_clip(folder: Path, config: dict, **changes) -> Path:
 
     torch.manual_seed(0)
     weights = {k: v.contiguous() for k, v in open_clip.CLIP(**config).state_dict().items()}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**config, **changes}, "preprocess_cfg": {}}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": {**config, **changes}, "preprocess_cfg": {}})
+    )
     save_file(weights, folder / "open_clip_model.safetensors")
     return folder
 

@@ -83,9 +83,27 @@ def test_figures_tell_components_holes_and_dust():
     assert mesh.vertices.max() < 0.4, "the dust is gone"
 
 
+def test_tunnels_are_counted_and_thin_loops_are_not():
+    """A bored ball has a tunnel; a wire loop on a ball is a hole of the mesh but no tunnel."""
+
+    def bored(p):
+        bore = (p[:, ::2] - torch.tensor([0.02, 0.01])).norm(dim=-1) - 0.04
+        return torch.maximum(sphere([0.0, 0.1, 0.0], 0.25)(p), -bore)
+
+    def with_loop(p):
+        q = p - torch.tensor([0.0, 0.1, 0.26])
+        loop = torch.stack([q[:, 1:].norm(dim=-1) - 0.02, q[:, 0]], dim=-1).norm(dim=-1) - 0.006
+        return torch.minimum(sphere([0.0, 0.1, 0.0], 0.25)(p), loop)
+
+    found = {f.__name__: extract(Field(f), MeshConfig(256))[1] for f in (bored, with_loop)}
+    assert (found["bored"].holes, found["bored"].tunnels) == (1, 1)
+    assert (found["with_loop"].holes, found["with_loop"].tunnels) == (1, 0)
+    assert extract(Field(sphere([0.0, -0.3, 0.0], 0.1)), MeshConfig(64))[1].tunnels == 0
+
+
 def test_open_mesh_is_not_watertight():
     triangle = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))
-    assert not clean(triangle, 0.0)[1].watertight
+    assert not clean(triangle, 0.0, tunnels=0)[1].watertight
 
 
 def test_a_surface_that_leaves_the_cube_is_closed_at_its_side():

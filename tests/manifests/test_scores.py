@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_plan, write_shard
+from small import small_plan, write_shard
 
 from manifests.scores import (
     IDENTITY,
@@ -68,8 +68,8 @@ def test_a_table_is_its_parts_without_embeddings(small_dataset):
 def test_null_is_not_nan(small_dataset):
     for shard in small_dataset.committed():
         table = rows(small_dataset, shard)
-        holes = pa.array([None if v != WHOLE or i == 1 else np.nan for i, v in zip(
-            table["identity"].to_pylist(), table["view"].to_pylist(), strict=True)], pa.float32(), from_pandas=False)  # fmt: skip
+        keys = zip(table["identity"].to_pylist(), table["view"].to_pylist(), strict=True)
+        holes = pa.array([None if v != WHOLE or i == 1 else np.nan for i, v in keys], pa.float32(), from_pandas=False)
         table = table.set_column(table.schema.get_field_index("holes"), table.schema.field("holes"), holes)
         write_part(small_dataset, "noise", shard, table, LINEAGE, tar_sha256(small_dataset, shard))
     gather(small_dataset, "noise", LINEAGE)

@@ -1,0 +1,103 @@
+"""Finds heads that are the same person twice: frontal embeddings compared across the whole dataset, after arcface."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Int64
+
+from manifests.dataset import Dataset
+from manifests.scores import (
+    IDENTITY,
+    WHOLE,
+    Lineage,
+    Scores,
+    column,
+    open_scores,
+    read_part,
+    shard_hashes,
+    table_schema,
+    write_whole,
+)  # fmt: skip
+
+BLOCK = 4096
+
+COLUMNS = (
+    column("cosine", IDENTITY, "highest cosine of the mean embedding with that of another identity"),
+    column("nearest", IDENTITY, "that identity", pa.int64()),
+    column(
+        "earlier_cosine", IDENTITY, "the same among earlier identities only, so that a limit keeps one of each pair"
+    ),
+)
+
+
+def score_duplicates(dataset: Dataset, arcface: str) -> None:
+    """Write the table duplicates from the embeddings in the table of arcface.
+
+    Raises:
+        ValueError: that table is missing or does not cover all shards.
+    """
+    try:
+        scores = open_scores(dataset, arcface, shard_hashes(dataset))
+    except ValueError as error:
+        raise ValueError(f"duplicates compares the embeddings of {arcface}: {error}") from None
+    identity, means = mean_embeddings(dataset, arcface)
+    cosine, nearest, earlier = nearest_others(means)
+    own = {"cosine": cosine, "nearest": np.where(nearest >= 0, identity[nearest], -1), "earlier_cosine": earlier}
+    lineage = Lineage("duplicates", 1, scores.lineage.weights_sha256, {"arcface": asdict(scores.lineage)})
+    write_whole(dataset, "duplicates", _rows(scores, identity, own), lineage)
+
+
+def mean_embeddings(dataset: Dataset, table: str) -> tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b d"]]:
+    """The unit mean of each identity's embeddings, NaN where it has none; in the order of the identities."""
+    identities, means = [], []
+    for shard in dataset.committed():
+        rows = read_part(dataset, table, shard)
+        lists = rows.column("embedding").combine_chunks()
+        dimensions = lists.type.list_size
+        valid = lists.is_valid().to_numpy(zero_copy_only=False)
+        vectors = lists.drop_null().flatten().to_numpy().reshape(-1, dimensions).astype(np.float32)
+        identity = rows.column("identity").to_numpy()
+        unique, owner = np.unique(identity, return_inverse=True)
+        sums = np.zeros((len(unique), dimensions), np.float32)
+        np.add.at(sums, owner[valid], vectors)
+        identities.append(unique)
+        means.append(sums)
+    identity, sums = np.concatenate(identities), np.concatenate(means)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return identity, np.divide(sums, norms, out=np.full_like(sums, np.nan), where=norms > 0)
+
+
+def nearest_others(
+    means: Float32[np.ndarray, "b d"],
+) -> tuple[Float32[np.ndarray, " b"], Int64[np.ndarray, " b"], Float32[np.ndarray, " b"]]:
+    """Each row's highest cosine with another, which that is (-1 for none), and the highest with an earlier one.
+
+    Rows of NaN are nobody: NaN for themselves, never near to others. Alone or first, the cosine is -1.
+    """
+    known = ~np.isnan(means[:, 0])
+    vectors = np.nan_to_num(means)
+    cosine, earlier = (np.full(len(means), -1, np.float32) for _ in range(2))
+    nearest = np.full(len(means), -1, np.int64)
+    for first in range(0, len(means), BLOCK):
+        rows = np.arange(first, min(first + BLOCK, len(means)))
+        block = np.asarray(vectors[rows] @ vectors.T)
+        block[:, ~known] = -2
+        block[rows - first, rows] = -2
+        best = block.argmax(axis=1)
+        found = block[rows - first, best] > -2
+        cosine[rows[found]], nearest[rows[found]] = block[found, best[found]], best[found]
+        block[rows[:, None] < np.arange(len(means))] = -1
+        earlier[rows] = np.maximum(block.max(axis=1), -1)
+    cosine[~known], nearest[~known], earlier[~known] = np.nan, -1, np.nan
+    return cosine, nearest, earlier
+
+
+def _rows(scores: Scores, identity: np.ndarray, own: dict[str, np.ndarray]) -> pa.Table:
+    """The rows of the arcface table with the columns of this one."""
+    is_own = scores.rows.column("view").to_numpy() == WHOLE
+    assert np.array_equal(scores.rows.column("identity").to_numpy()[is_own], identity)
+    place = pa.array(np.cumsum(is_own) - 1, mask=~is_own)
+    columns = {name: scores.rows.column(name) for name in ("identity", "view", "azimuth", "elevation")}
+    columns |= {f.name: pa.array(own[f.name], f.type).take(place) for f in COLUMNS}
+    return pa.table(columns, schema=table_schema(COLUMNS))

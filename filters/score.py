@@ -1,0 +1,170 @@
+"""Scores a dataset: the config, what one worker does with a shard, and the job over all shards."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tyro.conf import OmitArgPrefixes, Positional
+
+from filters.arcface import ArcFaceConfig, ArcFaceScorer
+from filters.clip_janus import ClipConfig, ClipScorer
+from filters.duplicates import score_duplicates
+from filters.image import ImageScorer
+from filters.mesh import MeshScorer
+from filters.rows import identity_rows, wanted_views
+from filters.scorer import Scorer, make_subject, read_pictures
+from jobs import pool
+from jobs.pool import Event, PoolConfig, Unit
+from jobs.progress import JobProgress
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.scores import gather, is_current, table_schema, tar_sha256, write_part
+from manifests.storage import Storage
+
+SCORERS = ("mesh", "image", "clip_janus", "arcface", "duplicates")
+
+AHEAD = 2
+"""Identities prepared beyond the one that is scored, per thread."""
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Add score tables to a dataset; the same command resumes. Shards are read, never written."""
+
+    out: Positional[str]
+    """Folder or address of the dataset."""
+    scorers: tuple[str, ...] = SCORERS
+    """Any of mesh, image, clip_janus, arcface and duplicates (which reads the table of arcface)."""
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    arcface: ArcFaceConfig = field(default_factory=ArcFaceConfig)
+    device: str = "cpu"
+    """Where the models run: cpu or cuda."""
+    decoders: int = 0
+    """Threads that read and decode ahead of the model; 0 is one per core of a worker, at least two."""
+    replace: bool = False
+    """Score anew what other weights, settings or versions scored."""
+    pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.scorers if name not in SCORERS]:
+            raise ValueError(f"--scorers holds {unknown[0]!r}; there are {', '.join(SCORERS)}")
+        if not self.scorers or len(set(self.scorers)) < len(self.scorers):
+            raise ValueError("--scorers must name one scorer or more, each once")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"--device is {self.device!r}; it must be cpu or cuda")
+        if self.decoders < 0:
+            raise ValueError(f"--decoders is {self.decoders}; it must be at least 0")
+
+
+def open_scorers(config: ScoreConfig) -> list[Scorer]:
+    """The scorers of a job, weights loaded; raises ValueError or FileNotFoundError for files that will not do."""
+    makers = {
+        "mesh": MeshScorer,
+        "image": ImageScorer,
+        "clip_janus": lambda: ClipScorer(config.clip, config.device),
+        "arcface": lambda: ArcFaceScorer(config.arcface, config.device),
+    }
+    return [makers[name]() for name in config.scorers if name in makers]
+
+
+def score(config: ScoreConfig) -> Dataset:
+    """Score what is not scored yet, then gather every table whose shards are all scored.
+
+    Raises:
+        ScoresMismatch: a table is there that something else made; nothing was touched.
+        ValueError: bad weights, a damaged picture, or duplicates without the table of arcface.
+    """
+    if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    dataset = Dataset(config.out)
+    scorers = open_scorers(config)
+    due = {shard: _due(dataset, shard, scorers, config.replace) for shard in dataset.committed()}
+    for scorer in scorers:
+        dataset.storage.clear_leftovers(f"scores/{scorer.table}")
+    pending = [shard for shard, tables in due.items() if tables]
+    heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in due}
+    with JobProgress("score", sum(heads.values()), sum(heads[s] for s in due if s not in pending)) as progress:
+        pool.run(pending, partial(ScoreWorker, config), config.pool, progress.update)
+    for scorer in scorers:
+        gather(dataset, scorer.table, scorer.lineage)
+    if "duplicates" in config.scorers:
+        score_duplicates(dataset, config.arcface.table)
+    return dataset
+
+
+def _due(dataset: Dataset, shard: int, scorers: Sequence[Scorer], replace: bool) -> list[str]:
+    """The tables that lack a current part for a shard."""
+    return [s.table for s in scorers if not is_current(dataset, s.table, shard, s.lineage, replace)]
+
+
+class ScoreWorker:
+    """Scores shards, one identity at a time, while threads read, decode and prepare the next ones."""
+
+    def __init__(self, config: ScoreConfig):
+        torch.set_num_threads(config.pool.threads)
+        self.config, self.dataset = config, Dataset(Storage(config.out))
+        self.scorers = open_scorers(config)
+        self.threads = config.decoders or max(2, min(config.pool.threads, os.cpu_count() or 1))
+        self.beside = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def run(self, unit: Unit) -> Iterator[Event]:
+        """Score one shard and commit a part of each table that lacks it."""
+        due = _due(self.dataset, unit.index, self.scorers, self.config.replace)
+        yield from score_shard(
+            self.dataset, unit, [s for s in self.scorers if s.table in due], self.beside, AHEAD * self.threads
+        )
+
+
+def score_shard(
+    dataset: Dataset, unit: Unit, scorers: Sequence[Scorer], beside: ThreadPoolExecutor, ahead: int
+) -> Iterator[Event]:
+    """Score the kept identities of a shard; an identity that was fatal to its workers gets NaN everywhere."""
+    shard, sha256 = unit.index, tar_sha256(dataset, unit.index)
+    views = dataset.views(shard)
+    of_identity = views.column("identity").to_numpy()
+    kept = [row for row in dataset.identities(shard).to_pylist() if row["outcome"] == schema.KEPT]
+
+    def own(row: dict[str, Any]) -> pa.Table:
+        return views.filter(pa.array(of_identity == row["identity"]))
+
+    waiting = deque(kept)
+    running: deque[Future[list[Any]]] = deque()
+    tables: list[list[pa.Table]] = [[] for _ in scorers]
+    for row in kept:
+        while waiting and len(running) <= ahead:
+            following = waiting.popleft()
+            alive = scorers if following["identity"] not in unit.condemned else []
+            running.append(beside.submit(_prepare, dataset, shard, following, own(following), alive))
+        yield Event(shard, row["identity"], "score", 0, 1)
+        prepared = running.popleft().result() or [None] * len(scorers)
+        for scorer, ready, table in zip(scorers, prepared, tables, strict=True):
+            numbers = None if row["identity"] in unit.condemned else scorer.score(ready)
+            table.append(identity_rows(scorer, row["identity"], own(row), numbers))
+        yield Event(shard, row["identity"], "done", 1, 1)
+    for scorer, table in zip(scorers, tables, strict=True):
+        rows = pa.concat_tables([table_schema(scorer.columns).empty_table(), *table])
+        write_part(dataset, scorer.table, shard, rows, scorer.lineage, sha256)
+
+
+def _prepare(
+    dataset: Dataset, shard: int, row: dict[str, Any], views: pa.Table, scorers: Sequence[Scorer]
+) -> list[Any]:
+    """Decode each picture once, for all scorers that want it, and let each prepare what it reads."""
+    wanted = [wanted_views(scorer, views) for scorer in scorers]
+    pictures: dict[str, dict[int, np.ndarray]] = {}
+    for member in sorted({m for scorer in scorers for m in scorer.members}):
+        need = np.logical_or.reduce([w for s, w in zip(scorers, wanted, strict=True) if member in s.members])
+        decoded = read_pictures(dataset, shard, views.filter(pa.array(need)), member)
+        pictures[member] = dict(zip(np.flatnonzero(need).tolist(), decoded, strict=True))
+    prepared = []
+    for scorer, want in zip(scorers, wanted, strict=True):
+        own = {m: [pictures[m][i] for i in np.flatnonzero(want).tolist()] for m in scorer.members}
+        prepared.append(scorer.prepare(make_subject(row, views.filter(pa.array(want)), own)))
+    return prepared

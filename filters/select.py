@@ -1,0 +1,215 @@
+"""Makes a selection: scores, a policy and people's decisions in; rows with reasons and a summary out."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tyro.conf import Positional
+
+from filters.decisions import Decision, place, read_decisions
+from filters.policy import Column, Decisions, Heads, Judgement, judge
+from filters.rules import Policy, read_policy
+from filters.summary import summarise
+from manifests import scores as tables
+from manifests.dataset import Dataset
+from manifests.scores import WHOLE, Scores, open_scores, shard_hashes
+from manifests.selection import ROWS, read_selection, selection_file, write_selection
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """Turn scores and a policy into a selection: which views and identities are used, and why the others are not."""
+
+    out: Positional[str]
+    """Folder or address of the dataset."""
+    policy: str = "gen3d-face"
+    """A preset (gen3d-face, spinmeround, diffportrait360) or a JSON file."""
+    name: str = ""
+    """The name of the selection; the policy's own unless told."""
+    diff: tuple[str, str] | None = None
+    """Make nothing; list what differs between two selections."""
+
+    def __post_init__(self) -> None:
+        if self.name and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):
+            raise ValueError(f"--name is {self.name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A selection that was made; `summary` is what summary.json holds."""
+
+    name: str
+    fingerprint: str
+    summary: dict[str, Any]
+
+    def __str__(self) -> str:
+        counts, views = self.summary["identities"], self.summary["views"]
+        lines = [
+            f"{self.name}: keeps {counts['kept']} of {counts['judged']} identities, {views['kept']} of {views['judged']} views"
+        ]
+        lines += [
+            f"  {rule['why']}: {rule['failing']} of {rule['judged']} {rule['judges']} fail, "
+            f"{rule['dropped']} {rule['drops']} dropped ({rule['alone']} by this rule alone)"
+            for rule in self.summary["rules"]
+        ]
+        if counts["kept"] == 0:
+            lines.append("  nothing is left: look at the rule that drops most, and at its scores")
+        return "\n".join(lines)
+
+
+def select(config: SelectConfig) -> Selected:
+    """Judge all heads of a dataset and commit the selection; the same inputs give the same bytes.
+
+    Raises:
+        ValueError: a bad policy, scores that are missing or older than the shards, a damaged log of decisions.
+    """
+    policy, document = read_policy(config.policy)
+    dataset, name = Dataset(config.out), config.name or policy.name
+    opened = open_tables(dataset, policy)
+    heads = heads_of(next(iter(opened.values())))
+    log = read_decisions(dataset.storage, name)
+    decisions, standing = place(log, heads)
+    judgement = judge(policy, heads, partial(column_of, opened), decisions)
+    rows = _rows(policy, heads, judgement, decisions, standing)
+    summary = summarise(policy, heads, judgement, decisions)
+    summary = {
+        **summary,
+        "dataset": dataset.plan.fingerprint,
+        "generated": _outcomes(dataset),
+        "scores": {table: asdict(scores.lineage) for table, scores in opened.items()},
+    }
+    dataset.storage.write(selection_file(name, "policy.json"), _json(document))
+    fingerprint = write_selection(dataset, name, rows)
+    summary["selection_sha256"] = fingerprint
+    dataset.storage.write(selection_file(name, "summary.json"), _json(summary))
+    return Selected(name, fingerprint, summary)
+
+
+def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
+    """The score tables of a policy, with the columns its rules read, all of the same rows and of the lineage it requires.
+
+    Where the views lie around the head is read from the first of them.
+    """
+    hashes, directions, opened = shard_hashes(dataset), ["azimuth", "elevation"], {}
+    for table, columns in policy.tables.items():
+        opened[table] = open_scores(dataset, table, hashes, [*columns, *([] if opened else directions)])
+    (first_name, first), *others = opened.items()
+    for name, scores in others:
+        for key in ("identity", "view"):
+            if not np.array_equal(*(s.rows.column(key).to_numpy() for s in (first, scores))):
+                raise ValueError(f"the scores of {first_name} and {name} hold different heads; run spinset score again")
+    for name, pins in policy.requires.items():
+        lineage = asdict(opened[name].lineage)
+        for key, value in pins.items():
+            if lineage.get(key) != value:
+                raise ValueError(
+                    f"the policy requires {name} with {key} {value!r}, its scores have {lineage.get(key)!r}"
+                )
+    return opened
+
+
+def heads_of(scores: Scores) -> Heads:
+    """The identities and views that a table has rows for."""
+    identity, view, azimuth, elevation = (scores.rows.column(f.name).to_numpy() for f in tables.ROW)
+    is_view = view != WHOLE
+    owner = np.cumsum(~is_view)[is_view] - 1
+    return Heads(
+        identity[~is_view], owner, view[is_view], azimuth[is_view].astype("f4"), elevation[is_view].astype("f4")
+    )
+
+
+def column_of(opened: dict[str, Scores], name: str) -> Column:
+    """The scores of a name such as "arcface.mean_cosine"."""
+    table, column = name.split(".")
+    return Column(opened[table].level(column), *opened[table].numbers(column))
+
+
+def _rows(
+    policy: Policy,
+    heads: Heads,
+    judgement: Judgement,
+    decisions: Decisions,
+    standing: dict[tuple[int, int | None], Decision],
+) -> pa.Table:
+    """The rows of the selection, identities and views interleaved in order, with the first reason of each drop."""
+    texts = [str(rule) for rule in policy.rules]
+    empty, incomplete, dropped_with = (len(texts) + i for i in range(3))
+    texts += ["no view of it is left", "one of its views was dropped", "its identity was dropped"]
+    of_identity = _first_rule(judgement.identities.failed)
+    of_identity[judgement.empty] = empty
+    of_identity[judgement.incomplete] = incomplete
+    of_view = _first_rule(judgement.views.failed)
+    without_reason = (of_view < 0) & ~judgement.keep_view
+    of_view[without_reason] = dropped_with
+    for owner in np.flatnonzero(decisions.identities):
+        if judgement.keep_identity[owner] == (decisions.identities[owner] > 0):
+            of_identity[owner] = len(texts)
+            texts.append(_decided(standing[int(heads.identity[owner]), None]))
+    for row in np.flatnonzero(decisions.views):
+        if judgement.keep_view[row] == (decisions.views[row] > 0):
+            of_view[row] = len(texts)
+            texts.append(_decided(standing[int(heads.identity[heads.owner[row]]), int(heads.view[row])]))
+    place = heads.owner + np.arange(len(heads.view)) + 1
+    is_view = np.zeros(len(heads.identity) + len(heads.view), bool)
+    is_view[place] = True
+
+    def together(identities: np.ndarray, views: np.ndarray) -> np.ndarray:
+        out = np.empty(len(is_view), views.dtype)
+        out[~is_view], out[is_view] = identities, views
+        return out
+
+    code = together(of_identity, of_view)
+    reason = pa.DictionaryArray.from_arrays(pa.array(code, mask=code < 0), pa.array(texts, pa.string()))
+    value = together(judgement.identities.value, judgement.views.value)
+    return pa.table(
+        [
+            together(heads.identity, heads.identity[heads.owner]),
+            together(np.full(len(heads.identity), WHOLE, np.int16), heads.view),
+            together(judgement.keep_identity, judgement.keep_view),
+            reason,
+            pa.array(value, mask=np.isnan(value)),
+        ],
+        schema=ROWS,
+    )
+
+
+def _first_rule(failed: np.ndarray) -> np.ndarray:
+    """The lowest set bit, -1 where there is none."""
+    lowest = failed & (~failed + np.uint64(1))
+    return np.where(failed == 0, -1, np.log2(np.maximum(lowest, 1).astype(np.float64))).astype(np.int32)
+
+
+def _decided(decision: Decision) -> str:
+    return f"decision: {decision.who} on {decision.when}: {decision.verdict}, {decision.reason}"
+
+
+def _outcomes(dataset: Dataset) -> dict[str, int]:
+    done = [dataset.done(shard)["outcomes"] for shard in dataset.committed()]
+    return {outcome: sum(d[outcome] for d in done) for outcome in done[0]}
+
+
+def _json(document: Any) -> bytes:
+    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
+
+
+def diff(dataset: Dataset, a: str, b: str) -> list[str]:
+    """One line per row whose fate differs between two selections, with the reason of the one that drops it."""
+    first, second = (read_selection(dataset, name).rows for name in (a, b))
+    for key in ("identity", "view"):
+        if not first.column(key).equals(second.column(key)):
+            raise ValueError(f"selections {a} and {b} were made of different heads; make both anew with spinset select")
+    keep_a, keep_b = (rows.column("keep").to_numpy() for rows in (first, second))
+    flips = np.flatnonzero(keep_a != keep_b)
+    lines = []
+    for i, one, two in zip(flips, first.take(flips).to_pylist(), second.take(flips).to_pylist(), strict=True):
+        dropped, by = (two, b) if keep_a[i] else (one, a)
+        what = f"identity {one['identity']}" + ("" if one["view"] == WHOLE else f" view {one['view']}")
+        value = "" if dropped["value"] is None else f" ({dropped['value']:.4g})"
+        lines.append(
+            f"{what}: {'dropped' if keep_a[i] else 'kept'} in {b}; {by} drops it by {dropped['reason']}{value}"
+        )
+    return lines

@@ -1,0 +1,21 @@
+"""Weights that people bring: files found and hashed, never fetched."""
+
+import hashlib
+from pathlib import Path
+
+EMBEDDED = Path(__file__).parent / "embedded"
+"""Small models of this repository, which know procedural heads only."""
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def existing(path: str | Path, what: str) -> Path:
+    """The path, if a file is there; raises FileNotFoundError saying what was looked for."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{what}: there is no file {path}; weights are never downloaded, give the path of yours"
+        )
+    return Path(path)

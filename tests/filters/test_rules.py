@@ -1,0 +1,83 @@
+"""Policies are read strictly: whatever is wrong with one is said in one line."""
+
+import json
+
+import pytest
+
+from filters.rules import PRESETS, Sector, Softmax, parse_policy, read_policy
+
+RULE = {"name": "fog", "score": "image.fog", "max": 0.05}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_read(preset):
+    policy, document = read_policy(preset)
+    assert policy.name == preset == document["name"]
+    assert policy.about
+
+
+def test_the_paper_s_policy_is_the_paper_s():
+    janus, consistency = read_policy("gen3d-face")[0].rules
+    assert (janus.max, janus.where, janus.drop) == (0.93, Sector(azimuth=(120.0, 240.0)), "view")
+    assert janus.score == Softmax(("clip_janus.front", "clip_janus.back"), 100.0)
+    assert (consistency.score, consistency.keep_top) == ("arcface.mean_cosine", 0.7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max": "high"}, "rule 1 .fog.: max is 'high'; it must be a number"),
+        ({"max": True}, "max is True"),
+        ({"max": None}, "must have min and/or max, or keep_top, or keep_bottom"),
+        ({"keep_top": 0.7}, "must have min and/or max, or keep_top, or keep_bottom"),
+        ({"max": None, "keep_top": 1.2}, "keep_top is 1.2; it must be between 0 and 1"),
+        ({"max": None, "keep_bottom": -0.1}, "keep_bottom is -0.1"),
+        ({"min": 1}, "has min 1 above max 0.05, so nothing passes"),
+        ({"score": "fog"}, "'fog' is no score; scores are written table.column"),
+        ({"score": {"softmax": ["a.b"]}}, "softmax needs two columns"),
+        ({"score": {"softmax": ["a.b", "a.c"], "scale": 0}}, "scale is 0"),
+        ({"score": {"softmin": []}}, "unknown field 'softmin'"),
+        ({"where": {"azimuth": [120]}}, r"azimuth is \[120\]; it must be"),
+        ({"where": {"azimuth": [240, 120]}}, "azimuth is"),
+        ({"where": {"roll": [0, 1]}}, "unknown field 'roll'; there are azimuth, elevation"),
+        ({"drop": "both"}, "drop 'both'; it must be view or identity"),
+        ({"max_failing": 2}, "has max_failing, which needs drop = identity"),
+        ({"drop": "identity", "max_failing": 1, "min_passing": 3}, "one of them is enough"),
+        ({"drop": "identity", "min_passing": 2.5}, "min_passing is 2.5; it must be a whole number"),
+        ({"threshold": 1}, "unknown field 'threshold'"),
+        ({"name": ""}, "rule 1 needs a name"),
+    ],
+)
+def test_bad_rules_are_named(change, message):
+    rule = {k: v for k, v in {**RULE, **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        parse_policy({"name": "p", "rules": [rule]})
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "the policy must be an object"),
+        ({"name": "p", "rules": []}, "1 to 60 rules"),
+        ({"name": "p/q", "rules": [RULE]}, "name is 'p/q'"),
+        ({"name": "p", "rules": [RULE, RULE]}, "two rules are called 'fog'"),
+        ({"name": "p", "rules": [RULE], "requires": ["arcface"]}, "requires must map tables"),
+        ({"name": "p", "rules": [RULE], "whole_identities": 1}, "true or false"),
+        ({"name": "p", "rules": [RULE], "author": "me"}, "unknown field 'author'"),
+    ],
+)
+def test_bad_documents_are_named(document, message):
+    with pytest.raises(ValueError, match=message):
+        parse_policy(document)
+
+
+def test_a_policy_that_is_not_there_or_not_json(tmp_path):
+    with pytest.raises(ValueError, match=r"neither a preset .gen3d-face.* nor a file"):
+        read_policy("gen3d")
+    file = tmp_path / "p.json"
+    file.write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_policy(str(file))
+    file.write_text(json.dumps({"name": "p", "rules": [{**RULE, "max": "x"}]}))
+    with pytest.raises(ValueError, match=r"policy .*p.json: rule 1 \(fog\): max"):
+        read_policy(str(file))

@@ -1,0 +1,209 @@
+"""The score job on a small dataset: whole parts, resumed, never touching the shards, the same inline and on Ray."""
+
+import hashlib
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from egg import egg_job
+from PIL import Image
+
+from datagen.generate import generate
+from filters.arcface import ArcFaceConfig
+from filters.clip_janus import ClipConfig
+from filters.score import ScoreConfig, open_scorers, score, score_shard
+from filters.scorer import all_views
+from filters.select import SelectConfig, select
+from jobs.pool import PoolConfig, Unit
+from manifests.dataset import Dataset
+from manifests.scores import (
+    IDENTITY,
+    VIEW,
+    WHOLE,
+    Lineage,
+    ScoresMismatch,
+    column,
+    open_scores,
+    part_file,
+    read_part,
+    shard_hashes,
+    tables,
+)  # fmt: skip
+from manifests.verify import verify
+
+INLINE = PoolConfig(inline=True)
+
+
+@pytest.fixture
+def config(eggs, tiny_clip, tiny_arcface) -> ScoreConfig:
+    clip, arcface = ClipConfig(f"local-dir:{tiny_clip}"), ArcFaceConfig(str(tiny_arcface))
+    return ScoreConfig(eggs.storage.url, clip=clip, arcface=arcface, pool=INLINE)
+
+
+@pytest.fixture
+def scored(config, eggs) -> Dataset:
+    score(config)
+    return eggs
+
+
+def files(folder: str) -> dict[str, str]:
+    found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def test_every_table_holds_every_view_and_identity(scored):
+    assert tables(scored.storage) == ["arcface", "clip_janus", "duplicates", "image", "mesh"]
+    for table in tables(scored.storage):
+        rows = open_scores(scored, table, shard_hashes(scored)).rows
+        assert rows["identity"].to_pylist() == [i for i in range(7) for _ in range(7)]
+        assert rows["view"].to_pylist() == list(range(-1, 6)) * 7
+        azimuths = rows["azimuth"].to_pylist()[:7]
+        assert azimuths == [None, 0, 60, 120, -180, -120, -60]
+
+
+def test_columns_are_null_where_nobody_looked(scored):
+    clip = open_scores(scored, "clip_janus", shard_hashes(scored))
+    front, asked = clip.numbers("front")
+    assert asked.reshape(7, 6)[0].tolist() == [False, False, True, True, True, False]
+    assert np.abs(front[asked]).max() <= 1
+    embedded = read_part(scored, "arcface", 0).column("embedding")
+    assert [v is not None for v in embedded.to_pylist()[:7]] == [False, True, True, False, False, False, True]
+    assert open_scores(scored, "mesh", shard_hashes(scored)).numbers("holes")[0].tolist() == [0] * 7
+
+
+def test_scoring_changes_no_shard_and_ends_where_it_ended(scored, config):
+    before = files(scored.storage.url)
+    score(config)
+    assert files(scored.storage.url) == before
+    assert not list(verify(scored, deep=True))
+
+
+def test_a_job_resumes_where_it_was_killed(scored, config):
+    before = files(scored.storage.url)
+    for lost in (part_file("mesh", 1), part_file("image", 3), "scores/mesh.parquet", "scores/arcface.parquet"):
+        scored.storage.remove(lost)
+    stamp = Path(scored.storage.path(part_file("mesh", 0))).stat().st_mtime_ns
+    score(config)
+    assert files(scored.storage.url) == before
+    assert Path(scored.storage.path(part_file("mesh", 0))).stat().st_mtime_ns == stamp
+
+
+def test_other_weights_are_another_table_or_replace(scored, config, tmp_path):
+    from tiny import write_recogniser
+
+    other = write_recogniser(tmp_path / "other.onnx", dimensions=16)
+    faces = replace(config, scorers=("arcface",), arcface=replace(config.arcface, model=str(other)))
+    with pytest.raises(ScoresMismatch, match=r"scores/arcface/.* was made by weights_sha256"):
+        score(faces)
+    score(replace(faces, arcface=replace(faces.arcface, table="arcface-small")))
+    assert "arcface-small" in tables(scored.storage)
+    score(replace(faces, replace=True))
+    assert read_part(scored, "arcface", 0).column("embedding").type.list_size == 16
+    score(replace(config, replace=True))
+
+
+def test_ray_gives_the_same_bytes(scored, config):
+    before = files(scored.storage.url)
+    for shard in range(4):
+        scored.storage.remove(part_file("arcface", shard))
+    score(replace(config, scorers=("arcface",), pool=PoolConfig(workers=1)))
+    assert files(scored.storage.url) == before
+
+
+def test_a_policy_runs_on_real_tables(scored):
+    for preset in ("gen3d-face", "diffportrait360", "spinmeround"):
+        assert select(SelectConfig(scored.storage.url, policy=preset)).summary["identities"]["judged"] == 7
+
+
+def test_an_identity_that_kills_its_workers_gets_nan(config, eggs, tmp_path):
+    beside = ThreadPoolExecutor(1)
+    scorers = [s for s in open_scorers(config) if s.table in ("mesh", "arcface")]
+    kept = eggs.storage.read(part_file("mesh", 0)), eggs.storage.read(part_file("arcface", 0))
+    list(score_shard(eggs, Unit(0, {1: "it died"}), scorers, beside, ahead=2))
+    mesh, arcface = read_part(eggs, "mesh", 0), read_part(eggs, "arcface", 0)
+    eggs.storage.write(part_file("mesh", 0), kept[0])
+    eggs.storage.write(part_file("arcface", 0), kept[1])
+    assert np.isnan(mesh.column("iou").to_numpy()[8:]).all() and not np.isnan(mesh.column("iou").to_numpy()[1:7]).any()
+    assert mesh.column("holes").to_pylist()[0] == 0 and np.isnan(mesh.column("holes").to_pylist()[7])
+    assert arcface.column("embedding").to_pylist()[7:] == [None] * 7
+
+
+def test_a_broken_picture_is_named(config, tmp_path):
+    dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=2))
+    tar = Path(dataset.storage.path(dataset.file(0, ".tar")))
+    at = dataset.views(0).column("alpha").to_pylist()[3]
+    data = bytearray(tar.read_bytes())
+    data[at["offset"] : at["offset"] + at["size"]] = bytes(at["size"])
+    tar.write_bytes(data)
+    with pytest.raises(ValueError, match=r"0000000_v003.alpha does not decode"):
+        score(ScoreConfig(dataset.storage.url, scorers=("image",), pool=INLINE))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scorers": ("frog",)}, "--scorers holds 'frog'"),
+        ({"scorers": ()}, "one scorer or more"),
+        ({"scorers": ("mesh", "mesh")}, "each once"),
+        ({"device": "tpu"}, "--device is 'tpu'"),
+        ({"decoders": -1}, "--decoders is -1"),
+    ],
+)
+def test_bad_configs(change, message):
+    with pytest.raises(ValueError, match=message):
+        ScoreConfig("out", **change)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_said(eggs):
+    with pytest.raises(ValueError, match="this machine has no usable CUDA device"):
+        score(ScoreConfig(eggs.storage.url, device="cuda"))
+
+
+def test_duplicates_needs_arcface(tmp_path):
+    dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=1))
+    with pytest.raises(
+        ValueError, match="duplicates compares the embeddings of arcface: there are no scores of 'arcface'"
+    ):
+        score(ScoreConfig(dataset.storage.url, scorers=("duplicates",), pool=INLINE))
+
+
+class SlowScorer:
+    """Sleeps as a device would, before which each identity takes as long to prepare."""
+
+    table, members, wants = "slow", ("rgb",), staticmethod(all_views)
+    columns = (column("mean", VIEW, "mean colour"), column("order", IDENTITY, "when it was scored"))
+    lineage = Lineage("slow", 1, None)
+
+    def __init__(self, seconds: float):
+        self.seconds, self.scored = seconds, 0
+
+    def prepare(self, subject):
+        time.sleep(self.seconds)
+        return subject.member("rgb").mean((1, 2, 3))
+
+    def score(self, prepared):
+        time.sleep(self.seconds)
+        self.scored += 1
+        return {"mean": prepared, "order": self.scored}
+
+
+def test_preparing_and_scoring_overlap_and_keep_their_order(tmp_path):
+    dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=6, identities_per_shard=6))
+    scorer = SlowScorer(0.15)
+    started = time.monotonic()
+    events = list(score_shard(dataset, Unit(0), [scorer], ThreadPoolExecutor(1), ahead=2))
+    seconds = time.monotonic() - started
+    # One after the other takes 12 sleeps, side by side 7.
+    assert seconds < 10 * 0.15
+    assert [e.item for e in events if e.stage == "done"] == list(range(6))
+    rows = read_part(dataset, "slow", 0)
+    assert rows.column("order").to_pylist()[::7] == [1, 2, 3, 4, 5, 6]
+    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in dataset.members(0, "rgb")]
+    is_view = rows.column("view").to_numpy() != WHOLE
+    np.testing.assert_allclose(rows.column("mean").to_numpy()[is_view], [p.mean() for p in pictures], rtol=1e-6)
