@@ -1,0 +1,1 @@
+"""PanoHead and SphereHead, written fresh: networks, safe checkpoint reading, and the heads they make."""

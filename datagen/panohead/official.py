@@ -1,0 +1,77 @@
+"""Conventions of the official scripts: sizes, seeds, the conditioning camera, and the grids they extract shapes from."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry.cameras import Cameras, eg3d_labels, intrinsics, panohead_look_at
+
+ISO_LEVEL = 10.0
+"""Of the raw density, where the official scripts put the surface."""
+
+RELEASE_RENDERING = {
+    "superresolution_module": "training.superresolution.SuperresolutionHybrid8XDC", "sr_antialias": True,
+    "superresolution_noise_mode": "none", "triplane_size": 256, "triplane_depth": 3, "use_torgb_raw": True,
+    "use_background": True, "decoder_activation": "none", "decoder_lr_mul": 1, "depth_resolution": 48,
+    "depth_resolution_importance": 48, "ray_start": 2.25, "ray_end": 3.3, "box_warp": 1,
+    "disparity_space_sampling": False, "clamp_mode": "softplus", "c_scale": 1, "c_gen_conditioning_zero": False,
+}  # fmt: skip
+RELEASE = {
+    "z_dim": 512, "c_dim": 25, "w_dim": 512, "img_resolution": 512, "img_channels": 3, "sr_num_fp16_res": 4,
+    "mapping_kwargs": {"num_layers": 2}, "rendering_kwargs": RELEASE_RENDERING, "sr_kwargs": {},
+    "architecture": "skip", "channel_base": 32768, "channel_max": 512, "num_fp16_res": 0, "conv_clamp": None,
+}  # fmt: skip
+"""The sizes of the released PanoHead, from its training script; the checkpoint itself says what is true of it."""
+
+
+def latent(seed: int, z_dim: int) -> Float[Tensor, "1 z"]:
+    """The latent of a seed, in double precision as the official scripts draw it."""
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed is {seed}; numpy's RandomState takes 0 to {(1 << 32) - 1}")
+    return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim))
+
+
+def frontal_label() -> Float[Tensor, "1 25"]:
+    """The camera that identities are conditioned on: in front, at the usual radius and focal length."""
+    front = torch.full((1,), math.pi / 2)
+    return eg3d_labels(Cameras(panohead_look_at(front, front, torch.zeros(3)), intrinsics()))
+
+
+def grid_points(n: int, length: float = 1.0) -> Float[Tensor, "m 3"]:
+    """Points of the official n^3 grid over a cube, z fastest, with its shear.
+
+    The official code divides indices as floats: y and x carry a fraction of a voxel that grows with the faster indices,
+    and single precision rounds the index of a large grid. Source: PanoHead, gen_samples.py, create_samples.
+    """
+    index = torch.arange(n**3)
+    z = (index % n).float()
+    y = (index.float() / n) % n
+    x = ((index.float() / n) / n) % n
+    return torch.stack([x, y, z], dim=1) * (length / (n - 1)) - length / 2
+
+
+def shape_volume(
+    sigma: Float[Tensor, " m"], script: Literal["gen_samples", "gen_videos"]
+) -> Float[np.ndarray, "n n n"]:
+    """Raw densities at `grid_points` as the volume [flipped x, y, z] an official script extracts, its border emptied.
+
+    gen_samples sets 30/256 of the cube to -1000 on every side; gen_videos sets it to 0, and 38/256 at the top.
+    """
+    n = round(len(sigma) ** (1 / 3))
+    volume = sigma.reshape(n, n, n).cpu().numpy()[::-1].copy()
+    pad, top, value = 30 * n // 256, 30 * n // 256, -1000.0
+    if script == "gen_videos":
+        top, value = 38 * n // 256, 0.0
+    inside = np.zeros(volume.shape, bool)
+    inside[pad : n - pad, pad : n - top, pad : n - pad] = True
+    return np.where(inside, volume, np.float32(value))
+
+
+def vertices_to_world(vertices: Float[np.ndarray, "v 3"], n: int, length: float = 1.0) -> Float[np.ndarray, "v 3"]:
+    """World positions of an official .ply's vertices, which count voxels along z, y and the flipped x."""
+    z, y, x = (vertices * (length / (n - 1)) - length / 2).T
+    return np.stack([-x, y, z], axis=1)
