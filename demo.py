@@ -29,6 +29,7 @@ def demo(config: DemoConfig) -> int:
             out=config.out,
             source=SourceConfig(procedural=ProceduralConfig(defect_rate=0.08)),
             identities=12,
+            seed=5000,
             resolution=128,
             identities_per_shard=2,
         )

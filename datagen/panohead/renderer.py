@@ -80,7 +80,7 @@ class Jitter:
     """Quantile of each fine sample, in [0, 1]; None spaces them evenly: (k + 0.5) / m."""
 
     def __getitem__(self, rays: slice) -> "Jitter":
-        stratified = self.stratified if isinstance(self.stratified, float) else self.stratified[rays]
+        stratified = self.stratified[rays] if isinstance(self.stratified, Tensor) else self.stratified
         return Jitter(stratified, None if self.importance is None else self.importance[rays])
 
 
