@@ -105,7 +105,7 @@ def _checkpoint(official: dict[str, Any], state: dict[str, Tensor], sha256: str)
     resolution, axes = attributes.get("neural_rendering_resolution"), attributes.get("plane_axes")
     if not isinstance(resolution, int):
         raise ValueError(f"neural_rendering_resolution is {resolution!r}; it must be an integer")
-    if official["family"] not in get_args(Family) or not _are_axes(axes):
+    if official["family"] not in get_args(Family) or axes is None or not _are_axes(axes):
         raise ValueError(f"a generator of family {official['family']!r} with plane axes {axes!r} is not known")
     config = GeneratorConfig.from_official(kwargs, rendering, resolution, official["family"], axes)
     for key, value in state.items():

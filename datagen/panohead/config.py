@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from datagen.panohead.layers import Noise
 from datagen.panohead.superresolution import VARIANTS
 
 Family = Literal["panohead", "spherehead"]
@@ -16,7 +17,7 @@ PLANE_AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))
 
 _POWERS = tuple(2**i for i in range(2, 13))
 _ACTIVATIONS = ("none", "sigmoid", "lrelu")
-_NOISES = ("none", "const")
+_NOISES = get_args(Noise)
 
 # Constructor arguments that are used, or that change nothing when a network is only run.
 _MAPPING_KWARGS = {"num_layers", "w_avg_beta"}
@@ -43,7 +44,7 @@ class GeneratorConfig:
     conv_clamp: float | None
     plane_resolution: int
     plane_depth: int
-    plane_axes: tuple[tuple[int, int, int], ...]
+    plane_axes: tuple[tuple[int, ...], ...]
     use_torgb: bool
     use_background: bool
     parsing: bool

@@ -112,6 +112,7 @@ class Generator(nn.Module):
     @torch.no_grad()
     def background(self, ws: Float[Tensor, "b l s"], noise: Noise = "const") -> Float[Tensor, "b c h w"]:
         """The background in feature space, at the input resolution of the super-resolution."""
+        assert self.bcg_synthesis is not None, "a checkpoint without a background network"
         missing = self.bcg_synthesis.num_ws - ws.shape[1]
         if missing > 0:
             ws = torch.cat([ws, ws[:, -1:].expand(-1, missing, -1)], dim=1)
@@ -122,13 +123,13 @@ class Generator(nn.Module):
         self, ws: Float[Tensor, "1 l s"], ws_bcg: Float[Tensor, "1 m s"] | None = None, noise: Noise = "const"
     ) -> Identity:
         """One identity, ready to be seen: planes, background and every style worked out."""
-        last = ws[0, -1]
+        last, sr_noise = ws[0, -1], "const" if self.config.sr_noise == "const" else "none"
         return Identity(
             config=self.config,
             renderer=Renderer(self.config, self.decoder, self.field(self.planes(ws, noise)[0])),
             background=self.background(ws if ws_bcg is None else ws_bcg, noise) if self.bcg_synthesis else None,
             to_rgb=self.torgb.at(last) if self.torgb else None,
-            upscaler=self.superresolution.at(last, self.config.sr_noise),
+            upscaler=self.superresolution.at(last, sr_noise),
             to_parsing=self.toparsing.at(last) if self.toparsing else None,
         )
 

@@ -78,7 +78,7 @@ class PanoHead:
 
     def __init__(self, generator: Generator, seed: int, config: PanoHeadConfig):
         self.config, self.seed = config, seed
-        self.device = generator.decoder.net[0].weight.device
+        self.device = generator.decoder.last.weight.device
         z, label = latent(seed, generator.config.z_dim), frontal_label()
         self.latent_sha256 = hashlib.sha256(z.numpy().tobytes()).hexdigest()
         ws = generator.mapping(z.to(self.device), label.to(self.device), config.psi, config.cutoff)

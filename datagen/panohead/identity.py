@@ -86,5 +86,5 @@ def join(parts: list[Synthesis]) -> Synthesis:
     farthest = torch.stack([part.farthest for part in parts]).max()
     joined["image_depth"] = joined["image_depth"].clamp(nearest, farthest)
     if parts[0].image_parsing is not None:
-        joined["image_parsing"] = torch.cat([part.image_parsing for part in parts])
+        joined["image_parsing"] = torch.cat([part.image_parsing for part in parts if part.image_parsing is not None])
     return Synthesis(**joined, nearest=nearest, farthest=farthest)

@@ -36,6 +36,8 @@ class FullyConnected(nn.Module):
 class Mapping(nn.Module):
     """From a latent and a camera label to the style w, pulled towards the mean style."""
 
+    w_avg: Tensor
+
     def __init__(
         self, z_dim: int, c_dim: int, w_dim: int, layers: int, lr: float = 0.01,
         last: Literal["linear", "lrelu"] = "lrelu",
@@ -82,21 +84,24 @@ def upsample(image: Float[Tensor, "v c h w"]) -> Float[Tensor, "v c H W"]:
 class Conv(nn.Module):
     """A convolution whose style is fixed, with its noise, bias and activation: a layer of a plain CNN."""
 
+    weight: Tensor
+    bias: Tensor
+    noise: Tensor | None
+    fir: Tensor | None
+
     def __init__(
         self, weight: Float[Tensor, "o i k k"], bias: Float[Tensor, " o"], noise: Float[Tensor, "h w"] | None = None,
         up: bool = False, activate: bool = False, clamp: float | None = None,
     ):  # fmt: skip
         super().__init__()
-        # A leaky ReLU commutes with a positive factor, so its gain goes into what precedes it.
-        gain = math.sqrt(2) if activate else 1.0
-        self.up, self.activate, self.clamp = up, activate, clamp
-        self.register_buffer("weight", (weight.transpose(0, 1) if up else weight) * gain)
-        self.register_buffer("bias", bias * gain)
-        self.register_buffer("noise", None if noise is None else noise * gain)
+        self.activate, self.clamp = activate, clamp
+        self.register_buffer("weight", weight.transpose(0, 1) if up else weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("noise", noise)
         self.register_buffer("fir", (4 * FIR).to(weight).expand(len(bias), 1, 4, 4) if up else None)
 
     def forward(self, x: Float[Tensor, "v i h w"]) -> Float[Tensor, "v o H W"]:
-        if self.up:
+        if self.fir is not None:
             x = F.conv_transpose2d(x, self.weight, stride=2)
             x = F.conv2d(x, self.fir, self.bias, padding=1, groups=len(self.bias))
         else:
@@ -104,12 +109,14 @@ class Conv(nn.Module):
         if self.noise is not None:
             x.add_(self.noise)
         if self.activate:
-            F.leaky_relu_(x, 0.2)
+            F.leaky_relu_(x, 0.2).mul_(math.sqrt(2))
         return x if self.clamp is None else x.clamp_(-self.clamp, self.clamp)
 
 
 class StyledConv(nn.Module):
     """A 3x3 convolution that waits for its style: weights modulated per input channel, demodulated per output channel."""
+
+    noise_const: Tensor
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, up: bool, clamp: float | None):
         super().__init__()
@@ -146,6 +153,9 @@ class StyledRGB(nn.Module):
 class Block(nn.Module):
     """The convolutions of one resolution, and the image they add to: twice the size if the block goes up."""
 
+    const: Tensor
+    """Of the first block alone."""
+
     def __init__(self, const: Float[Tensor, "c h w"] | None, convs: list[Conv], to_rgb: Conv, up: bool):
         super().__init__()
         self.register_buffer("const", const)
@@ -154,12 +164,12 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "v i h w"] | None, image: Float[Tensor, "v c h w"] | None
     ) -> tuple[Float[Tensor, "v o H W"], Float[Tensor, "v c H W"]]:
-        x = self.convs(self.const[None] if x is None else x)
+        features = self.convs(self.const[None] if x is None else x)
         # The image is summed over the blocks in single precision, whatever the features are in.
-        rgb = self.to_rgb(x).float()
+        rgb = self.to_rgb(features).float()
         if image is not None:
             rgb += upsample(image) if self.up else image
-        return x, rgb
+        return features, rgb
 
 
 class StyledBlock(nn.Module):
@@ -197,6 +207,7 @@ class Network(nn.Module):
         x = image = None
         for block in self.blocks:
             x, image = block(x, image)
+        assert image is not None
         return image
 
 

@@ -7,7 +7,7 @@ The file is a pickle of whole modules, source code included; `docs/panohead.md` 
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -144,7 +144,7 @@ def _tensor(node: Any) -> Tensor:
     )
 
 
-def _refuse(node: Any) -> Any:
+def _refuse(node: Any) -> NoReturn:
     raise ValueError(f"its generator holds a {_describe(node)} where a tensor should be")
 
 
@@ -210,8 +210,9 @@ def _plain(node: Any, depth: int = 0, budget: list[int] | None = None) -> Any:
 def _scalar(node: Call) -> float | int | bool:
     """A numpy scalar: its dtype's name and its bytes."""
     kind, data = node.arguments if len(node.arguments) == 2 else (None, None)
-    known = isinstance(kind, Call) and kind.function.name == "numpy.dtype" and kind.arguments
-    name = kind.arguments[0] if known else None
+    name = None
+    if isinstance(kind, Call) and kind.function.name == "numpy.dtype" and kind.arguments:
+        name = kind.arguments[0]
     if name not in ("f8", "f4", "i8", "i4", "b1") or not isinstance(data, bytes) or len(data) != int(name[1]):
         raise ValueError("its options hold a numpy scalar that is not a plain number")
     return np.frombuffer(data, np.dtype(name))[0].item()

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BufferedIOBase
-from typing import Any
+from typing import IO, Any, cast
 
 # A released checkpoint takes some 100,000; a file that asks for many more is a memory bomb.
 MAX_STEPS = 1_000_000
@@ -58,7 +58,7 @@ def parse(
     """
     machine = _Machine(allowed, inspect)
     try:
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
             if step == MAX_STEPS:
                 raise Refused(f"a pickle of more than {MAX_STEPS:,} steps")
             if opcode.name in _PUSHED:

@@ -11,19 +11,18 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 # Points come last, where element-wise operations run along them; only the gather wants them first.
 Rows = Int[Tensor, "p t n"]
 Weights = Float[Tensor, "p t n"]
 
 
-class FeaturePlanes(nn.Module):
+class FeaturePlanes:
     """A field of features in the box, the mean over p planes; subclasses say which rows a point reads, and how much."""
 
     def __init__(self, table: Float[Tensor, "rows c"], axes: Sequence[Sequence[int]], box_warp: float):
-        super().__init__()
-        self.register_buffer("table", table.contiguous())
+        self.table = table.contiguous()
         self.axes, self.to_grid = axes, 2 / box_warp
 
     def per_plane(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "p n c"]:
@@ -34,7 +33,7 @@ class FeaturePlanes(nn.Module):
         """The rows that world points read of each plane, and their weights."""
         raise NotImplementedError
 
-    def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n c"]:
+    def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n c"]:
         """Features at world points: the mean over the planes."""
         rows, weights = self.taps(points)
         rows, weights = (taps.flatten(0, 1).T.contiguous() for taps in (rows, weights / len(weights)))
@@ -50,12 +49,11 @@ class TriGrid(FeaturePlanes):
     def __init__(self, planes: Float[Tensor, "p c d h w"], axes: Sequence[Sequence[int]], box_warp: float):
         super().__init__(planes.permute(0, 3, 4, 2, 1).flatten(0, 3), axes, box_warp)
         count, _, self.depth, self.height, self.width = planes.shape
-        first = self._row(torch.arange(count, device=planes.device, dtype=torch.int32), 0, 0, 0)
-        self.register_buffer("first", first[:, None])
+        self.index = torch.arange(count, device=planes.device, dtype=torch.int32)[:, None]
 
-    def _row(self, plane: Tensor | int, y: Tensor | int, x: Tensor | int, z: Tensor | int) -> Tensor:
+    def _row(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
         # Layers innermost: the two that a point lies between are neighbours in memory.
-        return ((plane * self.height + y) * self.width + x) * self.depth + z
+        return (y * self.width + x) * self.depth + z
 
     def per_plane(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "p n c"]:
         planes = self.table.unflatten(0, (-1, self.height, self.width, self.depth)).permute(0, 4, 3, 1, 2)
@@ -66,8 +64,9 @@ class TriGrid(FeaturePlanes):
         grid = points.T * self.to_grid
         x, y, z = (grid[list(axis)] for axis in zip(*self.axes, strict=True))
         (x, wx), (y, wy), (z, wz) = (_linear(g, s) for g, s in ((x, self.width), (y, self.height), (z, self.depth)))
-        corner = self._row(0, _steps(wy)[:, None, None], _steps(wx)[:, None], _steps(wz))
-        rows = (self.first + self._row(0, y, x, z))[:, None] + corner.flatten()[:, None]
+        first = self._row(self.index * self.height + y, x, z)
+        corner = self._row(_steps(wy)[:, None, None], _steps(wx)[:, None], _steps(wz))
+        rows = first[:, None] + corner.flatten()[:, None]
         weights = wy[:, :, None, None] * wx[:, None, :, None] * wz[:, None, None, :]
         return rows, weights.flatten(1, 3)
 
@@ -84,28 +83,28 @@ class DualSphere(FeaturePlanes):
     def __init__(self, planes: Float[Tensor, "2 p c h w"], axes: Sequence[Sequence[int]], box_warp: float):
         super().__init__(planes.permute(0, 1, 3, 4, 2).flatten(0, 3), axes, box_warp)
         _, self.planes, _, self.height, self.width = planes.shape
-        self.register_buffer("turns", torch.tensor(self._TURNS, dtype=planes.dtype, device=planes.device))
+        self.turns = torch.tensor(self._TURNS, dtype=planes.dtype, device=planes.device)
 
     def per_plane(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "p n c"]:
-        spheres = self.table.unflatten(0, (2, self.planes, self.height, self.width)).permute(0, 1, 4, 2, 3)
-        total, trusts = 0, 1e-8
-        for planes, turn in zip(spheres, self.turns, strict=True):
-            spherical, trust = _spherical(points * self.to_grid @ turn)
-            at = torch.stack([spherical[:, list(axes[:2])] for axes in self.axes])[:, None]
-            features = F.grid_sample(planes, at, align_corners=False)[:, :, 0].transpose(1, 2)
-            total, trusts = total + features * trust[:, None], trusts + trust[:, None]
-        return total / trusts
+        read, trust = zip(*(self._read(sphere, points) for sphere in (0, 1)), strict=True)
+        return (read[0] * trust[0] + read[1] * trust[1]) / (trust[0] + trust[1] + 1e-8)
+
+    def _read(self, sphere: int, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "p n c"], Float[Tensor, "n 1"]]:
+        """Features of one sphere, plane by plane, and its trust."""
+        planes = self.table.unflatten(0, (2, self.planes, self.height, self.width))[sphere].permute(0, 3, 1, 2)
+        spherical, trust = _spherical(points * self.to_grid @ self.turns[sphere])
+        at = torch.stack([spherical[:, list(axes[:2])] for axes in self.axes])[:, None]
+        return F.grid_sample(planes, at, align_corners=False)[:, :, 0].transpose(1, 2), trust[:, None]
 
     def taps(self, points: Float[Tensor, "n 3"]) -> tuple[Rows, Weights]:
-        spheres = [self._sphere(i, points * self.to_grid @ turn) for i, turn in enumerate(self.turns)]
-        total = spheres[0][2] + spheres[1][2] + 1e-8
-        rows = torch.cat([rows for rows, _, _ in spheres], dim=1)
-        weights = torch.cat([weights * (trust / total) for _, weights, trust in spheres], dim=1)
-        return rows, weights
+        rows, weights, trust = zip(*(self._taps(sphere, points) for sphere in (0, 1)), strict=True)
+        total = trust[0] + trust[1] + 1e-8
+        weights = [each * (own / total) for each, own in zip(weights, trust, strict=True)]
+        return torch.cat(rows, dim=1), torch.cat(weights, dim=1)
 
-    def _sphere(self, sphere: int, points: Float[Tensor, "n 3"]) -> tuple[Rows, Weights, Float[Tensor, " n"]]:
+    def _taps(self, sphere: int, points: Float[Tensor, "n 3"]) -> tuple[Rows, Weights, Float[Tensor, " n"]]:
         """Rows and weights of one sphere's planes, and its trust."""
-        spherical, trust = _spherical(points)
+        spherical, trust = _spherical(points * self.to_grid @ self.turns[sphere])
         x, wx = _linear(spherical.T[[axes[0] for axes in self.axes]], self.width)
         y, wy = _linear(spherical.T[[axes[1] for axes in self.axes]], self.height)
         plane = torch.arange(self.planes, device=points.device, dtype=torch.int32)[:, None] + sphere * self.planes

@@ -31,6 +31,18 @@ class Decoder(nn.Module):
         )
         self.activation = activation
 
+    @property
+    def first(self) -> FullyConnected:
+        layer = self.net[0]
+        assert isinstance(layer, FullyConnected)
+        return layer
+
+    @property
+    def last(self) -> FullyConnected:
+        layer = self.net[2]
+        assert isinstance(layer, FullyConnected)
+        return layer
+
     def forward(self, features: Float[Tensor, "n c"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
         """Raw density, which a softplus turns into density (the surface is where it is 10), and colour features."""
         both = self.net(features)
@@ -38,20 +50,19 @@ class Decoder(nn.Module):
 
     def hidden(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n d"]:
         """What the last layer reads."""
-        return _softplus(self.net[0](features))
+        return _softplus(self.first(features))
 
     def sigma(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Raw density alone."""
-        last = self.net[2]
+        last = self.last
         return hidden @ (last.weight[0] * last.gain) + last.bias[0] * last.lr
 
     def composite(self, weights: Float[Tensor, "r n"], hidden: Float[Tensor, "r n d"]) -> Float[Tensor, "r c"]:
         """Weighted sum of the samples' colours."""
-        last = self.net[2]
+        last = self.last
         if self.activation != "none":
-            return (weights[:, None] @ self._activate(last(hidden.flatten(0, 1))[:, 1:].unflatten(0, weights.shape)))[
-                :, 0
-            ]
+            colour = self._activate(last(hidden.flatten(0, 1))[:, 1:])
+            return (weights[:, None] @ colour.unflatten(0, weights.shape))[:, 0]
         bias = weights.sum(dim=1, keepdim=True) * last.bias[1:] * last.lr
         return (weights[:, None] @ hidden)[:, 0] @ (last.weight[1:] * last.gain).T + bias
 
@@ -145,7 +156,8 @@ class Renderer:
         ends = (F.pad(intervals, (1, 0)) + F.pad(intervals, (0, 1))) / 2
         ends = torch.zeros_like(ends).scatter_(1, order, ends)
         parts = ends.split([values.shape[1] for values in hidden], dim=1)
-        features = sum(self.decoder.composite(part, values) for part, values in zip(parts, hidden, strict=True))
+        composites = [self.decoder.composite(part, values) for part, values in zip(parts, hidden, strict=True)]
+        features = torch.stack(composites).sum(dim=0)
         if self.config.white_back:
             features = features + 1 - total[:, None]
         depth = (intervals * _middles(in_order)).sum(dim=1) / total

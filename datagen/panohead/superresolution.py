@@ -56,8 +56,9 @@ class Upscaler(nn.Module):
         if self.only_enlarge:
             size = max(size, features.shape[-1])
         x, image = resize(features, size, self.antialias), resize(rgb, size, self.antialias)
-        weight = self.blocks[0].to_rgb.weight
-        x = x.to(weight.dtype, memory_format=torch.channels_last)
+        first = self.blocks[0]
+        assert isinstance(first, Block)
+        x = x.to(first.to_rgb.weight.dtype, memory_format=torch.channels_last)
         for block in self.blocks:
             x, image = block(x, image)
         return image
@@ -72,7 +73,9 @@ class Superresolution(nn.Module):
     ):  # fmt: skip
         super().__init__()
         spec = VARIANTS[variant]
-        first, second = spec.channels or channels
+        declared = spec.channels or channels
+        assert declared is not None, "a variant without sizes of its own, in a config that declares none"
+        first, second = declared
         limit = CLAMP if clamp else None
         self.block0 = StyledBlock(features, first, w_dim, resolution // 2, 3, up=spec.scale == 4, clamp=limit)
         self.block1 = StyledBlock(first, second, w_dim, resolution, 3, clamp=limit)
