@@ -16,6 +16,8 @@ from egg import EggConfig, egg_job
 from PIL import Image
 
 from datagen.generate import generate
+from datagen.meshing import MeshConfig
+from datagen.sources import SourceConfig
 from geometry.cameras import azimuth_elevation
 from geometry.normals import decode_normals
 from jobs.pool import PoolConfig
@@ -140,24 +142,36 @@ def test_a_head_that_kills_its_worker_is_recorded_and_the_rest_is_kept(reference
     assert dataset.done(0)["files"] == reference.done(0)["files"]
 
 
-def test_views_tables_and_pictures_agree(reference):
-    """Every view's row, JSON and pictures speak of the same camera, and its silhouettes coincide."""
+def test_every_view_says_what_its_row_says(reference):
     for shard in reference.committed():
         rows = reference.views(shard).to_pylist()
-        for member in ("rgb", "alpha", "normal", "json"):
-            assert len(list(reference.members(shard, member))) == len(rows)
-        pictures = [
-            [np.asarray(Image.open(io.BytesIO(data))) for data in reference.members(shard, member)]
-            for member in ("rgb", "alpha", "normal")
-        ]
-        for row, rgb, alpha, normal, view in zip(rows, *pictures, reference.members(shard, "json"), strict=True):
-            described = json.loads(view)
-            assert described["identity"] == row["identity"] and described["seed"] == row["identity"]
-            assert np.allclose(described["c2w"], row["c2w"], atol=1e-6)
+        for row, data in zip(rows, reference.members(shard, "json"), strict=True):
+            view = json.loads(data)
+            assert (view["identity"], view["seed"], view["view"]) == (row["identity"], row["identity"], row["view"])
+            assert np.allclose(view["c2w"], row["c2w"], atol=1e-6) and np.allclose(view["K"], row["K"], atol=1e-6)
             azimuth, elevation = azimuth_elevation(torch.tensor(row["c2w"]).reshape(1, 4, 4))
             assert (azimuth - row["azimuth"] + 180).remainder(360) - 180 == pytest.approx(0, abs=1e-3)
             assert elevation == pytest.approx(row["elevation"], abs=1e-3)
-            seen = alpha > 127
-            meshed = np.abs(decode_normals(normal)).sum(-1) > 0
-            assert (seen & meshed).sum() / (seen | meshed).sum() > 0.93
-            assert np.abs(rgb[~seen].astype(int) - 255).mean() < 4
+
+
+@pytest.mark.parametrize("source", [EggConfig(), SourceConfig()], ids=["egg", "procedural"])
+def test_colour_alpha_and_normals_of_a_view_align(tmp_path, source):
+    """Their silhouettes, as stored, have an IoU above 0.98 in every view."""
+    made = {"source": source, "identities": 1, "resolution": 128, "mesh": MeshConfig(256)}
+    dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, **made))
+    members = [dataset.members(0, name) for name in ("rgb", "alpha", "normal")]
+    for rgb, alpha, normal in zip(*members, strict=True):
+        seen = _pixels(alpha) > 127
+        meshed = np.abs(decode_normals(_pixels(normal))).sum(-1) > 0
+        # Over white: a pixel that is half covered is well below this, one that is barely covered is above.
+        coloured = _pixels(rgb).min(-1) < 215
+        assert _iou(seen, meshed) > 0.98
+        assert _iou(seen, coloured) > 0.98
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    return (a & b).sum() / (a | b).sum()
