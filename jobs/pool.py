@@ -7,9 +7,12 @@ the driver, and an item that takes ATTEMPTS actors with it is condemned: the uni
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -122,13 +125,16 @@ class _RayPool:
     def run(self, todo: deque[Unit], on_event: Callable[[Event], None]) -> None:
         running: dict[Any, _Running] = {}
         try:
-            for _ in range(self.count):
-                self._start(running, self.Actor.remote(self.make_worker), todo.popleft())
-            while running:
-                ready, _ = self.ray.wait(list(running), num_returns=1, timeout=1.0)
-                for stream in ready:
-                    self._advance(running, stream, todo, on_event)
-                self._replace_stalled(running, todo)
+            with _held_interrupts() as interrupted:
+                for _ in range(self.count):
+                    self._start(running, self.Actor.remote(self.make_worker), todo.popleft())
+                while running:
+                    ready, _ = self.ray.wait(list(running), num_returns=1, timeout=1.0)
+                    for stream in ready:
+                        self._advance(running, stream, todo, on_event)
+                    self._replace_stalled(running, todo)
+                    if interrupted():
+                        raise KeyboardInterrupt
         finally:
             self.ray.shutdown()
 
@@ -174,6 +180,19 @@ class _RayPool:
                 )
             unit = replace(unit, condemned={**unit.condemned, work.last.item: f"{reason} at stage {work.last.stage}"})
         self._start(running, self.Actor.remote(self.make_worker), unit)
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM, to be asked for: raised at once they may fall into one of Ray's destructors and be lost."""
+    caught: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in signals}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
