@@ -27,4 +27,4 @@ bench: install
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv

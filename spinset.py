@@ -13,6 +13,8 @@ from typing import TypeVar
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional
 
+from jobs.pool import WorkersKeepDying
+
 DONE, BAD_INPUT, FAULTS, INTERRUPTED = 0, 2, 3, 130
 
 T = TypeVar("T")
@@ -61,7 +63,8 @@ def _generate(parse: Parse) -> int:
     config = parse(GenerateConfig)
     status = summarise(generate(config))
     print(f"{status}\nnext: spinset verify {config.out} --deep")
-    return DONE if status.failed <= config.max_failed else FAULTS
+    complete = status.shards_done == status.shards
+    return DONE if complete and status.failed <= config.max_failed else FAULTS
 
 
 def _status(parse: Parse) -> int:
@@ -115,7 +118,7 @@ def _convert(parse: Parse) -> int:
 
 
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
-    "demo": (_demo, "the whole loop on procedural heads, in minutes, with a report to look at"),
+    "demo": (_demo, "make, verify and show procedural heads, in minutes"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
     "score": (_score, "write scores of every view and identity beside the shards"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),
@@ -140,6 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nspinset {name}: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
+    except WorkersKeepDying as error:
+        print(f"spinset {name}: {error}", file=sys.stderr)
+        return FAULTS
     except (ValueError, OSError) as error:
         if "SPINSET_TRACEBACK" in os.environ:
             raise

@@ -19,6 +19,7 @@ from manifests import scores as tables
 from manifests.dataset import Dataset
 from manifests.plan import Plan, write_plan
 from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column
+from manifests.shards import SUFFIXES
 from manifests.storage import Storage
 
 IDENTITIES, VIEWS, PER_SHARD = 10_000, 125, 16
@@ -55,8 +56,14 @@ def write_tables(folder: Path) -> Dataset:
     storage = Storage(folder)
     write_plan(storage, plan)
     for shard in range(plan.shards):
-        done = b'{"files": {".tar": {"sha256": "%064x"}}, "outcomes": {"kept": 16, "filtered": 0, "failed": 0}}' % shard
-        storage.write(f"shards/{schema.shard_name(shard)}.done.json", done)
+        done = {
+            "fingerprint": plan.fingerprint,
+            "files": {suffix: {"size": 0, "sha256": f"{shard:064x}"} for suffix in SUFFIXES},
+            "views": 0,
+            "outcomes": {"kept": 16, "filtered": 0, "failed": 0},
+            "run": {},
+        }
+        storage.write(f"shards/{schema.shard_name(shard)}.done.json", json.dumps(done).encode())
     dataset, draw = Dataset(storage), np.random.default_rng(0)
     identity = np.repeat(np.arange(IDENTITIES), VIEWS + 1)
     view = np.tile(np.arange(-1, VIEWS, dtype=np.int16), IDENTITIES)

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -22,12 +22,12 @@ from datagen.meshing import MeshConfig
 from datagen.rigs import find_rig
 from datagen.sources import SourceConfig
 from jobs import pool
-from jobs.pool import Event, PoolConfig, Unit
+from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.plan import Plan, write_plan
-from manifests.shards import FOLDER, ShardWriter
+from manifests.shards import DONE, ShardWriter
 from manifests.storage import Storage
 
 IDENTITY_ATTEMPTS = 2
@@ -64,6 +64,8 @@ class GenerateConfig:
     """Keep each mesh as meshes/NNNNNNN.ply too."""
     device: str = "cpu"
     """Where the head source runs: cpu or cuda."""
+    retry_failed: bool = False
+    """Make the shards anew in which identities failed."""
     max_failed: int = 0
     """End with exit code 3 when more identities than this failed."""
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
@@ -76,6 +78,8 @@ class GenerateConfig:
             raise ValueError(f"--resolution is {self.resolution}; it must be a positive multiple of 8")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"--device is {self.device!r}; it must be cpu or cuda")
+        if self.seed + self.identities >= 1 << 63:
+            raise ValueError(f"--seed is {self.seed}; the last seed must be below 2^63")
         find_rig(self.rig)
 
 
@@ -110,9 +114,15 @@ def generate(config: GenerateConfig) -> Dataset:
     plan = make_plan(config, config.source.open("cpu"))
     storage = Storage(config.out)
     write_plan(storage, plan)
-    storage.clear_leftovers(FOLDER)
+    storage.clear_leftovers()
     dataset = Dataset(storage)
+    if config.retry_failed:
+        for shard in dataset.committed():
+            if dataset.done(shard)["outcomes"][schema.FAILED]:
+                storage.remove(dataset.file(shard, DONE))
     pending = dataset.pending()
+    # Workers of a running cluster do not stand in this folder.
+    config = replace(config, out=storage.root if storage.is_local else config.out, source=config.source.absolute())
     already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
     with JobProgress("generate", plan.identities, already) as progress:
         pool.run(pending, partial(GenerateWorker, config, plan), config.pool, progress.update)
@@ -144,6 +154,7 @@ class GenerateWorker:
                     yield from self._make(unit, identity, writer, tracebacks)
                 seconds[identity] = round(time.monotonic() - begun, 3)
                 yield Event(unit.index, identity, "done", 1, 1)
+            yield Event(unit.index, None, "commit", 0, 1)
             writer.commit({**_environment(self.config), "seconds": round(time.monotonic() - started, 3),
                            "identity_seconds": seconds, "tracebacks": tracebacks})  # fmt: skip
 
@@ -158,6 +169,9 @@ class GenerateWorker:
                     else:
                         stage, views = step
                         yield Event(unit.index, identity, stage, views, len(self.recipe.rig) + 1)
+            except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+                # Says nothing of this head alone: the device may be lost to this process.
+                raise WorkerIsBroken(f"{type(error).__name__} at stage {stage}: {error}") from error
             except Exception as error:
                 # Whatever one head raises concerns that head alone: it becomes a row with its stage and reason.
                 tracebacks[identity] = traceback.format_exc()

@@ -1,6 +1,7 @@
 """The head sources there are, by name."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from datagen.heads import HeadSource
 from datagen.panohead.head import PanoHeadConfig, PanoHeadSource, SphereHeadSource
@@ -22,6 +23,11 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise ValueError(f"unknown source {self.source!r}; there are {', '.join(SOURCES)}")
+
+    def absolute(self) -> "SourceConfig":
+        """The same, with paths that hold wherever a worker runs."""
+        weights = self.panohead.weights
+        return replace(self, panohead=replace(self.panohead, weights=weights and str(Path(weights).absolute())))
 
     def open(self, device: str) -> HeadSource:
         """The source, its weights loaded and checked; raises what the source raises where a file is not right."""

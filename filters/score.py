@@ -86,8 +86,7 @@ def score(config: ScoreConfig) -> Dataset:
     dataset = Dataset(config.out)
     scorers = open_scorers(config)
     due = {shard: _due(dataset, shard, scorers, config.replace) for shard in dataset.committed()}
-    for scorer in scorers:
-        dataset.storage.clear_leftovers(f"scores/{scorer.table}")
+    dataset.storage.clear_leftovers()
     pending = [shard for shard, tables in due.items() if tables]
     heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in due}
     with JobProgress("score", sum(heads.values()), sum(heads[s] for s in due if s not in pending)) as progress:

@@ -29,10 +29,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Event:
-    """How far a worker is: `done` of `total` steps of one item, after the stage named."""
+    """How far a worker is: at a stage of one item, `done` of its `total` steps behind it; no item means the unit itself."""
 
     unit: int
-    item: int
+    item: int | None
     stage: str
     done: int
     total: int
@@ -57,7 +57,7 @@ class PoolConfig:
     inline: bool = False
     """Run everything in this process, one unit after the other (for debugging)."""
     ray: str = "local"
-    """Address of a running Ray cluster, e.g. auto or ray://host:10001; local starts one on this machine."""
+    """Address of a running Ray cluster, e.g. auto or host:6379; local starts one on this machine."""
     gpus_per_worker: float = 0.0
     """Share of a GPU that each worker takes; use 1/k exactly (1, 0.5, 0.25)."""
     stall_minutes: float = 30.0
@@ -67,15 +67,20 @@ class PoolConfig:
         for name, least in (("workers", 0), ("threads", 1), ("gpus_per_worker", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        if self.ray.startswith("ray://"):
+            raise ValueError(
+                f"--ray is {self.ray!r}; Ray's client cannot stream, give auto or host:6379 on a node of it"
+            )
         if self.stall_minutes <= 0:
             raise ValueError(f"--stall-minutes is {self.stall_minutes}; it must be positive")
 
-    def worker_count(self, units: int) -> int:
-        return max(1, min(units, self.workers or (os.cpu_count() or 1) // self.threads))
-
 
 class WorkersKeepDying(RuntimeError):
-    """Workers die before they reach any item, so no item can be blamed."""
+    """Workers die where no item can be blamed: before the first, or while a unit is committed."""
+
+
+class WorkerIsBroken(RuntimeError):
+    """Raised by a worker that cannot go on in this process (its device has failed); another takes its place."""
 
 
 def run(
@@ -99,11 +104,11 @@ class _RayPool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
+        import ray.exceptions as errors
 
         self.ray, self.config, self.make_worker = ray, config, make_worker
-        self.count = config.worker_count(units)
         if config.ray == "local":
-            cores = max(self.count * config.threads, os.cpu_count() or 1)
+            cores = max(config.workers * config.threads, os.cpu_count() or 1)
             ray.init(
                 address="local",
                 num_cpus=cores,
@@ -113,6 +118,7 @@ class _RayPool:
             )
         else:
             ray.init(address=config.ray, log_to_driver=False, logging_level=logging.ERROR)
+        self.count = min(units, self._room())
         options = {
             "num_cpus": config.threads,
             "num_gpus": config.gpus_per_worker,
@@ -121,6 +127,24 @@ class _RayPool:
         }
         self.Actor = ray.remote(**options)(_Actor)
         self.deaths: Counter[tuple[int, int | None]] = Counter()
+        self.failed = errors.RayTaskError
+        # What a worker's death looks like: a crash, a lost node, or Ray's own memory monitor.
+        self.lost = (errors.RayActorError, errors.OutOfMemoryError, errors.NodeDiedError)
+
+    def _room(self) -> int:
+        """How many workers are wanted and fit; one that does not fit would wait for ever and look silent."""
+        has, config = self.ray.cluster_resources(), self.config
+        fit = int(has.get("CPU", 0) // config.threads)
+        if config.gpus_per_worker:
+            fit = min(fit, int(has.get("GPU", 0) / config.gpus_per_worker + 1e-6))
+        if fit == 0:
+            self.ray.shutdown()
+            found = f"{has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs"
+            raise ValueError(
+                f"no worker fits: each takes --threads {config.threads} and --gpus-per-worker "
+                f"{config.gpus_per_worker:g}, Ray has {found}"
+            )
+        return min(config.workers, fit) if config.workers else fit
 
     def run(self, todo: deque[Unit], on_event: Callable[[Event], None]) -> None:
         running: dict[Any, _Running] = {}
@@ -132,7 +156,7 @@ class _RayPool:
                     ready, _ = self.ray.wait(list(running), num_returns=1, timeout=1.0)
                     for stream in ready:
                         self._advance(running, stream, todo, on_event)
-                    self._replace_stalled(running, todo)
+                    self._replace_stalled(running)
                     if interrupted():
                         raise KeyboardInterrupt
         finally:
@@ -153,24 +177,26 @@ class _RayPool:
             del running[stream]
             if todo:
                 self._start(running, work.actor, todo.popleft())
-        except self.ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except self.ray.exceptions.ActorDiedError:
-            self._replace(running, stream, todo, f"its worker died {ATTEMPTS} times")
+        except self.failed as error:
+            if not isinstance(error.cause, WorkerIsBroken):
+                raise error.cause from None
+            self._replace(running, stream, f"its worker broke {ATTEMPTS} times ({error.cause})")
+        except self.lost:
+            self._replace(running, stream, f"its worker died {ATTEMPTS} times")
         else:
             work.last, work.heard = event, time.monotonic()
             on_event(event)
 
-    def _replace_stalled(self, running: "dict[Any, _Running]", todo: deque[Unit]) -> None:
+    def _replace_stalled(self, running: "dict[Any, _Running]") -> None:
         limit = time.monotonic() - 60 * self.config.stall_minutes
         for stream in [stream for stream, work in running.items() if work.heard < limit]:
-            self.ray.kill(running[stream].actor)
             reason = f"its worker fell silent {ATTEMPTS} times for {self.config.stall_minutes:g} minutes"
-            self._replace(running, stream, todo, reason)
+            self._replace(running, stream, reason)
 
-    def _replace(self, running: "dict[Any, _Running]", stream: Any, todo: deque[Unit], reason: str) -> None:
+    def _replace(self, running: "dict[Any, _Running]", stream: Any, reason: str) -> None:
         """Give the unit of a lost worker to a new one, without the item that was fatal to ATTEMPTS of them."""
         work = running.pop(stream)
+        self.ray.kill(work.actor)
         unit, item = work.unit, work.last.item if work.last else None
         self.deaths[unit.index, item] += 1
         if self.deaths[unit.index, item] >= ATTEMPTS:
@@ -178,7 +204,9 @@ class _RayPool:
                 raise WorkersKeepDying(
                     f"{ATTEMPTS} workers died before their first identity; run with --inline to see why"
                 )
-            unit = replace(unit, condemned={**unit.condemned, work.last.item: f"{reason} at stage {work.last.stage}"})
+            if item is None or item in unit.condemned:
+                raise WorkersKeepDying(f"{ATTEMPTS} workers died at stage {work.last.stage} of unit {unit.index}")
+            unit = replace(unit, condemned={**unit.condemned, item: f"{reason} at stage {work.last.stage}"})
         self._start(running, self.Actor.remote(self.make_worker), unit)
 
 

@@ -23,7 +23,7 @@ class JobProgress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console, transient=True)
         self.overall = self.bars.add_task(what, total=total, completed=already, note="")
-        self.items: dict[int, tuple[int, TaskID]] = {}
+        self.items: dict[int, tuple[int | None, TaskID]] = {}
 
     def __enter__(self) -> "JobProgress":
         if self.console.is_terminal:
@@ -36,6 +36,8 @@ class JobProgress:
         self.bars.stop()
 
     def update(self, event: Event) -> None:
+        if event.item is None:
+            return
         self.fractions[event.item] = event.done / event.total
         if self.console.is_terminal:
             self._update_bars(event)

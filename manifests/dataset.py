@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from manifests import schema
 from manifests.plan import Plan, read_plan
-from manifests.shards import DONE, FOLDER
+from manifests.shards import DONE, FOLDER, SUFFIXES
 from manifests.storage import Storage
 
 
@@ -32,8 +32,18 @@ class Dataset:
         return sorted(set(range(self.plan.shards)) - set(self.committed()))
 
     def done(self, shard: int) -> dict[str, Any]:
-        """The commit record of a shard."""
-        return json.loads(self.storage.read(self.file(shard, DONE)))
+        """The commit record of a shard; raises ValueError if it is damaged."""
+        name = self.file(shard, DONE)
+        try:
+            done = json.loads(self.storage.read(name))
+            lacking = {"fingerprint", "files", "views", "outcomes", "run"} - done.keys() or set(SUFFIXES) - done[
+                "files"
+            ].keys()
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{name} is damaged ({type(error).__name__}: {error})") from error
+        if lacking:
+            raise ValueError(f"{name} is damaged (it lacks {', '.join(sorted(lacking))})")
+        return done
 
     def views(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The views table of a shard; `columns` may name struct fields such as "rgb.offset"."""

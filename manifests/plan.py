@@ -15,6 +15,10 @@ class PlanMismatch(ValueError):
     """The folder holds a dataset made by another plan."""
 
 
+class SchemaMismatch(ValueError):
+    """The dataset was written by another version of the format."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides a dataset's bytes; JSON values only, so two plans can be compared line by line."""
@@ -48,6 +52,10 @@ class Plan:
 def write_plan(storage: Storage, plan: Plan) -> None:
     """Write dataset.json, or check that the one there is this plan's; raises PlanMismatch saying what differs."""
     if not storage.exists(FILE):
+        if any(name.endswith(".done.json") for name in storage.names("shards")):
+            raise ValueError(
+                f"{storage.url} holds shards but no {FILE}; restore it from a copy, or choose another folder"
+            )
         document = {
             "format": "spinset",
             "schema": schema.VERSION,
@@ -72,13 +80,16 @@ def read_plan(storage: Storage) -> Plan:
         raise FileNotFoundError(f"{storage.url} is not a dataset: it has no {FILE}")
     try:
         document = json.loads(storage.read(FILE))
-        version, fingerprint, plan = document["schema"], document["fingerprint"], Plan(**document["plan"])
+        if document["schema"] != schema.VERSION:
+            known = f"this spinset reads schema {schema.VERSION}"
+            raise SchemaMismatch(f"{storage.url}/{FILE} has schema {document['schema']}; {known}")
+        fingerprint, plan = document["fingerprint"], Plan(**document["plan"])
+    except SchemaMismatch:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{storage.url}/{FILE} is damaged ({type(error).__name__}: {error}); restore it from a copy"
         ) from error
-    if version != schema.VERSION:
-        raise ValueError(f"{storage.url}/{FILE} has schema {version}; this spinset reads schema {schema.VERSION}")
     if plan.fingerprint != fingerprint:
         raise ValueError(
             f"{storage.url}/{FILE} was edited: its plan no longer gives its fingerprint; restore it from a copy"

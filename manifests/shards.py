@@ -93,7 +93,7 @@ class ShardWriter:
             "run": dict(run),
         }
         for suffix in SUFFIXES:
-            self.storage.commit(self._scratch.pop(suffix), f"{FOLDER}/{self.name}{suffix}")
+            self.storage.commit(self._scratch[suffix], f"{FOLDER}/{self.name}{suffix}")
         self.storage.write(f"{FOLDER}/{self.name}{DONE}", (json.dumps(done, indent=2) + "\n").encode())
         return done
 

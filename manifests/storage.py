@@ -10,6 +10,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 TEMPORARY = ".tmp-"
+UPLOADS = Path(tempfile.gettempdir()) / "spinset-uploads"
+"""Where files wait that are on their way to an object store."""
 
 
 class Storage:
@@ -20,13 +22,17 @@ class Storage:
 
     def __init__(self, root: str | os.PathLike[str]):
         self.url = str(root)
-        self.fs, path = fsspec.core.url_to_fs(self.url)
+        try:
+            self.fs, path = fsspec.core.url_to_fs(self.url)
+        except ImportError as error:
+            raise ValueError(f"{self.url} needs another package: {error}") from error
         self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
     def path(self, name: str) -> str:
         parts = name.split("/")
-        assert name and not {"", ".", ".."} & set(parts), f"not a name inside the dataset: {name!r}"
+        if {"", ".", ".."} & set(parts):
+            raise ValueError(f"{name!r} is not a name inside a dataset")
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
@@ -51,14 +57,18 @@ class Storage:
     def write(self, name: str, data: bytes) -> None:
         """Commit a small file."""
         scratch = self.scratch(name)
-        scratch.write_bytes(data)
-        self.commit(scratch, name)
+        try:
+            scratch.write_bytes(data)
+            self.commit(scratch, name)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def scratch(self, name: str) -> Path:
         """A fresh local path to write `name` to before `commit`; beside it where that is local, so a rename suffices."""
         suffix = f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         if not self.is_local:
-            return Path(tempfile.gettempdir()) / f"{name.replace('/', '-')}{suffix}"
+            UPLOADS.mkdir(exist_ok=True)
+            return UPLOADS / f".{name.replace('/', '-')}{suffix}"
         final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
         return final.with_name(f".{final.name}{suffix}")
@@ -82,11 +92,12 @@ class Storage:
     def remove(self, name: str) -> None:
         self.fs.rm_file(self.path(name))
 
-    def clear_leftovers(self, folder: str) -> int:
+    def clear_leftovers(self) -> int:
         """Remove the scratch files of this host's writers that are no longer alive; how many there were."""
-        dead = [name for name in self.names(folder) if TEMPORARY in name and _writer_is_dead(name)]
-        for name in dead:
-            self.remove(f"{folder}/{name}")
+        folder = Path(self.root) if self.is_local else UPLOADS
+        dead = [path for path in folder.rglob(f".*{TEMPORARY}*") if _writer_is_dead(path.name)]
+        for path in dead:
+            path.unlink(missing_ok=True)
         return len(dead)
 
 
@@ -98,4 +109,6 @@ def _writer_is_dead(scratch: str) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
+    except PermissionError:  # alive, and somebody else's
+        return False
     return False

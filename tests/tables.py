@@ -11,6 +11,7 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.scores import VIEW, WHOLE, Lineage, column, table_schema, write_whole
+from manifests.shards import SUFFIXES
 from manifests.storage import Storage
 
 
@@ -24,7 +25,13 @@ def bare_dataset(folder: Path, identities: int = 4, per_shard: int = 2) -> Datas
 
 
 def commit(storage: Storage, shard: int, sha256: str = "0") -> None:
-    done = {"files": {".tar": {"sha256": sha256}}, "outcomes": {"kept": 2, "filtered": 0, "failed": 0}}
+    done = {
+        "fingerprint": "",
+        "files": {suffix: {"size": 0, "sha256": sha256} for suffix in SUFFIXES},
+        "views": 0,
+        "outcomes": {"kept": 2, "filtered": 0, "failed": 0},
+        "run": {},
+    }
     storage.write(f"shards/{schema.shard_name(shard)}.done.json", json.dumps(done).encode())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.pool import Event, PoolConfig, Unit, WorkersKeepDying, run
+from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken, WorkersKeepDying, run
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +34,17 @@ class Scribe:
             yield Event(unit.index, item, "work", 0, 1)
             lines.append(unit.condemned.get(item) or self.work(item))
             yield Event(unit.index, item, "done", 1, 1)
+        yield Event(unit.index, None, "commit", 0, 1)
+        if self.poison.get(-2) == "die":
+            os._exit(1)
         (self.folder / f"{unit.index}.txt").write_text("\n".join(lines))
 
     def work(self, item: int) -> str:
         kind = self.poison.get(item)
         if kind == "raise":
             raise OSError("the disk is full")
+        if kind == "break":
+            raise WorkerIsBroken("the device is lost")
         if kind == "hang":
             time.sleep(3600)
         if kind == "die" or (kind == "die-once" and not (self.folder / "died").exists()):
@@ -79,6 +84,7 @@ def test_no_units_is_no_work(tmp_path):
         ("workers", -1, "--workers is -1"),
         ("threads", 0, "--threads is 0"),
         ("stall_minutes", 0.0, "--stall-minutes is 0"),
+        ("ray", "ray://head:10001", "--ray is .ray:"),
     ],
 )
 def test_bad_config(field, value, says):
@@ -88,12 +94,13 @@ def test_bad_config(field, value, says):
 
 class TestRay:
     def test_every_unit_is_done_and_a_fatal_item_is_condemned(self, tmp_path):
-        """One item kills its worker every time, one once, one hangs: only the first and the last are given up."""
+        """Items that break, kill or hang their worker every time are given up; one that kills it once is not."""
         events = []
         config = PoolConfig(workers=2, stall_minutes=1 / 60)
-        poison = {5: "die", 10: "die-once", 15: "hang"}
+        poison = {2: "break", 5: "die", 10: "die-once", 15: "hang"}
         run(range(5), partial(Scribe, tmp_path, poison), config, events.append)
         expected = {unit: items(unit) for unit in range(5)}
+        expected[0][2] = "its worker broke 3 times (the device is lost) at stage work"
         expected[1][1] = "its worker died 3 times at stage work"
         expected[3][3] = "its worker fell silent 3 times for 0.0166667 minutes at stage work"
         assert wrote(tmp_path) == expected
@@ -107,6 +114,16 @@ class TestRay:
     def test_a_worker_that_cannot_start_says_why(self, tmp_path):
         with pytest.raises(ValueError, match="the worker cannot start"):
             run([0], partial(Scribe, tmp_path, {-1: "raise"}), PoolConfig(), lambda event: None)
+
+    def test_workers_that_die_at_commit_are_not_blamed_on_an_item(self, tmp_path):
+        with pytest.raises(WorkersKeepDying, match="3 workers died at stage commit of unit 0"):
+            run([0], partial(Scribe, tmp_path, {-2: "die"}), PoolConfig(workers=1), lambda event: None)
+
+    def test_workers_that_do_not_fit(self, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"no worker fits: each takes --threads 1 and --gpus-per-worker 64, Ray has"
+        ):
+            run([0], partial(Scribe, tmp_path, {}), PoolConfig(gpus_per_worker=64.0), lambda event: None)
 
     def test_workers_that_die_at_once(self, tmp_path):
         with pytest.raises(WorkersKeepDying, match="3 workers died before their first identity"):

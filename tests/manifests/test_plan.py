@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small import small_plan
+from small import small_plan, write_shard
 
 from manifests.draws import generator
 from manifests.plan import FILE, PlanMismatch, read_plan, write_plan
@@ -30,6 +30,14 @@ def test_another_plan_is_refused_and_the_difference_named(storage):
     with pytest.raises(PlanMismatch, match=r"resolution is 16, asked for 32; source\.version is 1, asked for 2"):
         write_plan(storage, other)
     assert storage.read(FILE) == before
+
+
+def test_shards_without_a_plan_are_not_adopted(storage):
+    write_shard(storage, small_plan(), 0)
+    storage.remove(FILE)
+    with pytest.raises(ValueError, match=r"holds shards but no dataset\.json"):
+        write_plan(storage, small_plan(seed=5))
+    assert not storage.exists(FILE)
 
 
 def test_no_dataset(tmp_path):

@@ -65,12 +65,12 @@ def test_scratch_of_a_killed_writer_is_cleared_and_that_of_a_living_one_is_not(t
     writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert writer.stdout.readline() == b"open\n"
     storage = Storage(tmp_path)
-    assert storage.clear_leftovers(FOLDER) == 0
+    assert storage.clear_leftovers() == 0
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     writer.stdout.close()
     assert len(list((tmp_path / FOLDER).iterdir())) == 1
-    assert storage.clear_leftovers(FOLDER) == 1
+    assert storage.clear_leftovers() == 1
     assert list((tmp_path / FOLDER).iterdir()) == []
 
 
