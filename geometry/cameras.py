@@ -99,7 +99,7 @@ def orbit(
         raise ValueError(
             f"elevation {np.max(np.abs(elevation)):g}: a camera above or below the head has no upright pose"
         )
-    a, e = np.radians(azimuth), np.radians(elevation)
+    a, e = np.radians(azimuth, dtype=np.float64), np.radians(elevation, dtype=np.float64)
     eyes = radius * np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], axis=-1)
     c2w = look_at(torch.from_numpy(eyes), torch.zeros(3, dtype=torch.float64))
     return Cameras(c2w.float(), intrinsics(focal, len(eyes)))

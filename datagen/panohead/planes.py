@@ -6,6 +6,7 @@ CPU. Rendering gathers; `per_plane` is the definition.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -18,20 +19,20 @@ Rows = Int[Tensor, "p t n"]
 Weights = Float[Tensor, "p t n"]
 
 
-class FeaturePlanes:
+class FeaturePlanes(ABC):
     """A field of features in the box, the mean over p planes; subclasses say which rows a point reads, and how much."""
 
     def __init__(self, table: Float[Tensor, "rows c"], axes: Sequence[Sequence[int]], box_warp: float):
         self.table = table.contiguous()
         self.axes, self.to_grid = axes, 2 / box_warp
 
+    @abstractmethod
     def per_plane(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "p n c"]:
         """Features at world points, plane by plane."""
-        raise NotImplementedError
 
+    @abstractmethod
     def taps(self, points: Float[Tensor, "n 3"]) -> tuple[Rows, Weights]:
         """The rows that world points read of each plane, and their weights."""
-        raise NotImplementedError
 
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n c"]:
         """Features at world points: the mean over the planes."""

@@ -179,3 +179,9 @@ def test_azimuth_grows_to_the_left_of_the_subject_and_elevation_upwards():
 def test_w2c_is_the_inverse():
     camera = off_axis(-130, 40)
     torch.testing.assert_close(camera.w2c @ camera.c2w, torch.eye(4)[None], atol=1e-6, rtol=0)
+
+
+def test_orbit_takes_angles_of_any_precision():
+    angles = np.array([10.0, -170.0])
+    single = orbit(angles.astype(np.float32), np.zeros(2, np.float32))
+    torch.testing.assert_close(single.c2w, orbit(angles, np.zeros(2)).c2w)
