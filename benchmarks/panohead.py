@@ -27,9 +27,10 @@ from scipy.spatial import cKDTree
 from torch.utils.flop_counter import FlopCounterMode
 
 from datagen.meshing import density_grid, marching_cubes
+from datagen.panohead.build import untrained
 from datagen.panohead.checkpoint import load
 from datagen.panohead.config import GeneratorConfig
-from datagen.panohead.generator import Generator, untrained
+from datagen.panohead.generator import Generator
 from datagen.panohead.head import PanoHead, PanoHeadConfig
 from datagen.panohead.official import ISO_LEVEL, RELEASE, RELEASE_RENDERING, frontal_label, grid_points, latent
 from datagen.rigs import find_rig

@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from datagen.panohead.build import build
 from datagen.panohead.config import Family, GeneratorConfig
-from datagen.panohead.generator import Generator, build
+from datagen.panohead.generator import Generator
 from datagen.panohead.official_file import read_pickle
 
 FORMAT = "spinset panohead 1"

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from datagen.panohead.build import build
 from datagen.panohead.config import GeneratorConfig
-from datagen.panohead.generator import Generator, build
+from datagen.panohead.generator import Generator
 
 
 @pytest.fixture(scope="session", autouse=True)

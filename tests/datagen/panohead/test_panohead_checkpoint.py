@@ -16,8 +16,8 @@ import torch
 from panohead_files import KWARGS, Reduced, config, dumps, generator, module, write
 from safetensors.torch import load_file
 
+from datagen.panohead.build import untrained
 from datagen.panohead.checkpoint import convert, load
-from datagen.panohead.generator import untrained
 
 
 def refused(path, complaint: str | None = None) -> str:

@@ -5,7 +5,7 @@ import pytest
 from panohead_files import KWARGS, config, generator, write
 
 import spinset
-from datagen.panohead.generator import untrained
+from datagen.panohead.build import untrained
 from manifests.dataset import Dataset
 from manifests.storage import Storage
 

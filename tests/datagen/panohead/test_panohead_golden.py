@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datagen.panohead.generator import build
+from datagen.panohead.build import build
 from datagen.panohead.official import frontal_label, grid_points, shape_volume
 from datagen.panohead.renderer import Jitter, coarse_depths, fine_depths, interval_weights
 from datagen.panohead.superresolution import Superresolution

@@ -11,7 +11,7 @@ from panohead_files import KWARGS, config, generator, write
 
 from datagen.heads import Head, HeadSource
 from datagen.meshing import density_grid, marching_cubes
-from datagen.panohead.generator import untrained
+from datagen.panohead.build import untrained
 from datagen.panohead.head import PanoHead, PanoHeadConfig, PanoHeadSource, SphereHeadSource
 from datagen.panohead.official import frontal_label, latent, vertices_to_world
 from geometry.cameras import eg3d_labels, orbit

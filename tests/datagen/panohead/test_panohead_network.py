@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from panohead_files import config
 
+from datagen.panohead.build import untrained
 from datagen.panohead.config import PLANE_AXES, GeneratorConfig
-from datagen.panohead.generator import untrained
 from datagen.panohead.layers import FIR, Conv, StyledConv, upsample
 from datagen.panohead.planes import DualSphere, TriGrid
 from datagen.panohead.renderer import Decoder, Jitter, Renderer

@@ -13,7 +13,7 @@ from panohead_files import generator, write
 from datagen.meshing import density_grid, marching_cubes
 from datagen.panohead.checkpoint import convert, load
 from datagen.panohead.config import GeneratorConfig
-from datagen.panohead.generator import untrained
+from datagen.panohead.build import untrained
 from datagen.panohead.head import PanoHeadConfig, PanoHeadSource
 from datagen.panohead.official import RELEASE, RELEASE_RENDERING
 from geometry.cameras import orbit
