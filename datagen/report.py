@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from geometry.cameras import orbit
 from jobs.page import Section, picture, render
 from manifests import schema
 from manifests.dataset import Dataset
@@ -97,15 +98,13 @@ def _rig(dataset: Dataset) -> dict[str, Any]:
         "grid": rig["grid"],
         "cells": list(zip(rig["azimuth"], rig["elevation"], strict=True)),
         "seen": [(round(a, 1), round(e, 1)) for a, e in seen],
-        "sphere": [_on_sphere(a, e) for a, e in zip(rig["azimuth"], rig["elevation"], strict=True)],
+        "sphere": _on_sphere(rig["azimuth"], rig["elevation"]),
         "reach": max(30, max(abs(e) for _, e in seen) + 5) if seen else 30,
     }
 
 
-def _on_sphere(azimuth: float, elevation: float) -> dict[str, float]:
-    """Where a camera is drawn on a sphere that is looked at from above and from the side."""
-    a, e = np.radians([azimuth - 30, elevation])
-    x, y, z = np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)
-    tilt = np.radians(25)
-    up, near = y * np.cos(tilt) - z * np.sin(tilt), y * np.sin(tilt) + z * np.cos(tilt)
-    return {"x": round(100 * float(x), 1), "y": round(-100 * float(up), 1), "near": round(float(near), 2)}
+def _on_sphere(azimuth: list[float], elevation: list[float]) -> list[dict[str, float]]:
+    """Where cameras are drawn on a sphere of radius 100 that is looked at from above and from the side."""
+    viewer = orbit(np.array([30.0]), np.array([25.0])).w2c[0, :3, :3]
+    seen = orbit(np.array(azimuth), np.array(elevation), radius=1.0).positions @ viewer.T
+    return [{"x": round(100 * x, 1), "y": round(100 * y, 1), "near": round(-z, 2)} for x, y, z in seen.tolist()]

@@ -3,7 +3,6 @@
 import base64
 import io
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -33,8 +32,8 @@ def page(title: str, lead: str, sections: list[Section]) -> str:
     return render("jobs", "page.html", title=title, lead=lead, sections=sections)
 
 
-def picture(pixels: UInt8[np.ndarray, "h w 3"], format: Literal["JPEG", "PNG"] = "JPEG") -> str:
+def picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     """A data URI that an <img> shows without another file."""
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format, **({"quality": 85} if format == "JPEG" else {}))
-    return f"data:image/{format.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+    Image.fromarray(pixels).save(out, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"

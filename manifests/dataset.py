@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +12,9 @@ from manifests import schema
 from manifests.plan import Plan, read_plan
 from manifests.shards import DONE, FOLDER, SUFFIXES
 from manifests.storage import Storage
+
+RECORD = {"fingerprint", "files", "views", "outcomes", "run"}
+"""What the commit record of a shard holds."""
 
 
 class Dataset:
@@ -36,9 +38,7 @@ class Dataset:
         name = self.file(shard, DONE)
         try:
             done = json.loads(self.storage.read(name))
-            lacking = {"fingerprint", "files", "views", "outcomes", "run"} - done.keys() or set(SUFFIXES) - done[
-                "files"
-            ].keys()
+            lacking = RECORD - done.keys() or set(SUFFIXES) - done["files"].keys()
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{name} is damaged ({type(error).__name__}: {error})") from error
         if lacking:
@@ -54,7 +54,7 @@ class Dataset:
         with self.storage.open(self.file(shard, ".identities.parquet")) as file:
             return pq.read_table(file)
 
-    @cached_property
+    @property
     def all_identities(self) -> pa.Table:
         """The identities of all committed shards."""
         return pa.concat_tables([self.identities(s) for s in self.committed()] or [schema.IDENTITIES.empty_table()])

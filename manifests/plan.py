@@ -15,10 +15,6 @@ class PlanMismatch(ValueError):
     """The folder holds a dataset made by another plan."""
 
 
-class SchemaMismatch(ValueError):
-    """The dataset was written by another version of the format."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides a dataset's bytes; JSON values only, so two plans can be compared line by line."""
@@ -52,7 +48,7 @@ class Plan:
 def write_plan(storage: Storage, plan: Plan) -> None:
     """Write dataset.json, or check that the one there is this plan's; raises PlanMismatch saying what differs."""
     if not storage.exists(FILE):
-        if any(name.endswith(".done.json") for name in storage.names("shards")):
+        if any(name.endswith(schema.DONE) for name in storage.names(schema.SHARDS)):
             raise ValueError(
                 f"{storage.url} holds shards but no {FILE}; restore it from a copy, or choose another folder"
             )
@@ -80,16 +76,14 @@ def read_plan(storage: Storage) -> Plan:
         raise FileNotFoundError(f"{storage.url} is not a dataset: it has no {FILE}")
     try:
         document = json.loads(storage.read(FILE))
-        if document["schema"] != schema.VERSION:
-            known = f"this spinset reads schema {schema.VERSION}"
-            raise SchemaMismatch(f"{storage.url}/{FILE} has schema {document['schema']}; {known}")
-        fingerprint, plan = document["fingerprint"], Plan(**document["plan"])
-    except SchemaMismatch:
-        raise
+        version, fingerprint, fields = document["schema"], document["fingerprint"], document["plan"]
+        # Another version may hold other fields, so only this one's are taken for a plan.
+        plan = Plan(**fields) if version == schema.VERSION else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{storage.url}/{FILE} is damaged ({type(error).__name__}: {error}); restore it from a copy"
-        ) from error
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{storage.url}/{FILE} is damaged ({problem}); restore it from a copy") from error
+    if plan is None:
+        raise ValueError(f"{storage.url}/{FILE} has schema {version}; this spinset reads schema {schema.VERSION}")
     if plan.fingerprint != fingerprint:
         raise ValueError(
             f"{storage.url}/{FILE} was edited: its plan no longer gives its fingerprint; restore it from a copy"

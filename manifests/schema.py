@@ -59,6 +59,11 @@ IDENTITIES = pa.schema(
 two; `defects` is the truth a procedural source planted (null where nobody knows); `mesh` holds the figures of the
 surface before clean-up; `facts` is what the source says of the identity, as JSON."""
 
+SHARDS = "shards"
+"""The folder of the shards."""
+DONE = ".done.json"
+"""The suffix of the file that commits a shard."""
+
 KEPT, FILTERED, FAILED = "kept", "filtered", "failed"
 
 

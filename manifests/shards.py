@@ -20,9 +20,9 @@ from manifests import schema
 from manifests.plan import Plan
 from manifests.storage import Storage
 
-FOLDER = "shards"
+FOLDER = schema.SHARDS
 SUFFIXES = (".tar", ".views.parquet", ".identities.parquet")
-DONE = ".done.json"
+DONE = schema.DONE
 
 _END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,7 @@ class Fault:
         return f"{where}: {self.problem}" + (f" (byte {self.byte})" if self.byte is not None else "")
 
 
-def verify(
-    dataset: Dataset, deep: bool = False, progress: Callable[[int], None] = lambda shard: None
-) -> Iterator[Fault]:
+def verify(dataset: Dataset, deep: bool = False) -> Iterator[Fault]:
     """Yield every fault of a dataset; shards that are not made yet are faults too."""
     committed = set(dataset.committed())
     for shard in range(dataset.plan.shards):
@@ -44,7 +42,6 @@ def verify(
             yield from _verify_shard(dataset, shard, deep)
         else:
             yield Fault(dataset.file(shard, ".tar"), "not made yet")
-        progress(shard)
 
 
 def _verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
