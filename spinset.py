@@ -7,11 +7,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from jobs.pool import WorkersKeepDying
 
@@ -58,10 +58,19 @@ def _demo(parse: Parse) -> int:
 
 def _generate(parse: Parse) -> int:
     from datagen.generate import GenerateConfig, generate
+    from filters.early import RejectConfig
     from jobs.status import summarise
 
-    config = parse(GenerateConfig)
-    status = summarise(generate(config))
+    @dataclass(frozen=True)
+    class Generate:
+        """Make a dataset; the same command on the same folder resumes it."""
+
+        config: Annotated[GenerateConfig, arg(name="")]
+        reject: RejectConfig = field(default_factory=RejectConfig)
+
+    asked = parse(Generate)
+    config, reject = asked.config, asked.reject
+    status = summarise(generate(config, reject.absolute() if reject.policy else None))
     print(f"{status}\nnext: spinset verify {config.out} --deep")
     complete = status.shards_done == status.shards
     return DONE if complete and status.failed <= config.max_failed else FAULTS

@@ -1,6 +1,5 @@
 """Generates a dataset: the config, the plan it makes, what one worker does with a shard, and the job over all shards."""
 
-import json
 import platform
 import socket
 import time
@@ -17,8 +16,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from datagen.encode import ImageConfig, encode_ply
 from datagen.heads import HeadSource
-from datagen.identity import VIEWS_PER_BATCH, Made, Recipe, make_identity
+from datagen.identity import VIEWS_PER_BATCH, Made, Recipe, Rejected, make_identity, told
 from datagen.meshing import MeshConfig
+from datagen.preview import Rejection
 from datagen.rigs import find_rig
 from datagen.sources import SourceConfig
 from jobs import pool
@@ -51,7 +51,7 @@ class GenerateConfig:
     seed: int = 0
     """Identity i is the head of seed + i."""
     rig: str = "spinmeround-125"
-    """spinmeround-125, gen3dface-48, gen3dface-48-el40, diffportrait360-72, diffportrait3d-24 or orbit-N."""
+    """spinmeround-125, gen3dface-48, gen3dface-48-el40, diffportrait360-72, diffportrait3d-24, orbit-N or scatter-N."""
     grid: bool = False
     """See every identity from exactly the rig's directions, without jitter."""
     resolution: int = 512
@@ -83,8 +83,9 @@ class GenerateConfig:
         find_rig(self.rig)
 
 
-def make_plan(config: GenerateConfig, source: HeadSource) -> Plan:
+def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection | None = None) -> Plan:
     """The plan of a dataset of heads of this source."""
+    rejecting = {"rejection": rejection.lineage()} if rejection else {}
     return Plan(
         source={"name": source.name, **source.lineage()},
         rig={**asdict(find_rig(config.rig, config.grid)), "grid": config.grid},
@@ -98,12 +99,13 @@ def make_plan(config: GenerateConfig, source: HeadSource) -> Plan:
             "mesh": asdict(config.mesh),
             "views_per_batch": VIEWS_PER_BATCH,
             "conventions": CONVENTIONS,
+            **rejecting,
         },
     )
 
 
-def generate(config: GenerateConfig) -> Dataset:
-    """Make what is missing of a dataset, and return the whole.
+def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Dataset:
+    """Make what is missing of a dataset, and return the whole; heads that fail a first look are recorded as filtered.
 
     Raises:
         PlanMismatch: the folder holds a dataset of another plan; nothing was touched.
@@ -111,7 +113,7 @@ def generate(config: GenerateConfig) -> Dataset:
     """
     if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
-    plan = make_plan(config, config.source.open("cpu"))
+    plan = make_plan(config, config.source.open("cpu"), rejection)
     storage = Storage(config.out)
     write_plan(storage, plan)
     storage.clear_leftovers()
@@ -125,19 +127,20 @@ def generate(config: GenerateConfig) -> Dataset:
     config = replace(config, out=storage.root if storage.is_local else config.out, source=config.source.absolute())
     already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
     with JobProgress("generate", plan.identities, already) as progress:
-        pool.run(pending, partial(GenerateWorker, config, plan), config.pool, progress.update)
+        pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update)
     return dataset
 
 
 class GenerateWorker:
     """Makes shards, one identity at a time."""
 
-    def __init__(self, config: GenerateConfig, plan: Plan):
+    def __init__(self, config: GenerateConfig, plan: Plan, rejection: Rejection | None = None):
         # Set here and in the threads beside: torch keeps this number per thread.
         torch.set_num_threads(config.pool.threads)
         self.beside = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
         self.config, self.plan, self.storage = config, plan, Storage(config.out)
         self.source = config.source.open(config.device)
+        self.judge = rejection.open(config.device) if rejection else None
         tag = {"source": plan.source["name"], "plan": plan.fingerprint}
         rig = find_rig(config.rig, config.grid)
         self.recipe = Recipe(rig, plan.seed, plan.resolution, config.image, config.mesh, tag)
@@ -163,8 +166,8 @@ class GenerateWorker:
         for attempt in range(1, IDENTITY_ATTEMPTS + 1):
             stage, made = "head", None
             try:
-                for step in make_identity(self.source, self.recipe, identity, self.beside):
-                    if isinstance(step, Made):
+                for step in make_identity(self.source, self.recipe, identity, self.beside, self.judge):
+                    if isinstance(step, Made | Rejected):
                         made = step
                     else:
                         stage, views = step
@@ -179,24 +182,19 @@ class GenerateWorker:
                     self._add_failed(writer, identity, stage, f"{type(error).__name__}: {error}")
             else:
                 assert made is not None
-                return self._add_made(writer, identity, made)
+                return (self._add_rejected if isinstance(made, Rejected) else self._add_made)(writer, identity, made)
 
     def _add_made(self, writer: ShardWriter, identity: int, made: Made) -> None:
         if self.config.save_meshes:
             self.storage.write(f"meshes/{identity:07d}.ply", encode_ply(made.mesh))
         for row, members in made.samples:
             writer.add_view(row, members)
-        facts = dict(made.facts)
-        writer.add_identity(
-            {
-                **self._row(identity, schema.KEPT),
-                "views": len(made.samples),
-                "latent_sha256": facts.pop("latent_sha256"),
-                "defects": facts.get("defects"),
-                "mesh": asdict(made.figures),
-                "facts": json.dumps(facts, sort_keys=True),
-            }
-        )
+        row = {**self._row(identity, schema.KEPT), "views": len(made.samples), "mesh": asdict(made.figures)}
+        writer.add_identity({**row, **told(made.facts)})
+
+    def _add_rejected(self, writer: ShardWriter, identity: int, rejected: Rejected) -> None:
+        row = {**self._row(identity, schema.FILTERED), "views": 0, "stage": "preview", "reason": rejected.reason}
+        writer.add_identity({**row, **told(rejected.facts)})
 
     def _add_failed(self, writer: ShardWriter, identity: int, stage: str, reason: str) -> None:
         writer.add_identity({**self._row(identity, schema.FAILED), "views": 0, "stage": stage, "reason": reason})

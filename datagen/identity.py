@@ -1,17 +1,20 @@
 """One identity, from its seed to the encoded samples of all its views."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import UInt8
 
 from datagen.encode import ImageConfig, encode_view
 from datagen.heads import Head, HeadSource
 from datagen.meshing import MeshConfig, MeshFigures, extract
+from datagen.preview import Judge
 from datagen.rigs import Rig
 from geometry.cameras import Cameras
 from geometry.embree import EmbreeCaster
@@ -44,10 +47,18 @@ class Made:
     mesh: Mesh
 
 
+@dataclass(frozen=True, eq=False)
+class Rejected:
+    """One identity of which no more is made, and why."""
+
+    facts: dict[str, Any]
+    reason: str
+
+
 def make_identity(
-    source: HeadSource, recipe: Recipe, identity: int, beside: ThreadPoolExecutor
-) -> Iterator[tuple[str, int] | Made]:
-    """Make one identity; yields (stage, views done) as it goes, and what it made last.
+    source: HeadSource, recipe: Recipe, identity: int, beside: ThreadPoolExecutor, judge: Judge | None = None
+) -> Iterator[tuple[str, int] | Made | Rejected]:
+    """Make one identity; yields (stage, views done) as it goes, and last what it made, or that the judge rejects it.
 
     Views are rendered here; meshing, normals and encoding run in `beside` at the same time. Its threads take tasks in
     order, so the mesh, which all encoding waits for, is never stuck behind a view that waits for it.
@@ -55,6 +66,10 @@ def make_identity(
     views = len(recipe.rig)
     yield "head", 0
     head = source.head(recipe.seed + identity)
+    if judge is not None:
+        yield "preview", 0
+        if reason := _look(head, recipe, identity, judge):
+            return (yield Rejected(head.facts(), reason))
     rows, cameras = _views(recipe, identity)
     meshing = beside.submit(_mesh, head, recipe.mesh)
     encoding: list[Future[dict[str, bytes]]] = []
@@ -73,6 +88,23 @@ def make_identity(
         for waiting in (*encoding, meshing):
             waiting.cancel()
     yield Made(head.facts(), figures, samples, mesh)
+
+
+def told(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a source says of a head, as columns of its row."""
+    rest = dict(facts)
+    hashed = rest.pop("latent_sha256")
+    return {"latent_sha256": hashed, "defects": rest.get("defects"), "facts": json.dumps(rest, sort_keys=True)}
+
+
+def _look(head: Head, recipe: Recipe, identity: int, judge: Judge) -> str | None:
+    """Why the judge rejects a head, from small views of it."""
+    rig = Rig("preview", judge.azimuth, judge.elevation)
+    rows, cameras = _views(replace(recipe, rig=rig), identity)
+    rgb, alpha = _render(head, cameras, judge.resolution)
+    row = {"identity": identity, "mesh": None, **told(head.facts())}
+    views = pa.Table.from_pylist(rows, pa.schema([schema.VIEWS.field(name) for name in rows[0]]))
+    return judge(row, views, {"rgb": list(rgb), "alpha": list(alpha)})
 
 
 def _views(recipe: Recipe, identity: int) -> tuple[list[dict[str, Any]], Cameras]:

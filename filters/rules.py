@@ -9,7 +9,7 @@ from typing import Any
 
 from manifests.scores import IDENTITY, VIEW
 
-PRESETS = ("gen3d-face", "spinmeround", "diffportrait360")
+PRESETS = ("gen3d-face", "spinmeround", "diffportrait360", "early")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _COLUMN = re.compile(r"\w+\.\w+")

@@ -1,0 +1,46 @@
+"""Reads a dataset of procedural heads, with its planted truth, as examples to learn from."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from filters.scorer import Subject, make_subject, read_pictures
+from manifests import schema
+from manifests.dataset import Dataset
+
+HELD_OUT = 10
+"""One identity in so many is not learned from; the figures of the model cards are of these."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One head: its pictures, what its source says of it, and the defects that were planted."""
+
+    identity: int
+    subject: Subject
+    facts: dict[str, Any]
+    defects: frozenset[str]
+
+    @property
+    def is_held_out(self) -> bool:
+        return self.identity % HELD_OUT == 0
+
+
+def examples(dataset: Dataset) -> Iterator[Example]:
+    """All kept heads of a dataset, one after the other; raises ValueError if nobody planted the truth."""
+    if dataset.plan.source["name"] != "procedural":
+        raise ValueError(
+            f"{dataset.storage.url} holds {dataset.plan.source['name']} heads; only procedural ones are labelled"
+        )
+    for shard in dataset.committed():
+        views = dataset.views(shard)
+        of_identity = views.column("identity").to_numpy()
+        for row in dataset.identities(shard).to_pylist():
+            if row["outcome"] == schema.KEPT:
+                own = views.filter(pa.array(of_identity == row["identity"]))
+                subject = make_subject(row, own, {"rgb": read_pictures(dataset, shard, own, "rgb")})
+                planted = frozenset(defect["kind"] for defect in row["defects"] or [])
+                yield Example(row["identity"], subject, json.loads(row["facts"]), planted)

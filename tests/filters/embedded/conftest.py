@@ -1,0 +1,22 @@
+"""A few procedural heads of seeds that no shipped model learned from."""
+
+import pytest
+
+from datagen.generate import GenerateConfig, generate
+from datagen.meshing import MeshConfig
+from datagen.procedural import ProceduralConfig
+from datagen.sources import SourceConfig
+from jobs.pool import PoolConfig
+from manifests.dataset import Dataset
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory) -> Dataset:
+    """6 heads of 12 views, among them Janus heads and ones that drift."""
+    source = SourceConfig(procedural=ProceduralConfig(0.35, ("janus", "identity_drift")))
+    return generate(
+        GenerateConfig(
+            str(tmp_path_factory.mktemp("people")), source, identities=6, seed=40_000_007, rig="scatter-12",
+            resolution=96, mesh=MeshConfig(64), pool=PoolConfig(inline=True),
+        )  # fmt: skip
+    )
