@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench weights clean
 
 install: .venv/installed
 
@@ -25,6 +25,13 @@ check: install
 
 bench: install
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+# The embedded models of filters/embedded, from nothing: about an hour on two cores.
+weights: install
+	$(BIN)/spinset generate out/people --identities 1024 --seed 10000000 --rig scatter-16 --resolution 160 \
+		--mesh.resolution 64 --defect-rate 0.15 --defects janus floater hole haze truncated
+	$(BIN)/python -m filters.embedded.train_clip out/people
+	$(BIN)/python -m filters.embedded.train_arcface out/people
 
 clean:
 	rm -rf .venv

@@ -1,4 +1,4 @@
-"""The demo: procedural heads made, verified and shown, small enough for two cores, ending in a page to look at."""
+"""The demo: procedural heads made, verified, scored and selected, small enough for two cores, ending in a page to look at."""
 
 import time
 from dataclasses import dataclass
@@ -8,14 +8,19 @@ from datagen import report
 from datagen.generate import GenerateConfig, generate
 from datagen.procedural import ProceduralConfig
 from datagen.sources import SourceConfig
+from filters.report import sections as selection_sections
+from filters.score import ScoreConfig, score
+from filters.select import SelectConfig, select
 from jobs.page import page
 from jobs.status import summarise
 from manifests.verify import verify
 
+POLICY = "spinmeround"
+
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Make 12 procedural heads, some with planted defects, verify them and show them."""
+    """Make 12 procedural heads, some with planted defects, verify them, judge them and show them."""
 
     out: str = "out/demo"
     """Folder of the dataset and its report."""
@@ -43,11 +48,17 @@ def demo(config: DemoConfig) -> int:
         print(f"{len(faults)} faults; remove {config.out} and run the demo again")
         return 3
     verified = "every byte and picture verified"
+    score(ScoreConfig(config.out))
+    selected = select(SelectConfig(config.out, POLICY))
+    print(selected)
+    kept = selected.summary["identities"]["kept"]
     lead = (
         f"{status.kept} of {status.identities} procedural heads, {status.views} views of {dataset.plan.resolution} px "
-        f"with normals, {status.bytes / 1e6:.1f} MB; {verified}; {time.monotonic() - started:.0f} s."
+        f"with normals, {status.bytes / 1e6:.1f} MB; {verified}; the policy {POLICY} keeps {kept} of them; "
+        f"{time.monotonic() - started:.0f} s."
     )
     html = Path(config.out) / "report.html"
-    html.write_text(page("A spinset demo dataset", lead, report.sections(dataset)), encoding="utf-8")
-    print(f"{verified}\nreport: {html}\nnext: spinset generate out/heads --identities 100 --resolution 256")
+    sections = [*report.sections(dataset), *selection_sections(dataset, selected.name)]
+    html.write_text(page("A spinset demo dataset", lead, sections), encoding="utf-8")
+    print(f"report: {html}\nnext: spinset generate out/heads --identities 100 --resolution 256")
     return 0 if not status.failed else 3

@@ -14,9 +14,6 @@ from manifests.dataset import Dataset
 def people(tmp_path_factory) -> Dataset:
     """6 heads of 12 views, among them Janus heads and ones that drift."""
     source = SourceConfig(procedural=ProceduralConfig(0.35, ("janus", "identity_drift")))
-    return generate(
-        GenerateConfig(
-            str(tmp_path_factory.mktemp("people")), source, identities=6, seed=40_000_007, rig="scatter-12",
-            resolution=96, mesh=MeshConfig(64), pool=PoolConfig(inline=True),
-        )  # fmt: skip
-    )
+    out = str(tmp_path_factory.mktemp("people"))
+    small = {"rig": "scatter-12", "resolution": 96, "mesh": MeshConfig(64)}
+    return generate(GenerateConfig(out, source, 6, seed=40_000_007, pool=PoolConfig(inline=True), **small))
