@@ -61,20 +61,31 @@ RIGS = {
         _product("gen3dface-48-el40", ring(16), [-40.0, 0.0, 40.0]),
         _product("diffportrait360-72", ring(72), [0.0]),
         _product("diffportrait3d-24", [-50.0, -30.0, -10.0, 10.0, 30.0, 50.0], [-18.75, -6.25, 6.25, 18.75]),
+        # FaceLift (weijielyu/FaceLift): front, front right, right, back, left, front left, where right is the subject's
+        # own; and the 32 cameras of its released sample, which start at the subject's left and go round by the back.
+        _product("facelift-6", [0.0, -45.0, -90.0, -180.0, 90.0, 45.0], [0.0]),
+        _product("facelift-32", [(90 + 11.25 * k + 180) % 360 - 180 for k in range(32)], [20.0]),
     )
 }  # fmt: skip
 
 
+def _anywhere(views: int) -> dict[str, float]:
+    """The jitter of views that are drawn evenly around the head, at any elevation up to 30 degrees."""
+    return {"azimuth_jitter": 180 / views, "elevation_jitter": 30.0, "elevation_limit": 30.0}
+
+
 def find_rig(name: str, grid: bool = False) -> Rig:
-    """The rig of a name, without its jitter if `grid`; `orbit-N` is a ring of N views.
+    """The rig of a name, without its jitter if `grid`; N views are a ring in `orbit-N`, drawn all around in `scatter-N`.
 
     Raises:
         ValueError: there is no such rig; names the ones there are.
     """
     kind, _, count = name.partition("-")
-    if kind == "orbit" and count.isdecimal() and 1 <= int(count) <= 999:
-        return _product(name, ring(int(count)), [0.0])
-    if name not in RIGS:
-        raise ValueError(f"unknown rig {name!r}; there are {', '.join(RIGS)} and orbit-N (N from 1 to 999)")
-    rig = RIGS[name]
+    if kind in ("orbit", "scatter") and count.isdecimal() and 1 <= int(count) <= 999:
+        views = ring(int(count))
+        rig = _product(name, views, [0.0], **(_anywhere(len(views)) if kind == "scatter" else {}))
+    elif name in RIGS:
+        rig = RIGS[name]
+    else:
+        raise ValueError(f"unknown rig {name!r}; there are {', '.join(RIGS)}, orbit-N and scatter-N (N from 1 to 999)")
     return Rig(rig.id, rig.azimuth, rig.elevation) if grid else rig

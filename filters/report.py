@@ -138,7 +138,7 @@ def _most_frontal(heads: Heads, owner: int) -> int:
 
 
 def _picture(dataset: Dataset, identity: int, view: int) -> UInt8[np.ndarray, "h w 3"]:
-    shard = identity // dataset.plan.identities_per_shard
+    shard = dataset.plan.shard_of(identity)
     views = dataset.views(shard, ["identity", "view", "rgb"])
     own = (views.column("identity").to_numpy() == identity) & (views.column("view").to_numpy() == view)
     data = next(dataset.members(shard, "rgb", views.filter(pa.array(own))))

@@ -122,6 +122,17 @@ def from_opengl(c2w: Float[Tensor, "v 4 4"], K: Float[Tensor, "v 3 3"]) -> Camer
     return Cameras(to_opengl(Cameras(c2w, K)), K)
 
 
+Z_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+"""From our world (y up, face to +z) to Blender's (z up, face to -y), which nerfstudio and FaceLift live in."""
+
+
+def to_z_up(cameras: Cameras) -> Cameras:
+    """The same cameras in the world whose z axis is up."""
+    turn = torch.eye(4)
+    turn[:3, :3] = Z_UP
+    return Cameras(turn @ cameras.c2w, cameras.K)
+
+
 def to_colmap(
     cameras: Cameras, resolution: int
 ) -> tuple[Float[Tensor, "v 4"], Float[Tensor, "v 3"], Float[Tensor, "v 4"]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,18 +32,32 @@ class Plan:
     """The file extension of each member, e.g. {"rgb": "rgb.jpg"}."""
     settings: dict[str, Any]
     """How meshes, normals and images were made."""
+    packed: dict[str, Any] | None = None
+    """Of a packed dataset, where it comes from, and as "shards" the identities of each shard in ascending order."""
 
     @property
     def shards(self) -> int:
-        return -(-self.identities // self.identities_per_shard)
+        return -(-self.identities // self.identities_per_shard) if self.packed is None else len(self.packed["shards"])
 
-    def identities_of(self, shard: int) -> range:
+    def identities_of(self, shard: int) -> Sequence[int]:
+        if self.packed is not None:
+            return self.packed["shards"][shard]
         first = shard * self.identities_per_shard
         return range(first, min(first + self.identities_per_shard, self.identities))
 
+    def shard_of(self, identity: int) -> int:
+        """The shard in which an identity lies."""
+        if self.packed is None:
+            return identity // self.identities_per_shard
+        return next(shard for shard, own in enumerate(self.packed["shards"]) if identity in own)
+
+    def document(self) -> dict[str, Any]:
+        """The plan as JSON values; what a generated dataset lacks is left out, as in plans from before there were packs."""
+        return {name: value for name, value in asdict(self).items() if name != "packed" or value is not None}
+
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(_canonical({"schema": schema.VERSION, **asdict(self)}).encode()).hexdigest()
+        return hashlib.sha256(_canonical({"schema": schema.VERSION, **self.document()}).encode()).hexdigest()
 
 
 def write_plan(storage: Storage, plan: Plan) -> None:
@@ -56,7 +71,7 @@ def write_plan(storage: Storage, plan: Plan) -> None:
             "format": "spinset",
             "schema": schema.VERSION,
             "fingerprint": plan.fingerprint,
-            "plan": asdict(plan),
+            "plan": plan.document(),
         }
         storage.write(FILE, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
         return
@@ -92,7 +107,7 @@ def read_plan(storage: Storage) -> Plan:
 
 
 def _as_json(plan: Plan) -> Any:
-    return json.loads(_canonical(asdict(plan)))
+    return json.loads(_canonical(plan.document()))
 
 
 def _canonical(value: Any) -> str:

@@ -15,6 +15,8 @@ from geometry.cameras import RADIUS, azimuth_elevation
         ("gen3dface-48-el40", 48, {-40, 0, 40}),
         ("diffportrait360-72", 72, {0}),
         ("diffportrait3d-24", 24, {-18.75, -6.25, 6.25, 18.75}),
+        ("facelift-6", 6, {0}),
+        ("facelift-32", 32, {20}),
         ("orbit-7", 7, {0}),
     ],
 )

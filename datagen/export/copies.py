@@ -1,0 +1,43 @@
+"""A dataset as the base of an export: its shards linked or copied as they are, or packed where only a part is wanted."""
+
+import os
+import shutil
+from pathlib import Path
+
+from datagen.export.pack import PackConfig, fill
+from manifests.dataset import Dataset
+from manifests.keep import Keep
+from manifests.pack import make_pack_plan
+from manifests.plan import write_plan
+from manifests.shards import DONE, SUFFIXES
+from manifests.storage import Storage
+
+
+def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
+    """The dataset that an export adds its files to."""
+    storage = Storage(str(root))
+    storage.clear_leftovers()
+    everything = keep.selection is None and len(keep.identities) == source.plan.identities
+    plan = source.plan if everything else make_pack_plan(source, keep, PackConfig.shard_mb * 1_000_000)
+    write_plan(storage, plan)
+    copy = Dataset(storage)
+    if not everything:
+        fill(source, keep, copy)
+        return copy
+    for shard in copy.pending():
+        for suffix in (*SUFFIXES, DONE):
+            _link(source, copy.file(shard, suffix), storage)
+    return copy
+
+
+def _link(source: Dataset, name: str, storage: Storage) -> None:
+    """The same file under another folder: a hard link where that can be, else a copy; whole or not there."""
+    scratch = storage.scratch(name)
+    try:
+        if not source.storage.is_local:
+            raise OSError("only local files can be linked")
+        os.link(source.storage.path(name), scratch)
+    except OSError:
+        with source.storage.open(name) as file, scratch.open("wb") as out:
+            shutil.copyfileobj(file, out, 1 << 24)
+    storage.commit(scratch, name)

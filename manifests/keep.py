@@ -1,0 +1,137 @@
+"""What is wanted of a dataset: the views a selection keeps, of all identities or of some; and how they are read."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.selection import Selection, read_selection
+from manifests.shards import member_name
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """The wanted identities in ascending order, and through `mask` their wanted views; no selection wants every view."""
+
+    identities: np.ndarray
+    selection: Selection | None
+    _codes: np.ndarray | None
+    """The kept views of the selection as sorted numbers."""
+
+    def mask(self, views: pa.Table) -> np.ndarray:
+        """Which rows of a views table are wanted."""
+        identity, view = (views.column(name).to_numpy() for name in ("identity", "view"))
+        wanted = np.isin(identity, self.identities)
+        if self._codes is None:
+            return wanted
+        # np.isin would sort a million codes for every shard.
+        codes = _code(identity, view)
+        place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        return wanted & (self._codes[place] == codes)
+
+    def incomplete(self, views: int) -> np.ndarray:
+        """The wanted identities of which fewer than all `views` are wanted."""
+        if self._codes is None:
+            return self.identities[:0]
+        identity, kept = np.unique(self._codes >> 16, return_counts=True)
+        return np.intersect1d(self.identities, identity[kept < views])
+
+
+@dataclass(frozen=True, eq=False)
+class KeptIdentity:
+    """One identity as it lies in a dataset: its row of the identities table, and those of its wanted views."""
+
+    dataset: Dataset
+    shard: int
+    row: dict[str, Any]
+    views: pa.Table
+
+    @property
+    def number(self) -> int:
+        return self.row["identity"]
+
+    def members(self, name: str) -> Iterator[bytes]:
+        """One member (rgb, alpha, normal, json) of each view; raises ValueError if it is not what the index promises."""
+        keys, index = (self.views.column(column).to_pylist() for column in ("key", name))
+        for key, entry, data in zip(keys, index, self.dataset.members(self.shard, name, self.views), strict=True):
+            if hashlib.sha256(data).digest() != entry["sha256"]:
+                where = f"{self.dataset.file(self.shard, '.tar')}, {member_name(key, self.dataset.plan.members[name])}"
+                raise ValueError(f"{where}: damaged; spinset verify {self.dataset.storage.url} --deep says more")
+            yield data
+
+    def mesh(self) -> bytes | None:
+        """The mesh as PLY, where the dataset was generated with --save-meshes."""
+        name, storage = mesh_file(self.number), self.dataset.storage
+        return storage.read(name) if storage.exists(name) else None
+
+
+def mesh_file(identity: int) -> str:
+    return f"meshes/{identity:07d}.ply"
+
+
+def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
+    """What a selection keeps (everything that was made, without one), of a complete dataset.
+
+    `identities` is a count, of the first that are left, or a range of identity numbers such as 200:300.
+
+    Raises:
+        ValueError: shards are missing, there is no such selection, or nothing is left.
+    """
+    if missing := len(dataset.pending()):
+        raise ValueError(
+            f"{missing} of {dataset.plan.shards} shards of {dataset.storage.url} are not made yet; finish it first"
+        )
+    chosen = read_selection(dataset, selection) if selection else None
+    codes, there = None, None
+    if chosen is not None:
+        identity, view, keep = (chosen.rows.column(name).to_numpy() for name in ("identity", "view", "keep"))
+        kept = keep & (view >= 0)
+        codes, there = np.sort(_code(identity[kept], view[kept])), np.unique(identity[kept])
+    else:
+        rows = dataset.all_identities
+        there = np.sort(rows.column("identity").to_numpy()[rows.column("views").to_numpy() > 0])
+    there = _some(there, identities)
+    if not len(there):
+        raise ValueError(f"nothing is left of {dataset.storage.url} to copy: no view of these identities is kept")
+    return Keep(there, chosen, codes)
+
+
+def check_identities(text: str) -> None:
+    """Raise ValueError unless this is a count or a range of identities."""
+    if text and not re.fullmatch(r"\d+|\d*:\d*", text):
+        raise ValueError(f"--identities is {text!r}; give a count such as 100, or numbers such as 200:300")
+
+
+def kept_identities(dataset: Dataset, keep: Keep, identities: Iterable[int]) -> Iterator[KeptIdentity]:
+    """Read the tables of these identities shard by shard; ascending order reads each table once."""
+    home = {i: shard for shard in range(dataset.plan.shards) for i in dataset.plan.identities_of(shard)}
+    shard, views, rows = -1, schema.VIEWS.empty_table(), {}
+    for identity in identities:
+        if home[identity] != shard:
+            shard = home[identity]
+            views = dataset.views(shard)
+            views = views.filter(pa.array(keep.mask(views)))
+            rows = {row["identity"]: row for row in dataset.identities(shard).to_pylist()}
+        own = views.filter(pa.array(views.column("identity").to_numpy() == identity))
+        if not len(own):
+            raise ValueError(f"identity {identity} has no view in {dataset.storage.url}; make the selection anew")
+        yield KeptIdentity(dataset, shard, rows[identity], own)
+
+
+def _some(identities: np.ndarray, text: str) -> np.ndarray:
+    check_identities(text)
+    if ":" not in text:
+        return identities[: int(text)] if text else identities
+    first, _, end = text.partition(":")
+    return identities[(identities >= int(first or 0)) & (identities < int(end or 1 << 62))]
+
+
+def _code(identity: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """One number per view of a dataset; view numbers are 16 bit."""
+    return (identity.astype(np.int64) << 16) | view.astype(np.int64)
