@@ -1,0 +1,260 @@
+"""One table of all views of a dataset, made once from the shards and memory-mapped by every process that reads them.
+
+It is a cache and nothing else: it can be deleted, and it is made anew whenever the committed shards are others.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float32, Int, Int16, Int32, Int64
+
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.scores import WHOLE
+from manifests.selection import Selection
+from manifests.storage import Storage
+
+FILE = "index.arrow"
+THREADS = 16
+
+_CAMERA = ("identity", "view", "azimuth", "elevation", "c2w", "K")
+_SPANS = tuple((m, part) for m in schema.MEMBERS for part in ("offset", "size"))
+
+SCHEMA = pa.schema(
+    [
+        *(pa.field(name, schema.VIEWS.field(name).type) for name in _CAMERA),
+        pa.field("shard", pa.int32()),
+        *(pa.field(f"{m}.{part}", pa.int64() if part == "offset" else pa.int32()) for m, part in _SPANS),
+    ]
+)
+"""One row per view, shard after shard in the order of the shards; a member that is not there has size 0."""
+
+_META = b"spinset.index"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The views of all committed shards as columns; the arrays lie in the mapped file and cannot be written to."""
+
+    fingerprint: str
+    """Of the plan and of the views tables of the committed shards."""
+    plan: str
+    """The fingerprint of the plan."""
+    identity: Int64[np.ndarray, " n"]
+    view: Int16[np.ndarray, " n"]
+    shard: Int32[np.ndarray, " n"]
+    azimuth: Float32[np.ndarray, " n"]
+    elevation: Float32[np.ndarray, " n"]
+    c2w: Float32[np.ndarray, "n 4 4"]
+    K: Float32[np.ndarray, "n 3 3"]
+    offset: dict[str, Int64[np.ndarray, " n"]]
+    """Per member, where its data begins in the tar."""
+    size: dict[str, Int32[np.ndarray, " n"]]
+    mapped: str | None
+    """The file the columns are mapped from, which is what travels to another process; None if they are in memory."""
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    @cached_property
+    def starts(self) -> Int64[np.ndarray, " m"]:
+        """Where each identity's run begins, and the end."""
+        return _starts(self.identity)
+
+    def key(self, row: int) -> str:
+        """The key of a view."""
+        return schema.sample_key(int(self.identity[row]), int(self.view[row]))
+
+    @property
+    def shard_sizes(self) -> Int64[np.ndarray, " s"]:
+        """Bytes of each shard, up to the end of its last member."""
+        last = np.append(np.flatnonzero(np.diff(self.shard)), len(self) - 1)
+        return np.max([self.offset[m][last] + self.size[m][last] for m in schema.MEMBERS], 0)
+
+    def select(self, selection: Selection | None = None) -> "Subset":
+        """The rows that a selection keeps, or all.
+
+        Raises:
+            ValueError: it was made for another dataset or before some shards, or keeps nothing.
+        """
+        if selection is None:
+            return Subset(self, np.arange(len(self)), self.starts, None)
+        again = "make it anew with spinset select"
+        if selection.dataset != self.plan:
+            raise ValueError(f"selection {selection.name!r} was made for another dataset; {again}")
+        keep, known = _kept(self, selection)
+        if not known.all():
+            raise ValueError(
+                f"selection {selection.name!r} does not know {(~known).sum()} of the {len(self)} views "
+                f"(first: {self.key(int((~known).argmax()))}); {again}"
+            )
+        if not keep.any():
+            raise ValueError(f"selection {selection.name!r} keeps none of the {len(self)} views")
+        rows = np.flatnonzero(keep)
+        return Subset(self, rows, _starts(self.identity[rows]), selection.fingerprint)
+
+    def __reduce__(self) -> tuple[Callable[..., "Index"], tuple[Any, ...]]:
+        if self.mapped is not None:
+            return _map, (self.mapped, self.fingerprint)
+        return Index, tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some views of an index, identity after identity."""
+
+    index: Index
+    rows: Int64[np.ndarray, " n"]
+    """Rows of the index, ascending."""
+    starts: Int64[np.ndarray, " m"]
+    """Where each identity's run begins in `rows`, and the end."""
+    fingerprint: str | None
+    """Of the selection; None for the whole dataset."""
+
+    @cached_property
+    def identities(self) -> Int64[np.ndarray, " i"]:
+        return self.index.identity[self.rows[self.starts[:-1]]]
+
+    def of(self, place: int) -> Int64[np.ndarray, " v"]:
+        """The rows of the identity at a place."""
+        return self.rows[self.starts[place] : self.starts[place + 1]]
+
+    def only(self, wanted: Bool[np.ndarray, " i"]) -> "Subset":
+        """The subset with some identities only."""
+        rows = self.rows[np.repeat(wanted, np.diff(self.starts))]
+        return Subset(self.index, rows, _starts(self.index.identity[rows]), self.fingerprint)
+
+
+def open_index(dataset: Dataset) -> Index:
+    """Map the index of a dataset, which is made first if there is none or the shards are others by now.
+
+    Raises:
+        ValueError: no shard is finished yet, or a commit record is damaged.
+    """
+    shards = dataset.committed()
+    if not shards:
+        raise ValueError(f"{dataset.storage.url} has no finished shard; make some with spinset generate")
+    hashes = [done["files"][".views.parquet"]["sha256"] for done in _threads(dataset.done, shards)]
+    known = json.dumps([dataset.plan.fingerprint, list(zip(shards, hashes, strict=True))])
+    fingerprint = hashlib.sha256(known.encode()).hexdigest()
+    return _stored(dataset, fingerprint) or _make(dataset, shards, fingerprint)
+
+
+def _stored(dataset: Dataset, fingerprint: str) -> Index | None:
+    storage = dataset.storage
+    if not storage.exists(FILE):
+        return None
+    try:
+        if storage.is_local:
+            return _map(storage.path(FILE), fingerprint)
+        return _open(pa.py_buffer(storage.read(FILE)), fingerprint, None)
+    except (
+        pa.ArrowException,
+        TypeError,
+        KeyError,
+        IndexError,
+        ValueError,
+    ):  # of other shards, or damaged: a cache is made anew
+        return None
+
+
+def _make(dataset: Dataset, shards: list[int], fingerprint: str) -> Index:
+    table = pa.concat_tables(_threads(lambda shard: _rows(dataset, shard), shards))
+    if not len(table):
+        raise ValueError(f"{dataset.storage.url} has no views: every identity of its {len(shards)} shards failed")
+    about = {"fingerprint": fingerprint, "plan": dataset.plan.fingerprint}
+    batch = table.replace_schema_metadata({_META: json.dumps(about)}).combine_chunks().to_batches()[0]
+    try:
+        _write(dataset.storage, batch)
+    except OSError as error:
+        problem = f"{dataset.storage.url} cannot be written ({error})"
+        warnings.warn(f"{problem}: its index stays in memory, and every process makes its own", stacklevel=3)
+    return _stored(dataset, fingerprint) or _index(batch, None)
+
+
+def _write(storage: Storage, batch: pa.RecordBatch) -> None:
+    scratch = storage.scratch(FILE)
+    try:
+        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write(batch)
+        storage.commit(scratch, FILE)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _rows(dataset: Dataset, shard: int) -> pa.Table:
+    """The index of one shard."""
+    views = dataset.views(shard, [*_CAMERA, *(f"{m}.{part}" for m, part in _SPANS)])
+    # Fields of a struct come without its name: they are known by their place.
+    members = [pc.fill_null(column, 0) for column in views.columns[len(_CAMERA) :]]
+    columns = [views.column(name) for name in _CAMERA]
+    numbers = pa.array(np.full(len(views), shard, np.int32))
+    return pa.table([*columns, numbers, *members], names=SCHEMA.names).cast(SCHEMA)
+
+
+def _map(file: str, fingerprint: str) -> Index:
+    with pa.memory_map(file) as source:
+        return _open(source, fingerprint, file)
+
+
+def _open(source: Any, fingerprint: str, mapped: str | None) -> Index:
+    index = _index(pa.ipc.open_file(source).get_batch(0), mapped)
+    if index.fingerprint != fingerprint:
+        raise ValueError(f"{mapped or FILE} is an index of other shards by now")
+    return index
+
+
+def _index(batch: pa.RecordBatch, mapped: str | None) -> Index:
+    """The columns of a batch as arrays, without a copy."""
+    about = json.loads(batch.schema.metadata[_META])
+    plain = {name: batch.column(name).to_numpy() for name in SCHEMA.names if name not in ("c2w", "K")}
+    return Index(
+        fingerprint=about["fingerprint"],
+        plan=about["plan"],
+        **{name: plain[name] for name in ("identity", "view", "shard", "azimuth", "elevation")},
+        c2w=batch.column("c2w").flatten().to_numpy().reshape(-1, 4, 4),
+        K=batch.column("K").flatten().to_numpy().reshape(-1, 3, 3),
+        offset={m: plain[f"{m}.offset"] for m in schema.MEMBERS},
+        size={m: plain[f"{m}.size"] for m in schema.MEMBERS},
+        mapped=mapped,
+    )
+
+
+def _kept(index: Index, selection: Selection) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Which rows a selection keeps, and which it speaks of at all."""
+    is_view = selection.rows.column("view").to_numpy() != WHOLE
+    identity, view, keep = (selection.rows.column(name).to_numpy()[is_view] for name in ("identity", "view", "keep"))
+    there, wanted = _codes(identity, view), _codes(index.identity, index.view)
+    at = np.searchsorted(there, wanted)
+    known = at < len(there)
+    known[known] = there[at[known]] == wanted[known]
+    kept = known.copy()
+    kept[known] = keep[at[known]]
+    return kept, known
+
+
+def _codes(identity: Int64[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """One number per view of a dataset, sorted as the views are."""
+    return (identity << 16) | view.astype(np.int64)
+
+
+def _starts(identity: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+    changes = np.flatnonzero(np.diff(identity)) + 1
+    return np.concatenate([[0], changes, [len(identity)]]).astype(np.int64)
+
+
+def _threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(function, items))

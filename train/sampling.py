@@ -1,0 +1,311 @@
+"""What one training sample is: which views of an identity, in which order, and which of them are given clean.
+
+A recipe picks places among the views there are, from a generator and the directions alone. Directions are true degrees.
+Sources: SpinMeRound (section 3 and appendix: 1, 0 or 3 conditioning views, 8 in all); DiffPortrait360 (8 views at a stride
+of 2 to 6 on a ring of 5 degrees, front |azimuth| <= 40, back within 35 of 180); Gen3D-Face (16 views of a ring).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int64
+
+from manifests.index import Subset
+
+Angles = Float[np.ndarray, " v"]
+
+
+class Pick(NamedTuple):
+    """The views of a sample, by their places among those of the identity."""
+
+    places: Int64[np.ndarray, " k"]
+    is_condition: Bool[np.ndarray, " k"]
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """A way to pick the views of a sample; every one but SingleView has one sample per identity."""
+
+    @property
+    def views(self) -> int:
+        """Views of a sample."""
+        ...
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        """Why an identity with these views cannot be sampled; empty if it can."""
+        ...
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick: ...
+
+
+def distance(azimuth: Angles, elevation: Angles, to_azimuth: float, to_elevation: float) -> Angles:
+    """The angle between directions, in degrees (spherical law of cosines)."""
+    e, f = np.radians(elevation), np.radians(to_elevation)
+    cosine = np.sin(e) * np.sin(f) + np.cos(e) * np.cos(f) * np.cos(np.radians(azimuth - to_azimuth))
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+def turned(azimuth: Angles) -> Angles:
+    """How far a view is turned from the front, 0 to 180."""
+    return np.abs((azimuth + 180) % 360 - 180)
+
+
+@dataclass(frozen=True)
+class SingleView:
+    """Every view is a sample of its own."""
+
+    @property
+    def views(self) -> int:
+        return 1
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        return ""
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        return _targets(np.array([rng.integers(len(azimuth))]))
+
+
+@dataclass(frozen=True)
+class MultiView:
+    """SpinMeRound's samples: M conditioning views first, M drawn anew for each sample, then the targets."""
+
+    views: int = 8
+    conditions: tuple[int, ...] = (0, 1, 3)
+    """The numbers M may take, equally likely."""
+    max_turn: float = 60.0
+    """The first conditioning view shows the face: turned at most this,"""
+    max_elevation: float = 30.0
+    """and seen from at most this above or below."""
+    nearest: bool = False
+    """Targets are the views nearest to a conditioning view (or, without one, to a random view); random unless told."""
+
+    def __post_init__(self) -> None:
+        if not self.conditions or not 0 <= min(self.conditions) <= max(self.conditions) < self.views:
+            raise ValueError(
+                f"conditions are {self.conditions} of {self.views} views; they must be numbers from 0 to {self.views - 1}"
+            )
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        if max(self.conditions) and not self._faces(azimuth, elevation).any():
+            return f"has no view turned at most {self.max_turn:g} degrees, within {self.max_elevation:g} of elevation"
+        return _fewer_than(self.views, azimuth)
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        count = int(rng.choice(self.conditions))
+        order = rng.permutation(len(azimuth))
+        if count:
+            first = rng.choice(np.flatnonzero(self._faces(azimuth, elevation)))
+            order = np.concatenate([[first], order[order != first]])
+        if self.nearest:
+            given = order[: max(count, 1)].tolist()
+            away = np.min([distance(azimuth, elevation, float(azimuth[g]), float(elevation[g])) for g in given], 0)
+            order[count:] = order[count:][np.argsort(away[order[count:]], kind="stable")]
+        return Pick(order[: self.views], np.arange(self.views) < count)
+
+    def _faces(self, azimuth: Angles, elevation: Angles) -> Bool[np.ndarray, " v"]:
+        return (turned(azimuth) <= self.max_turn) & (np.abs(elevation) <= self.max_elevation)
+
+
+@dataclass(frozen=True)
+class RandomK:
+    """Views at random, none twice."""
+
+    views: int = 8
+
+    def __post_init__(self) -> None:
+        _check_views(self.views)
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        return _fewer_than(self.views, azimuth)
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        return _targets(rng.permutation(len(azimuth))[: self.views])
+
+
+@dataclass(frozen=True)
+class Arc:
+    """Ordered views along a ring, every second to every sixth of it, from anywhere, never past their own start."""
+
+    views: int = 8
+    strides: tuple[int, int] = (2, 6)
+    """Least and greatest stride, equally likely; strides that this ring is too small for are not drawn."""
+    reverse: bool = False
+    """Walk half of the arcs towards falling azimuth."""
+    elevation: float = 0.0
+    band: float = 6.0
+    """The ring is made of the views within this of the elevation."""
+
+    def __post_init__(self) -> None:
+        _check_views(self.views)
+        if not 1 <= self.strides[0] <= self.strides[1]:
+            raise ValueError(f"strides are {self.strides}; give the least and the greatest, 1 or more")
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        ring, needed = len(self._ring(azimuth, elevation)), (self.views - 1) * self.strides[0] + 1
+        at = f"within {self.band:g} degrees of elevation {self.elevation:g}"
+        return f"has {ring} views {at}, an arc needs {needed}" if ring < needed else ""
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        ring = self._ring(azimuth, elevation)
+        most = min(self.strides[1], (len(ring) - 1) // max(self.views - 1, 1))
+        stride, start = rng.integers(self.strides[0], most + 1), rng.integers(len(ring))
+        sign = -1 if self.reverse and rng.random() < 0.5 else 1
+        return _targets(ring[(start + sign * stride * np.arange(self.views)) % len(ring)])
+
+    def _ring(self, azimuth: Angles, elevation: Angles) -> Int64[np.ndarray, " r"]:
+        """The places of the ring's views by rising azimuth."""
+        level = np.flatnonzero(np.abs(elevation - self.elevation) <= self.band)
+        return level[np.argsort(azimuth[level], kind="stable")]
+
+
+@dataclass(frozen=True)
+class FrontBack:
+    """A view of the front, given, and of the views of the back the one most opposite to it: the least overlap."""
+
+    max_turn: float = 40.0
+    """The front: views turned at most this."""
+    min_turn: float = 145.0
+    """The back: views turned at least this."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_turn < self.min_turn <= 180:
+            raise ValueError(
+                f"the front ends at {self.max_turn:g} degrees and the back begins at {self.min_turn:g}; "
+                "the front must end before the back begins, within 180"
+            )
+
+    @property
+    def views(self) -> int:
+        return 2
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        if not (turned(azimuth) <= self.max_turn).any():
+            return f"has no view turned at most {self.max_turn:g} degrees"
+        return "" if (turned(azimuth) >= self.min_turn).any() else f"has no view turned {self.min_turn:g} degrees"
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        turn = turned(azimuth)
+        front = int(rng.choice(np.flatnonzero(turn <= self.max_turn)))
+        back = np.flatnonzero(turn >= self.min_turn)
+        away = distance(azimuth[back], elevation[back], azimuth[front], elevation[front])
+        return Pick(np.array([front, back[away.argmax()]]), np.array([True, False]))
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The views nearest to fixed azimuths at one elevation, the first of them given."""
+
+    azimuths: tuple[float, ...] = (0.0, 45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)
+    elevation: float = 0.0
+    within: float = 15.0
+    """How far a view may be from its anchor."""
+    given: int = 1
+    """How many of the first are conditioning views."""
+
+    def __post_init__(self) -> None:
+        _check_views(self.views)
+        if not 0 <= self.given < self.views:
+            raise ValueError(f"{self.given} of {self.views} anchors are given; one must be left to make")
+
+    @property
+    def views(self) -> int:
+        return len(self.azimuths)
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        places, away = self._nearest(azimuth, elevation)
+        if (far := away > self.within).any():
+            at = self.azimuths[int(far.argmax())]
+            return f"has no view within {self.within:g} degrees of azimuth {at:g}, elevation {self.elevation:g}"
+        return "" if len(set(places.tolist())) == self.views else "has one view that is nearest to two anchors"
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        return Pick(self._nearest(azimuth, elevation)[0], np.arange(self.views) < self.given)
+
+    def _nearest(self, azimuth: Angles, elevation: Angles) -> tuple[Int64[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        away = np.stack([distance(azimuth, elevation, a, self.elevation) for a in self.azimuths])
+        return away.argmin(1), away.min(1)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Views evenly spaced around the head from the front on, none of them given."""
+
+    views: int = 16
+    elevation: float = 0.0
+    within: float = 15.0
+    """How far a view may be from its place on the ring."""
+
+    def __post_init__(self) -> None:
+        _check_views(self.views)
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        return self._anchors.lacks(azimuth, elevation)
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        return self._anchors.pick(rng, azimuth, elevation)
+
+    @property
+    def _anchors(self) -> Anchors:
+        return Anchors(tuple(360 * k / self.views for k in range(self.views)), self.elevation, self.within, given=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """Identities that can show another one's views: those of a grid rig that have all of them, so view index is direction."""
+
+    subset: Subset
+    places: Int64[np.ndarray, " i"]
+
+    def rows(self, rng: np.random.Generator, identity: int, view: Int[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
+        """The rows of the same views of one of them, never of the identity itself."""
+        others = self.places[self.subset.identities[self.places] != identity]
+        return self.subset.of(int(rng.choice(others)))[np.asarray(view, np.int64)]
+
+
+def open_control(subset: Subset, rig: dict[str, Any]) -> Control:
+    """Find the identities of a subset that can be joined by view index.
+
+    Raises:
+        ValueError: the rig is jittered, or fewer than two identities have all their views.
+    """
+    if not rig.get("grid") and (rig.get("azimuth_jitter") or rig.get("elevation_jitter")):
+        raise ValueError(
+            f"rig {rig['id']} is jittered, so views of equal index look from elsewhere; generate with --grid to join them"
+        )
+    whole = len(rig["azimuth"])
+    places = np.flatnonzero(np.diff(subset.starts) == whole)
+    if len(places) < 2:
+        raise ValueError(
+            f"{len(places)} of {len(subset.identities)} identities have all {whole} views of rig {rig['id']}; "
+            "control images need two"
+        )
+    return Control(subset, places)
+
+
+def unable(recipe: Recipe, subset: Subset) -> dict[int, str]:
+    """The places of the identities that a recipe cannot sample, and why."""
+    if isinstance(recipe, SingleView):
+        return {}
+    azimuth, elevation = subset.index.azimuth[subset.rows], subset.index.elevation[subset.rows]
+    runs = zip(subset.starts[:-1].tolist(), subset.starts[1:].tolist(), strict=True)
+    reasons = (recipe.lacks(azimuth[a:b], elevation[a:b]) for a, b in runs)
+    return {place: reason for place, reason in enumerate(reasons) if reason}
+
+
+def samples(recipe: Recipe, subset: Subset) -> int:
+    """How many samples an epoch has: views for SingleView, otherwise identities."""
+    return len(subset.rows) if isinstance(recipe, SingleView) else len(subset.starts) - 1
+
+
+def _targets(places: Int[np.ndarray, " k"]) -> Pick:
+    return Pick(places.astype(np.int64), np.zeros(len(places), bool))
+
+
+def _fewer_than(views: int, azimuth: Angles) -> str:
+    return f"has {len(azimuth)} views, a sample needs {views}" if len(azimuth) < views else ""
+
+
+def _check_views(views: int) -> None:
+    if views < 1:
+        raise ValueError(f"views are {views}; a sample needs 1 or more")
