@@ -7,6 +7,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
+from manifests.embeddings import mean_embeddings
 from manifests.scores import (
     IDENTITY,
     WHOLE,
@@ -14,7 +15,6 @@ from manifests.scores import (
     Scores,
     column,
     open_scores,
-    read_part,
     shard_hashes,
     table_schema,
     write_whole,
@@ -46,26 +46,6 @@ def score_duplicates(dataset: Dataset, arcface: str) -> None:
     own = {"cosine": cosine, "nearest": np.where(nearest >= 0, identity[nearest], -1), "earlier_cosine": earlier}
     lineage = Lineage("duplicates", 1, scores.lineage.weights_sha256, {"arcface": asdict(scores.lineage)})
     write_whole(dataset, "duplicates", _rows(scores, identity, own), lineage)
-
-
-def mean_embeddings(dataset: Dataset, table: str) -> tuple[Int64[np.ndarray, " b"], Float32[np.ndarray, "b d"]]:
-    """The unit mean of each identity's embeddings, NaN where it has none; in the order of the identities."""
-    identities, means = [], []
-    for shard in dataset.committed():
-        rows = read_part(dataset, table, shard)
-        lists = rows.column("embedding").combine_chunks()
-        dimensions = lists.type.list_size
-        valid = lists.is_valid().to_numpy(zero_copy_only=False)
-        vectors = lists.drop_null().flatten().to_numpy().reshape(-1, dimensions).astype(np.float32)
-        identity = rows.column("identity").to_numpy()
-        unique, owner = np.unique(identity, return_inverse=True)
-        sums = np.zeros((len(unique), dimensions), np.float32)
-        np.add.at(sums, owner[valid], vectors)
-        identities.append(unique)
-        means.append(sums)
-    identity, sums = np.concatenate(identities), np.concatenate(means)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    return identity, np.divide(sums, norms, out=np.full_like(sums, np.nan), where=norms > 0)
 
 
 def nearest_others(

@@ -4,10 +4,14 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from manifests import schema
+from manifests.dataset import Dataset
 from manifests.plan import Plan
+from manifests.scores import WHOLE
+from manifests.selection import ROWS, write_selection
 from manifests.shards import ShardWriter
 from manifests.storage import Storage
 
@@ -37,6 +41,15 @@ def write_shard(storage: Storage, plan: Plan, shard: int, views: int = 3) -> dic
                 {"identity": identity, "seed": identity, "outcome": schema.KEPT, "views": views, "facts": "{}"}
             )
         return writer.commit({"identity_seconds": {str(i): 1.0 for i in plan.identities_of(shard)}})
+
+
+def choose(dataset: Dataset, name: str, dropped: set[tuple[int, int]], views: int = 3) -> None:
+    """Write a selection without some (identity, view); view WHOLE drops all of an identity."""
+    rows = [(i, v) for i in range(dataset.plan.identities) for v in range(WHOLE, views)]
+    keep = [(i, v) not in dropped and (i, WHOLE) not in dropped for i, v in rows]
+    columns = [[i for i, _ in rows], [v for _, v in rows], keep, [None] * len(rows), [None] * len(rows)]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
+    write_selection(dataset, name, pa.table(arrays, schema=ROWS))
 
 
 def noise_sample(plan: Plan, identity: int, view: int) -> tuple[dict, dict[str, bytes]]:

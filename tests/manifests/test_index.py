@@ -4,26 +4,21 @@ import copy
 import pickle
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from small import small_plan, write_shard
+from small import choose, small_plan, write_shard
 
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.index import FILE, open_index
 from manifests.plan import write_plan
 from manifests.scores import WHOLE
-from manifests.selection import ROWS, Selection, read_selection, write_selection
+from manifests.selection import Selection, read_selection
 from manifests.storage import Storage
 
 
 def write_choice(dataset: Dataset, name: str, dropped: set[tuple[int, int]], views: int = 3) -> Selection:
     """A selection that drops some views, and is none the wiser about why."""
-    rows = [(i, v) for i in range(dataset.plan.identities) for v in range(WHOLE, views)]
-    keep = [(i, v) not in dropped and (i, WHOLE) not in dropped for i, v in rows]
-    columns = [[i for i, _ in rows], [v for _, v in rows], keep, [None] * len(rows), [None] * len(rows)]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
-    write_selection(dataset, name, pa.table(arrays, schema=ROWS))
+    choose(dataset, name, dropped, views)
     return read_selection(dataset, name)
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small import choose
 
 from manifests.dataset import Dataset
 from manifests.draws import generator
 from manifests.index import open_index
 from manifests.order import State
 from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column, gather, table_schema, tar_sha256, write_part
-from manifests.selection import ROWS, write_selection
 from manifests.storage import Storage
 from train.cache import tar_file
 from train.loader import LoaderConfig, open_loader
@@ -28,13 +28,6 @@ def config_of(dataset: Dataset, **changes) -> LoaderConfig:
 
 def indices(batches) -> list[int]:
     return [i for batch in batches for i in batch.index.tolist()]
-
-
-def choose(dataset: Dataset, name: str, dropped: set[tuple[int, int]], views: int = 3) -> None:
-    rows = [(i, v) for i in range(dataset.plan.identities) for v in range(WHOLE, views)]
-    columns = [[i for i, _ in rows], [v for _, v in rows], [row not in dropped for row in rows], [None] * len(rows)]
-    arrays = [pa.array(c, f.type) for c, f in zip([*columns, columns[3]], ROWS, strict=True)]
-    write_selection(dataset, name, pa.table(arrays, schema=ROWS))
 
 
 def test_a_batch_holds_the_views_it_says(make):
@@ -286,7 +279,7 @@ class Latents:
     def __init__(self, dataset, subset):
         self.identity = np.array(subset.index.identity)
 
-    def read(self, rows, background, members):
+    def read(self, rows, background, members, keys):
         return {
             m: torch.from_numpy(self.identity[rows]).float()[..., None, None, None].expand(-1, -1, 4, 2, 2)
             for m in members
