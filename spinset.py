@@ -126,11 +126,38 @@ def _convert(parse: Parse) -> int:
     return DONE
 
 
+def _pack(parse: Parse) -> int:
+    from datagen.export.pack import PackConfig, pack
+    from jobs.status import summarise
+
+    config = parse(PackConfig)
+    print(f"{summarise(pack(config))}\nnext: spinset verify {config.dest} --deep")
+    return DONE
+
+
+def _export(parse: Parse) -> int:
+    from datagen.export.export import ExportConfig, export
+
+    print(export(parse(ExportConfig)))
+    return DONE
+
+
+def _latents(parse: Parse) -> int:
+    from train.latents import LatentsConfig, make_latents
+
+    config = parse(LatentsConfig)
+    print(f"{config.out}: latents of {make_latents(config)}")
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "demo": (_demo, "make, verify and show procedural heads, in minutes"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
     "score": (_score, "write scores of every view and identity beside the shards"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),
+    "pack": (_pack, "copy what a selection keeps to a dataset of its own"),
+    "export": (_export, "copy a dataset in the format of another tool"),
+    "latents": (_latents, "cache the latents of a VAE beside the shards"),
     "convert": (_convert, "an official PanoHead or SphereHead .pkl to safetensors, without executing it"),
     "status": (_status, "how far a dataset is, and what failed"),
     "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),

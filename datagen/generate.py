@@ -26,6 +26,7 @@ from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.index import open_index
 from manifests.plan import Plan, write_plan
 from manifests.shards import DONE, ShardWriter
 from manifests.storage import Storage
@@ -128,6 +129,8 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
     already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
     with JobProgress("generate", plan.identities, already) as progress:
         pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update)
+    if any(dataset.done(shard)["views"] for shard in dataset.committed()):
+        open_index(dataset)  # made here once, or every reader would begin by making it
     return dataset
 
 

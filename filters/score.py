@@ -25,6 +25,8 @@ from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.embeddings import COLUMN as EMBEDDING
+from manifests.embeddings import gather_embeddings
 from manifests.scores import gather, is_current, table_schema, tar_sha256, write_part
 from manifests.storage import Storage
 
@@ -92,7 +94,9 @@ def score(config: ScoreConfig) -> Dataset:
     with JobProgress("score", sum(heads.values()), sum(heads[s] for s in due if s not in pending)) as progress:
         pool.run(pending, partial(ScoreWorker, config), config.pool, progress.update)
     for scorer in scorers:
-        gather(dataset, scorer.table, scorer.lineage)
+        whole = gather(dataset, scorer.table, scorer.lineage)
+        if whole and EMBEDDING in (f.name for f in scorer.columns):
+            gather_embeddings(dataset, scorer.table)
     if "duplicates" in config.scorers:
         score_duplicates(dataset, config.arcface.table)
     return dataset

@@ -1,16 +1,23 @@
 """Who an identity is, as one vector: the mean of the embeddings of its frontal views, at unit length."""
 
+import hashlib
+import io
+import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
-from manifests.scores import open_scores, part_file, shard_hashes
+from manifests.scores import FOLDER, open_scores, part_file, shard_hashes
 
 COLUMN = "embedding"
 THREADS = 8
+
+_META = b"spinset.embeddings"
 
 Embedded = tuple[Int64[np.ndarray, " i"], Float32[np.ndarray, "i d"]]
 
@@ -21,7 +28,38 @@ def mean_embeddings(dataset: Dataset, table: str) -> Embedded:
     Raises:
         ValueError: there is no such table, it is not of these shards, or it holds no embeddings.
     """
-    open_scores(dataset, table, shard_hashes(dataset), [])
+    made_of = _made_of(dataset, table)
+    file = embeddings_file(table)
+    if dataset.storage.exists(file):
+        rows = pq.read_table(io.BytesIO(dataset.storage.read(file)))
+        if rows.schema.metadata.get(_META) == made_of:
+            vectors = rows.column(COLUMN).combine_chunks()
+            return rows.column("identity").to_numpy(), vectors.flatten().to_numpy().reshape(len(rows), -1)
+    return _from_parts(dataset, table)
+
+
+def gather_embeddings(dataset: Dataset, table: str) -> None:
+    """Write the mean embeddings of a whole table to one small file, so that readers need not read every view's."""
+    identity, vectors = _from_parts(dataset, table)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    rows = pa.table({"identity": identity, COLUMN: lists}).replace_schema_metadata({_META: _made_of(dataset, table)})
+    sink = io.BytesIO()
+    pq.write_table(rows, sink, compression="zstd")
+    dataset.storage.write(embeddings_file(table), sink.getvalue())
+
+
+def embeddings_file(table: str) -> str:
+    return f"{FOLDER}/{table}/embeddings.parquet"
+
+
+def _made_of(dataset: Dataset, table: str) -> bytes:
+    """The shards and the lineage of a table that is up to date, hashed."""
+    hashes = shard_hashes(dataset)
+    lineage = open_scores(dataset, table, hashes, []).lineage
+    return hashlib.sha256(json.dumps([hashes, asdict(lineage)], sort_keys=True).encode()).hexdigest().encode()
+
+
+def _from_parts(dataset: Dataset, table: str) -> Embedded:
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(lambda shard: _sums(dataset, table, shard), dataset.committed()))
     identity, sums = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -107,6 +107,29 @@ def test_not_a_dataset(capsys, tmp_path, command):
     assert code == 2 and "is not a dataset: it has no dataset.json" in one_line(err)
 
 
+def test_a_policy_for_first_looks_that_is_none(capsys, tmp_path):
+    code, _, err = run(capsys, "generate", str(tmp_path / "heads"), "--reject.policy", "strict")
+    assert code == 2 and "there is no policy 'strict'" in one_line(err)
+    assert not (tmp_path / "heads").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["export", "{data}", "{out}", "--format", "gltf"], "--format is 'gltf'; there are nerfstudio"),
+        (["export", "{data}", "{out}", "--format", "facelift"], "facelift"),
+        (["export", "{data}", "{data}", "--format", "eg3d"], "holds something else"),
+        (["pack", "{data}", "{out}", "--selection", "best"], "there is no selection 'best'"),
+        (["latents", "{data}", "--vae", "{out}"], "vae"),
+    ],
+)
+def test_copies_that_cannot_be_made_are_one_line(capsys, tmp_path, dataset, arguments, says):
+    where = {"data": str(dataset), "out": str(tmp_path / "out")}
+    code, _, err = run(capsys, *(word.format(**where) for word in arguments))
+    assert code == 2 and says in one_line(err)
+    assert not (tmp_path / "out").exists()
+
+
 def test_status(capsys, dataset):
     code, out, _ = run(capsys, "status", str(dataset))
     assert code == 0 and "3 of 3 shards, 5 of 5 identities (5 kept, 0 filtered, 0 failed), 15 views" in out

@@ -1,0 +1,70 @@
+"""One vector per identity: the mean of its views', from the parts or from the file gathered of them."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small import small_plan, write_shard
+
+from manifests.dataset import Dataset
+from manifests.embeddings import embeddings_file, gather_embeddings, mean_embeddings
+from manifests.plan import write_plan
+from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column, gather, table_schema, tar_sha256, write_part
+from manifests.storage import Storage
+
+FIELDS = [column("embedding", VIEW, "test", pa.list_(pa.float16(), 4)), column("mean_cosine", IDENTITY, "test")]
+
+
+def vectors(identity: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([identity, seed]).normal(size=(3, 4)).astype(np.float16)
+
+
+def embed(dataset: Dataset, seed: int = 0) -> None:
+    """Three views each; identity 2 has no embedding."""
+    lineage = Lineage("arcface", seed, None)
+    for shard in dataset.committed():
+        rows = [(i, v) for i in dataset.plan.identities_of(shard) for v in range(WHOLE, 3)]
+        values = [None if v == WHOLE or i == 2 else vectors(i, seed)[v].tolist() for i, v in rows]
+        nothing = [None] * len(rows)
+        columns = [[i for i, _ in rows], [v for _, v in rows], nothing, nothing, values, nothing]
+        schema = table_schema(FIELDS)
+        part = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+        write_part(dataset, "arcface", shard, part, lineage, tar_sha256(dataset, shard))
+    gather(dataset, "arcface", lineage)
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    storage, plan = Storage(tmp_path / "heads"), small_plan()
+    write_plan(storage, plan)
+    for shard in range(plan.shards):
+        write_shard(storage, plan, shard)
+    made = Dataset(storage)
+    embed(made)
+    return made
+
+
+def test_they_are_the_unit_means(dataset):
+    identity, means = mean_embeddings(dataset, "arcface")
+    assert identity.tolist() == list(range(5)) and np.isnan(means[2]).all()
+    for i in (0, 1, 3, 4):
+        total = vectors(i, 0).astype(np.float32).sum(0)
+        np.testing.assert_allclose(means[i], total / np.linalg.norm(total), atol=1e-6)
+
+
+def test_the_gathered_file_says_the_same_and_is_what_is_read(dataset):
+    before = mean_embeddings(dataset, "arcface")
+    gather_embeddings(dataset, "arcface")
+    for shard in dataset.committed():
+        dataset.storage.remove(f"scores/arcface/heads-{shard:06d}.parquet")
+    for a, b in zip(before, mean_embeddings(dataset, "arcface"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_gathered_file_of_other_scores_is_not_believed(dataset):
+    gather_embeddings(dataset, "arcface")
+    before = mean_embeddings(dataset, "arcface")[1]
+    for shard in dataset.committed():
+        dataset.storage.remove(f"scores/arcface/heads-{shard:06d}.parquet")
+    embed(dataset, seed=1)
+    assert dataset.storage.exists(embeddings_file("arcface"))
+    assert not np.allclose(mean_embeddings(dataset, "arcface")[1][0], before[0])
