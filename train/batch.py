@@ -1,5 +1,6 @@
 """What the loader hands to a model: views of identities as tensors, from pixels or from cached latents alike."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,6 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
+
+Key = tuple[int, int, int]
+"""What the randomness of a sample is keyed by: the seed, the epoch and the number of the sample."""
 
 Images = Float[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]
 
@@ -52,11 +56,17 @@ class Batch:
 class Source(Protocol):
     """Where the contents of views come from; it travels to the workers, so it is picklable and opens files there."""
 
+    @property
+    def lineage(self) -> str:
+        """What a resumed run must find again, such as the autoencoder of cached latents; empty for stored pictures."""
+        ...
+
     def read(
         self,
         rows: Int64[np.ndarray, "b v"],
         background: Float32[np.ndarray, "b 3"],
         members: tuple[str, ...],
+        keys: Sequence[Key],
     ) -> dict[str, Any]:
         """Fields of the batch, by name, for rows of the index; raises BadMember for a sample that cannot be had."""
         ...

@@ -61,6 +61,7 @@ def open_loader(
         "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
         "control": config.control,
         "embeddings": config.embeddings,
+        "source": worker.source.lineage,
     }
     start = State(
         dataset=index.fingerprint,

@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from train.batch import Key
 from train.reader import Reader
 
 _MODES = {"rgb": cv2.IMREAD_COLOR_RGB, "normal": cv2.IMREAD_COLOR_RGB, "alpha": cv2.IMREAD_GRAYSCALE}
@@ -28,9 +29,14 @@ class Pixels:
     resolution: int
     """and of what is handed out."""
     as_uint8: bool = False
+    lineage = ""
 
     def read(
-        self, rows: Int[np.ndarray, "b v"], background: Float32[np.ndarray, "b 3"], members: tuple[str, ...]
+        self,
+        rows: Int[np.ndarray, "b v"],
+        background: Float32[np.ndarray, "b 3"],
+        members: tuple[str, ...],
+        keys: Sequence[Key] = (),
     ) -> dict[str, Float[Tensor, "b v _ _ _"] | UInt8[Tensor, "b v _ _ _"]]:
         """The members by name; rgb lies over the background, normals keep theirs.
 
@@ -87,8 +93,13 @@ class Encoded:
     """The members as they are stored, for whoever decodes them elsewhere, and for measuring."""
 
     reader: Reader
+    lineage = ""
 
     def read(
-        self, rows: Int[np.ndarray, "b v"], background: Float32[np.ndarray, "b 3"], members: tuple[str, ...]
+        self,
+        rows: Int[np.ndarray, "b v"],
+        background: Float32[np.ndarray, "b 3"],
+        members: tuple[str, ...],
+        keys: Sequence[Key] = (),
     ) -> dict[str, dict[str, list[bytes]]]:
         return {"data": self.reader.read({name: rows.ravel() for name in members})}

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as Requests
 from manifests.draws import generator
 from manifests.index import Subset
 from manifests.order import GlobalBatch
-from train.batch import BadMember, Batch, Source
+from train.batch import BadMember, Batch, Key, Source
 from train.sampling import Control, Recipe, SingleView, samples
 
 
@@ -37,7 +37,8 @@ class Delivery:
     """Members that could not be had, whose samples were replaced."""
 
     def batch(self) -> Batch:
-        return Batch(**{name: torch.from_numpy(array) for name, array in self.numbers.items()}, **self.contents)
+        numbers = {name: torch.from_numpy(array) for name, array in self.numbers.items()}
+        return Batch(**{**numbers, **self.contents})  # a source may know better, such as what the background is
 
     def pin_memory(self) -> "Delivery":
         pinned = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in self.contents.items()}
@@ -52,6 +53,7 @@ class Views:
     is_condition: Bool[np.ndarray, "b v"]
     control: Int64[np.ndarray, "b v"] | None
     background: Float32[np.ndarray, "b 3"]
+    keys: list[Key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ class Worker(Requests):
             is_condition = np.zeros(rows.shape, bool)
         else:
             rows, is_condition = (np.stack(parts) for parts in zip(*map(self._pick, keys), strict=True))
-        return Views(rows, is_condition, self._control(rows, keys), background)
+        return Views(rows, is_condition, self._control(rows, keys), background, [(self.seed, *key) for key in keys])
 
     def _pick(self, key: tuple[int, int]) -> tuple[Int64[np.ndarray, " v"], Bool[np.ndarray, " v"]]:
         own, index = self.subset.of(key[1]), self.subset.index
@@ -132,10 +134,10 @@ class Worker(Requests):
         return np.stack([self.control.rows(generator(self.seed, "control", *k), i, v) for k, i, v in joined])
 
     def _read(self, views: Views) -> dict[str, Any]:
-        contents = self.source.read(views.rows, views.background, self.members)
+        contents = self.source.read(views.rows, views.background, self.members, views.keys)
         if views.control is not None:
             white = np.ones_like(views.background)
-            contents["control"] = self.source.read(views.control, white, ("rgb",))["rgb"]
+            contents["control"] = self.source.read(views.control, white, ("rgb",), views.keys)["rgb"]
         return contents
 
     def _numbers(

@@ -279,6 +279,8 @@ class Latents:
     def __init__(self, dataset, subset):
         self.identity = np.array(subset.index.identity)
 
+    lineage = "numbers"
+
     def read(self, rows, background, members, keys):
         return {
             m: torch.from_numpy(self.identity[rows]).float()[..., None, None, None].expand(-1, -1, 4, 2, 2)

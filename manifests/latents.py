@@ -1,0 +1,127 @@
+"""Cached latents of a dataset: where they lie, how they are laid out, and the record that commits those of a shard.
+
+Beside the shards, in a folder per autoencoder, each shard has a plain .npy of float16 [views, 3, 2, c, h, w]: the views in
+the order of the views table, the PARTS of each, and the mean and standard deviation of each part. Its record comes last.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Float16
+
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.draws import generator
+from manifests.scores import tar_sha256
+
+FOLDER = "latents"
+VERSION = 1
+
+PARTS = ("white", "coloured", "normal")
+"""The picture over white, over the identity's own colour, and the normals."""
+
+DTYPE = np.dtype("<f2")
+
+
+class Unusable(ValueError):
+    """The latents of a shard must be made, or made anew; says what they are."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What commits the latents of a shard, and what they were made of and with."""
+
+    dataset: str
+    """The fingerprint of the plan."""
+    tar_sha256: str
+    vae_sha256: str
+    scaling_factor: float
+    shape: tuple[int, ...]
+    """Of the array."""
+    backgrounds: dict[str, list[int]]
+    """The colour of each identity, 0 to 255."""
+    version: int = VERSION
+
+
+def own_background(seed: int, identity: int) -> list[int]:
+    """The one colour, 0 to 255, that an identity has behind all its views."""
+    return generator(seed, "latent background", identity).integers(0, 256, 3).tolist()
+
+
+def short_name(vae_sha256: str) -> str:
+    """The folder of an autoencoder's latents, among those of others."""
+    return vae_sha256[:16]
+
+
+def latents_file(vae_sha256: str, shard: int) -> str:
+    return f"{FOLDER}/{short_name(vae_sha256)}/{schema.shard_name(shard)}.npy"
+
+
+def record_file(vae_sha256: str, shard: int) -> str:
+    return f"{FOLDER}/{short_name(vae_sha256)}/{schema.shard_name(shard)}.json"
+
+
+def npy_header(shape: tuple[int, ...]) -> bytes:
+    """What stands before the numbers of an .npy file."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": DTYPE.str, "fortran_order": False, "shape": shape})
+    return out.getvalue()
+
+
+def file_size(shape: tuple[int, ...]) -> int:
+    return len(npy_header(shape)) + int(np.prod(shape)) * DTYPE.itemsize
+
+
+@contextmanager
+def write_latents(dataset: Dataset, shard: int, record: Record) -> Iterator[Callable[[np.ndarray], None]]:
+    """Give a function that appends views, and commit them at the end; what fails before leaves nothing behind."""
+    file = latents_file(record.vae_sha256, shard)
+    scratch = dataset.storage.scratch(file)
+    written = 0
+
+    def append(views: Float16[np.ndarray, "v 3 2 c h w"]) -> None:
+        nonlocal written
+        assert views.shape[1:] == record.shape[1:], (views.shape, record.shape)
+        out.write(np.ascontiguousarray(views, DTYPE).data)
+        written += len(views)
+
+    try:
+        with scratch.open("wb") as out:
+            out.write(npy_header(record.shape))
+            yield append
+        assert written == record.shape[0], (written, record.shape)
+        dataset.storage.commit(scratch, file)
+    finally:
+        scratch.unlink(missing_ok=True)
+    about = (json.dumps(asdict(record), indent=2) + "\n").encode()
+    dataset.storage.write(record_file(record.vae_sha256, shard), about)
+
+
+def read_record(dataset: Dataset, vae_sha256: str, shard: int) -> Record:
+    """The record of a shard's latents; raises Unusable unless they are whole and of this autoencoder and this very shard."""
+    try:
+        fields = json.loads(dataset.storage.read(record_file(vae_sha256, shard)))
+        record = Record(**{**fields, "shape": tuple(fields["shape"])})
+        size = dataset.storage.size(latents_file(vae_sha256, shard))
+    except FileNotFoundError:
+        raise Unusable("missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unusable(f"damaged ({type(error).__name__}: {error})") from None
+    if record.version != VERSION or record.vae_sha256 != vae_sha256:
+        raise Unusable("of another version or autoencoder")
+    if record.dataset != dataset.plan.fingerprint:
+        raise Unusable("of another dataset")
+    if record.tar_sha256 != tar_sha256(dataset, shard):
+        raise Unusable("older than the shard")
+    if size != file_size(record.shape):
+        raise Unusable("cut short")
+    return record
+
+
+def caches(dataset: Dataset) -> list[str]:
+    """The short names of the autoencoders whose latents there are."""
+    return dataset.storage.names(FOLDER)

@@ -1,0 +1,82 @@
+"""The autoencoder that latents belong to: a diffusers AutoencoderKL folder that the user brings, read from local files."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+SHIFTS = ("shift_factor", "latents_mean", "latents_std")
+"""Other ways than a factor to bring latents to unit variance, which the families trained here do not know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vae:
+    """A loaded autoencoder."""
+
+    model: torch.nn.Module
+    sha256: str
+    scaling_factor: float
+    """Latents times this have about unit variance."""
+    factor: int
+    """Pixels of a side per latent cell."""
+    channels: int
+
+    @torch.inference_mode()
+    def posterior(self, images: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 2 c _ _"]:
+        """Mean and standard deviation of the latents of images in [-1, 1], not scaled."""
+        images = images.to(next(self.model.parameters()).device)
+        # Plain float32, the same at every run: these numbers are kept for years.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            latents: Any = self.model.encode(images).latent_dist  # pyright: ignore[reportCallIssue]
+        return torch.stack([latents.mean, latents.std], 1)
+
+
+def load_vae(folder: str, device: str = "cpu") -> Vae:
+    """Load an autoencoder; nothing is downloaded and no pickle is opened.
+
+    Raises:
+        FileNotFoundError: the folder lacks its config or its safetensors.
+        ValueError: the weights are not all there, or not this model's; or its latents are shifted, not only scaled.
+    """
+    sha256 = vae_sha256(folder)
+    # Importing diffusers takes seconds, and only whoever encodes or decodes needs it.
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    try:
+        loaded: Any = AutoencoderKL.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder} does not load as an AutoencoderKL ({str(error).splitlines()[0]})") from error
+    model, info = loaded
+    if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
+        raise ValueError(f"{folder} is not whole: {len(wrong)} weights are missing or unknown (first: {wrong[0]})")
+    if shifted := [name for name in SHIFTS if model.config.get(name) is not None]:
+        raise ValueError(f"{folder} has a {shifted[0]}; only autoencoders with a scaling_factor alone are supported")
+    scaling, factor = float(model.config.scaling_factor), 2 ** (len(model.config.block_out_channels) - 1)
+    return Vae(model.to(device).eval(), sha256, scaling, factor, model.config.latent_channels)
+
+
+def vae_sha256(folder: str) -> str:
+    """What an autoencoder is known by: the hash of its weights and of its settings, without who saved it and when.
+
+    Raises:
+        FileNotFoundError: the folder lacks its config or its safetensors.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (Path(folder) / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} is not an autoencoder: it has no {name}; give the folder of a diffusers AutoencoderKL "
+                "as safetensors, such as the vae folder of Stable Diffusion"
+            )
+    config = json.loads((Path(folder) / CONFIG).read_bytes())
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    with (Path(folder) / WEIGHTS).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps([weights, settings], sort_keys=True).encode()).hexdigest()
