@@ -9,7 +9,6 @@ import json
 import statistics
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from manifests.plan import Plan, write_plan
 from manifests.scores import tar_sha256
 from manifests.shards import ShardWriter
 from manifests.storage import Storage
-from train.latent_source import open_latents
 from train.loader import open_loader
 from train.sampling import MultiView
 from train.stream import LoaderConfig
@@ -54,8 +52,8 @@ def main() -> None:
 
 def samples_per_second(dataset: Dataset, vae: str, steps: int) -> float:
     """The rate after the first batches, which the workers have prepared while they started."""
-    config = LoaderConfig(dataset.storage.url, MultiView(), batch=BATCH, workers=WORKERS)
-    batches = iter(open_loader(config, source=partial(open_latents, config=config, vae=vae) if vae else None))
+    config = LoaderConfig(dataset.storage.url, MultiView(), batch=BATCH, workers=WORKERS, latents=vae)
+    batches = iter(open_loader(config))
     for _ in range(WORKERS * config.prefetch + 1):
         next(batches)
     return steps * BATCH / time_of(lambda: [next(batches) for _ in range(steps)])

@@ -20,8 +20,9 @@ from geometry.meshes import Mesh
 COARSE = 64
 TUNNEL_CELLS = 128
 """Grid on which tunnels are counted; on half of it half of the planted holes are missed."""
-GROWTH = 1 / 64
-"""World units by which the solid grows before tunnels are counted: half the width of what hair and glasses may enclose."""
+GROWTHS = (1.0, 2**0.5)
+"""Cells of that grid by which the solid grows before tunnels are counted: thinner loops, of hair and glasses, close, and
+what a wider one leaves by chance at one growth it does not leave at the other."""
 CHIN = 0.4
 """Share of the cube's height below which garments and loose hair lie."""
 METHODS = ("lewiner", "pymcubes")
@@ -59,7 +60,7 @@ class MeshFigures:
     holes: int
     """Handles of the largest component (its genus), hair loops and glasses included."""
     tunnels: int
-    """Holes of the head that no thin loop makes: handles of the solid above the chin after growing it by 1/64."""
+    """Holes of the head that no thin loop makes: handles of the solid above the chin that growing it leaves."""
     watertight: bool
     """Every edge of the surface joins exactly two faces."""
 
@@ -142,7 +143,7 @@ def extract(head: DensityField, config: MeshConfig) -> tuple[Mesh, MeshFigures]:
 
 
 def tunnels(inside: Bool[np.ndarray, "n n n"]) -> int:
-    """Tunnels through the largest part of a solid above the chin, once growing it has closed thinner loops.
+    """Tunnels through the largest part of a solid above the chin that every growth of GROWTHS leaves open.
 
     Counted from the Euler number of the grown solid: parts + cavities - tunnels.
     """
@@ -151,8 +152,13 @@ def tunnels(inside: Bool[np.ndarray, "n n n"]) -> int:
     if not above.any():
         return 0
     parts = np.asarray(label(above, connectivity=1))
-    head = np.pad(parts == np.bincount(parts.ravel())[1:].argmax() + 1, 1 + math.ceil(GROWTH * cells))
-    solid = np.asarray(distance_transform_edt(~head)) <= GROWTH * cells + 1e-6
+    width = [growth * cells / TUNNEL_CELLS for growth in GROWTHS]
+    head = np.pad(parts == np.bincount(parts.ravel())[1:].argmax() + 1, 1 + math.ceil(max(width)))
+    away = np.asarray(distance_transform_edt(~head))
+    return min(_handles(away <= w + 1e-6) for w in width)
+
+
+def _handles(solid: Bool[np.ndarray, "x y z"]) -> int:
     cavities = np.asarray(label(~solid, connectivity=1)).max() - 1
     return int(np.asarray(label(solid)).max() + cavities - euler_number(solid, connectivity=3))
 

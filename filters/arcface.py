@@ -17,6 +17,8 @@ from filters.weights import EMBEDDED, existing, sha256
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 BATCH = 64
+FAR = 60.0
+"""Degrees of azimuth between views in which a person who changes with azimuth looks like two."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Faces:
 
     in_cone: Bool[np.ndarray, " v"]
     found: Bool[np.ndarray, " v"]
+    azimuth: Float[np.ndarray, " v"]
+    """From -180 to 180."""
     front: UInt8[np.ndarray, "f 112 112 3"]
     back: UInt8[np.ndarray, "k 112 112 3"]
 
@@ -132,6 +136,7 @@ class ArcFaceScorer:
             column("agreement", VIEW, "mean cosine of the view's embedding with the others of the cone"),
             column("mean_cosine", IDENTITY, "mean cosine over all pairs of views of the frontal cone"),
             column("min_cosine", IDENTITY, "lowest cosine of a pair"),
+            column("far_cosine", IDENTITY, "mean cosine of views of the cone more than FAR degrees of azimuth apart"),
             column("detections", IDENTITY, "views of the cone with a face"),
             column("detection_rate", IDENTITY, "the same as a share of the cone"),
             column(
@@ -142,7 +147,7 @@ class ArcFaceScorer:
         )
         settings = {k: v for k, v in asdict(config).items() if k not in ("model", "table", "detector")}
         settings["detector_sha256"] = sha256(existing(config.detector, "detector")) if config.detector else None
-        self.lineage = Lineage("arcface", 1, self.arcface.sha256, settings)
+        self.lineage = Lineage("arcface", 2, self.arcface.sha256, settings)
 
     def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:
         return self._cone(azimuth, elevation) | (turned(azimuth) >= self.config.back_turn)
@@ -154,12 +159,13 @@ class ArcFaceScorer:
         in_cone = self._cone(subject.azimuth, subject.elevation)
         if not len(in_cone):
             none = np.empty((0, SIZE, SIZE, 3), np.uint8)
-            return Faces(in_cone, in_cone, none, none)
+            return Faces(in_cone, in_cone, subject.azimuth, none, none)
         pictures, points = subject.member("rgb"), face_points(subject.row)
         expected = project(points, subject.cameras, pictures.shape[1])
         behind = project(mirrored(points), subject.cameras, pictures.shape[1])
         at, found = self._detect(pictures, in_cone, expected)
-        return Faces(in_cone, found, crops_of(pictures, at, found), crops_of(pictures, behind, ~in_cone))
+        azimuth = (subject.azimuth + 180) % 360 - 180
+        return Faces(in_cone, found, azimuth, crops_of(pictures, at, found), crops_of(pictures, behind, ~in_cone))
 
     def _detect(
         self,
@@ -185,12 +191,15 @@ class ArcFaceScorer:
         embedding[faces.found] = front
         agreement = np.full(len(faces.found), np.nan, np.float32)
         count = int(faces.found.sum())
-        numbers: dict[str, Any] = {"mean_cosine": np.nan, "min_cosine": np.nan, "mirror_cosine": np.nan}
+        numbers: dict[str, Any] = dict.fromkeys(("mean_cosine", "min_cosine", "far_cosine", "mirror_cosine"), np.nan)
         if count >= self.config.min_views:
             cosines = front @ front.T
             agreement[faces.found] = (cosines.sum(1) - 1) / (count - 1)
-            pairs = cosines[np.triu_indices(count, 1)]
+            i, j = np.triu_indices(count, 1)
+            pairs, azimuth = cosines[i, j], faces.azimuth[faces.found]
+            far = pairs[np.abs(azimuth[i] - azimuth[j]) > FAR]
             numbers |= {"mean_cosine": pairs.mean(), "min_cosine": pairs.min()}
+            numbers |= {"far_cosine": far.mean()} if len(far) else {}
         if count and len(back):
             numbers["mirror_cosine"] = (back @ front.T).max()
         rate = count / faces.in_cone.sum() if faces.in_cone.any() else np.nan

@@ -196,7 +196,7 @@ class State:
             )
         if (self.sampling, self.samples) != (run.sampling, run.samples):
             raise ValueError(
-                "the state was saved with another way of sampling or other latents; give the recipe and the VAE it was saved with"
+                "the state was saved with another recipe, other latents or embeddings; give those it was saved with"
             )
         for name in ("seed", "tail", "window"):
             there, here = getattr(self, name), getattr(run, name)

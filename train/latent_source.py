@@ -25,15 +25,14 @@ THREADS = 16
 WHITE, COLOURED, NORMAL = range(len(PARTS))
 
 
-def open_latents(
-    dataset: Dataset, subset: Subset, config: LoaderConfig, vae: str, sample: bool = True
-) -> "LatentSource":
-    """What an autoencoder made of a dataset, for `open_loader(config, source=partial(open_latents, config=config, vae=DIR))`.
+def open_latents(dataset: Dataset, subset: Subset, config: LoaderConfig, sample: bool = True) -> "LatentSource":
+    """What the autoencoder `config.latents` made of a dataset; without `sample` the means instead of draws.
 
     Raises:
         FileNotFoundError: there is no such autoencoder.
         ValueError: its latents are missing or not of these shards, or the config asks for what only pixels give.
     """
+    vae = config.latents
     _check(config, dataset.plan.resolution)
     sha256, index = vae_sha256(vae), subset.index
     again = f"run spinset latents {dataset.storage.url} --vae {vae}"

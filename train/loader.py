@@ -14,6 +14,7 @@ from manifests.order import Order, State, check_ranks, fingerprint_of
 from manifests.selection import read_selection
 from train.batch import Batch, Source
 from train.cache import ShardCache
+from train.latent_source import open_latents
 from train.pixels import Encoded, Pixels
 from train.reader import Reader
 from train.sampling import open_control, samples, unable
@@ -31,7 +32,7 @@ def open_loader(
     world: int = 1,
     source: Callable[[Dataset, Subset], Source] | None = None,
 ) -> Loader:
-    """Open a dataset for one rank of a run; `source` gives something else than pixels, such as cached latents.
+    """Open a dataset for one rank of a run; `source` gives something else than what the dataset holds.
 
     Raises:
         FileNotFoundError: there is no dataset.
@@ -48,7 +49,7 @@ def open_loader(
     worker = Worker(
         subset=subset,
         recipe=config.recipe,
-        source=source(dataset, subset) if source else _stored(dataset, subset, reader, config),
+        source=_source(dataset, subset, reader, config) if source is None else source(dataset, subset),
         members=config.members,
         seed=config.seed,
         random_background=config.random_background if "rgb" in config.members and config.decode else 0.0,
@@ -97,8 +98,12 @@ def _usable(
     return subset.only(wanted), None if vectors is None else vectors[wanted], left_out
 
 
+def _source(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
+    """Cached latents or stored pictures, after a look that all of them are there."""
+    return open_latents(dataset, subset, config) if config.latents else _stored(dataset, subset, reader, config)
+
+
 def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
-    """What is stored in the shards, after a look that it is there."""
     stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
     if resolution > stored:
         raise ValueError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")

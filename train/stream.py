@@ -43,6 +43,8 @@ class LoaderConfig:
     """Samples of a step, of all ranks together."""
     members: tuple[str, ...] = ("rgb", "normal")
     """Any of rgb, normal and alpha."""
+    latents: str = ""
+    """Load the cached latents of the autoencoder in this folder in the place of pixels."""
     resolution: int = 0
     """Pixels of a side, a multiple of 8; as stored unless told."""
     random_background: float = 0.5

@@ -92,7 +92,7 @@ def test_tunnels_are_counted_and_thin_loops_are_not():
 
     def with_loop(p):
         q = p - torch.tensor([0.0, 0.1, 0.26])
-        loop = torch.stack([q[:, 1:].norm(dim=-1) - 0.02, q[:, 0]], dim=-1).norm(dim=-1) - 0.006
+        loop = torch.stack([q[:, 1:].norm(dim=-1) - 0.015, q[:, 0]], dim=-1).norm(dim=-1) - 0.006
         return torch.minimum(sphere([0.0, 0.1, 0.0], 0.25)(p), loop)
 
     found = {f.__name__: extract(Field(f), MeshConfig(256))[1] for f in (bored, with_loop)}

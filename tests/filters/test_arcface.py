@@ -94,6 +94,9 @@ def test_what_is_said_of_a_head(tiny_arcface):
     pairs = [float(front[i] @ front[j]) for i in range(4) for j in range(i)]
     assert found["mean_cosine"] == pytest.approx(np.mean(pairs), abs=1e-5)
     assert found["min_cosine"] == pytest.approx(min(pairs), abs=1e-5)
+    order = [(i, j) for i in range(4) for j in range(i) if abs(AZIMUTHS[i] - AZIMUTHS[j]) > 60]
+    far = [float(front[i] @ front[j]) for i, j in order]
+    assert len(far) == 2 and found["far_cosine"] == pytest.approx(np.mean(far), abs=1e-5)
     assert found["detections"] == 4
     assert found["detection_rate"] == 1
     assert np.isnan(found["embedding"]).any(1).tolist() == [False] * 4 + [True] * 2

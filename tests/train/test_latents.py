@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +48,14 @@ def cached(config) -> Dataset:
 
 def open_source(dataset: Dataset, vae: str, **options) -> LatentSource:
     config = LoaderConfig(dataset.storage.url, **{k: v for k, v in options.items() if k != "sample"})
-    return open_latents(dataset, open_index(dataset).select(), config, vae, options.get("sample", True))
+    config = replace(config, latents=str(vae))
+    return open_latents(dataset, open_index(dataset).select(), config, options.get("sample", True))
 
 
 def loader(dataset: Dataset, vae: str, rank: int = 0, world: int = 1, **options) -> Loader:
     defaults = {"recipe": RandomK(2), "batch": 2, "workers": 0, "epochs": 2}
     config = LoaderConfig(dataset.storage.url, **{**defaults, **options})
-    return open_loader(config, rank, world, partial(open_latents, config=config, vae=vae))
+    return open_loader(replace(config, latents=str(vae)), rank, world)
 
 
 def files(dataset: Dataset) -> dict[str, str]:
