@@ -51,34 +51,38 @@ class Pixels:
         found = {name: self._pictures(name, own, data[name]) for name, own in wants.items()}
         if len(coloured):
             alpha = found["alpha"][coloured] if "alpha" in members else found["alpha"]
-            colours = torch.from_numpy(background[coloured])
-            found["rgb"][coloured] = over(found["rgb"][coloured], alpha, colours)
+            over_colour = over(found["rgb"][coloured].float(), alpha.float(), torch.from_numpy(background[coloured]))
+            found["rgb"][coloured] = over_colour if found["rgb"].is_floating_point() else over_colour.round_().byte()
         return {name: self._finished(found[name]) for name in members}
 
     def _pictures(
         self, member: str, rows: Int[np.ndarray, "b v"], data: Sequence[bytes]
-    ) -> Float32[Tensor, "b v c h w"]:
-        """Decoded pictures in [0, 255]."""
-        pictures = torch.empty(rows.size, 1 if member == "alpha" else 3, self.stored, self.stored)
-        for out, row, encoded in zip(pictures, rows.ravel().tolist(), data, strict=True):
+    ) -> Float32[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]:
+        """Decoded pictures from 0 to 255: as bytes while nothing asks for more."""
+        decoded = np.empty((rows.size, 1 if member == "alpha" else 3, self.stored, self.stored), np.uint8)
+        for out, row, encoded in zip(decoded, rows.ravel().tolist(), data, strict=True):
             picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), _MODES[member])
             if picture is None:
                 raise self.reader.bad(member, row, "does not decode")
             height, width = picture.shape[:2]
             if (height, width) != (self.stored, self.stored):
                 raise self.reader.bad(member, row, f"is {width} x {height} px, the dataset has {self.stored}")
-            out.copy_(torch.from_numpy(picture.reshape(height, width, -1)).permute(2, 0, 1))
+            cv2.split(picture, list(out))
+        pictures = torch.from_numpy(decoded)
         if self.resolution != self.stored:
             # A triangle filter: it never leaves the range of the pixels, so alpha and backgrounds stay exact.
-            pictures = interpolate(pictures, (self.resolution, self.resolution), mode="bilinear", antialias=True)
+            size = (self.resolution, self.resolution)
+            pictures = interpolate(pictures.float(), size, mode="bilinear", antialias=True)
+        elif not self.as_uint8:
+            pictures = pictures.float()
         return pictures.unflatten(0, rows.shape)
 
     def _finished(
-        self, pictures: Float32[Tensor, "b v c h w"]
+        self, pictures: Float32[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]
     ) -> Float32[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]:
-        if self.as_uint8:
-            return pictures.round_().to(torch.uint8)
-        return pictures.div_(127.5).sub_(1)
+        if not self.as_uint8:
+            return pictures.div_(127.5).sub_(1)
+        return pictures.round_().byte() if pictures.is_floating_point() else pictures
 
 
 def over(

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
@@ -137,7 +137,7 @@ class Reader:
             yield
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{tar_file(shard)} of {self.url} is gone, it was there when the run began; spinset repair makes it anew"
+                f"{tar_file(shard)} of {self.url} is gone, it was there when the run began; spinset generate makes it anew"
             ) from error
 
     @cached_property
@@ -149,9 +149,10 @@ class Reader:
         own = {name: value for name, value in self.__dict__.items() if name != "_storage"}
         return {**own, "_files": OrderedDict()}
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # A default, because at exit the names of a module may be gone before its objects.
         for descriptor in self._files.values():
-            os.close(descriptor)
+            close(descriptor)
 
 
 def _read(descriptor: int, span: Stretch) -> bytes:
