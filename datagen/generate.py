@@ -185,7 +185,9 @@ class GenerateWorker:
                     self._add_failed(writer, identity, stage, f"{type(error).__name__}: {error}")
             else:
                 assert made is not None
-                return (self._add_rejected if isinstance(made, Rejected) else self._add_made)(writer, identity, made)
+                if isinstance(made, Rejected):
+                    return self._add_rejected(writer, identity, made)
+                return self._add_made(writer, identity, made)
 
     def _add_made(self, writer: ShardWriter, identity: int, made: Made) -> None:
         if self.config.save_meshes:

@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import webdataset
 from jaxtyping import Int, Int64
+from webdataset.filters import shuffle
+from webdataset.pipeline import DataPipeline
+from webdataset.shardlists import split_by_worker
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from manifests import schema
@@ -67,14 +69,14 @@ def open_sequential(
     order = generator(config.seed, "shards", epoch).permutation(shards)[rank::world]
     stages = [
         partial(_shards, order.tolist()),
-        webdataset.split_by_worker,
+        split_by_worker,
         partial(_expanded, config.data),
         partial(_chosen, _codes(index.identity, index.view)[subset.rows], config.members),
     ]
     if config.buffer:
         seed = int(generator(config.seed, "buffer", epoch, rank).integers(1 << 63))
-        stages.append(webdataset.shuffle(config.buffer, rng=random.Random(seed)))
-    return webdataset.DataPipeline(*stages).repeat(), len(subset.rows) // world
+        stages.append(shuffle(config.buffer, rng=random.Random(seed)))
+    return DataPipeline(*stages).repeat(), len(subset.rows) // world
 
 
 def _shards(shards: list[int]) -> Iterator[Sample]:

@@ -135,28 +135,28 @@ def train(
     pixels, labels = torch.from_numpy(faces), torch.from_numpy(np.unique(people, return_inverse=True)[1])
     model = Recogniser(config.dimensions).to(memory_format=torch.channels_last)
     centres = nn.Parameter(torch.randn(int(labels.max()) + 1, config.dimensions) * 0.05)
-    steps = len(labels) // config.batch * config.epochs
+    per_epoch = len(labels) // config.batch
     optimiser = torch.optim.AdamW(
         [{"params": model.parameters(), "weight_decay": 0.05}, {"params": [centres]}], config.lr
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=steps, pct_start=0.1)
-    losses = []
-    for step in track(range(steps), "arcface"):
-        if step % (steps // config.epochs) == 0:
-            order = torch.randperm(len(labels), generator=generator)
-        pick = order[step % (steps // config.epochs) * config.batch :][: config.batch]
-        # The margin grows from nothing: with all of it at once small networks do not start.
-        margin = config.margin * min(1.0, 3 * step / steps)
-        loss = arcface_loss(model(augment(pixels[pick], generator)), centres, labels[pick], config.scale, margin)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-        if (step + 1) % (steps // config.epochs) == 0:
-            print(f"epoch {(step + 1) // (steps // config.epochs)}: loss {np.mean(losses):.3f}", flush=True)
-            losses.clear()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.lr, total_steps=per_epoch * config.epochs, pct_start=0.1
+    )
+    for epoch in range(config.epochs):
+        losses, order = [], torch.randperm(len(labels), generator=generator)
+        for step in track(range(per_epoch), f"arcface, epoch {epoch + 1} of {config.epochs}"):
+            pick = order[step * config.batch :][: config.batch]
+            # The margin grows from nothing: with all of it at once small networks do not start.
+            progress = (epoch * per_epoch + step) / (per_epoch * config.epochs)
+            margin = config.margin * min(1.0, 3 * progress)
+            loss = arcface_loss(model(augment(pixels[pick], generator)), centres, labels[pick], config.scale, margin)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+        print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}", flush=True)
     return model.eval()
 
 
