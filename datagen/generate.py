@@ -52,7 +52,8 @@ class GenerateConfig:
     seed: int = 0
     """Identity i is the head of seed + i."""
     rig: str = "spinmeround-125"
-    """spinmeround-125, gen3dface-48, gen3dface-48-el40, diffportrait360-72, diffportrait3d-24, orbit-N or scatter-N."""
+    """spinmeround-125, gen3dface-48, gen3dface-48-el40, diffportrait360-72, diffportrait3d-24, facelift-6, facelift-32,
+    orbit-N or scatter-N."""
     grid: bool = False
     """See every identity from exactly the rig's directions, without jitter."""
     resolution: int = 512

@@ -4,7 +4,7 @@ Views whose face turns away have no embedding worth comparing: only the frontal 
 identity, or the score would rank cameras. Source: Gen3D-Face, section 3.2 (mean pairwise similarity).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from filters.landmarks import SIZE, crops, face_points, mirrored, project
 from filters.scorer import Columns, Subject, turned
-from filters.weights import EMBEDDED, existing, sha256
+from filters.weights import EMBEDDED, absolute, existing, sha256
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 BATCH = 64
@@ -51,6 +51,10 @@ class ArcFaceConfig:
             )
         if self.min_views < 2:
             raise ValueError(f"--arcface.min-views is {self.min_views}; a pair needs 2 views or more")
+
+    def absolute(self) -> "ArcFaceConfig":
+        """The same, with paths that hold wherever a worker runs."""
+        return replace(self, model=absolute(self.model), detector=absolute(self.detector))
 
 
 @dataclass(frozen=True, eq=False)

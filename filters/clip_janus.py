@@ -5,7 +5,7 @@ Source: Gen3D-Face, section 3.2 (zero-shot classification by "back of human head
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from filters.scorer import Columns, Subject, turned
-from filters.weights import EMBEDDED, existing, sha256
+from filters.weights import EMBEDDED, absolute, existing, sha256
 from manifests.scores import VIEW, Lineage, column
 
 FRONT, BACK = "human front face", "back of human head"
@@ -47,6 +47,12 @@ class ClipConfig:
             raise ValueError(f"--clip.min-turn is {self.min_turn:g}; it must be between 0 and 180 degrees")
         if self.model.startswith("hf-hub:"):
             raise ValueError(f"--clip.model is {self.model!r}; weights are never downloaded, give local-dir:FOLDER")
+
+    def absolute(self) -> "ClipConfig":
+        """The same, with paths that hold wherever a worker runs."""
+        kind, _, folder = self.model.partition(":")
+        model = f"{kind}:{absolute(folder)}" if folder else self.model
+        return replace(self, model=model, checkpoint=absolute(self.checkpoint))
 
 
 @dataclass(frozen=True, eq=False)

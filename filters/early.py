@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from filters.clip_janus import ClipConfig, ClipScorer
 from filters.image import ImageScorer
 from filters.policy import Decisions, judge
 from filters.rows import identity_rows, wanted_views
-from filters.rules import Policy, read_policy
+from filters.rules import PRESETS, Policy, read_policy
 from filters.scorer import Scorer, make_subject
-from filters.select import column_of, heads_of
+from filters.select import check_requires, column_of, heads_of
+from filters.weights import absolute
+from geometry.cameras import orbit
 from manifests.scores import Scores
 
 AZIMUTH = (0.0, 30.0, -30.0, 150.0, 180.0, -150.0)
@@ -39,7 +40,11 @@ class RejectConfig:
             raise ValueError(f"--reject.resolution is {self.resolution}; less than 32 pixels show no face")
 
     def lineage(self) -> dict[str, Any]:
-        """The policy, the views, and the scorers with the hashes of their weights."""
+        """The policy, the views, and the scorers with the hashes of their weights.
+
+        Raises:
+            ValueError: the policy cannot judge such views: found out on a blank one, before any head is made.
+        """
         policy, document = read_policy(self.policy)
         scorers = self.scorers(policy, "cpu")
         for scorer in scorers:
@@ -48,6 +53,8 @@ class RejectConfig:
                 raise ValueError(
                     f"the scores of {scorer.table} have no column {unknown[0]!r}; they have {', '.join(known)}"
                 )
+        check_requires(policy, {scorer.table: scorer.lineage for scorer in scorers})
+        EarlyJudge(policy, scorers, self.resolution)(*_blank(self.resolution))
         return {"policy": document, "azimuth": AZIMUTH, "resolution": self.resolution,
                 "scorers": {s.table: asdict(s.lineage) for s in scorers}}  # fmt: skip
 
@@ -75,14 +82,8 @@ class RejectConfig:
     def absolute(self) -> "RejectConfig":
         """The same, with paths that hold wherever a worker runs."""
 
-        def full(path: str) -> str:
-            return str(Path(path).absolute()) if path and Path(path).exists() else path
-
-        kind, _, folder = self.clip.model.partition(":")
-        model = f"{kind}:{full(folder)}" if folder else self.clip.model
-        clip = replace(self.clip, model=model, checkpoint=full(self.clip.checkpoint))
-        arcface = replace(self.arcface, model=full(self.arcface.model), detector=full(self.arcface.detector))
-        return replace(self, policy=full(self.policy), clip=clip, arcface=arcface)
+        policy = self.policy if self.policy in PRESETS else absolute(self.policy)
+        return replace(self, policy=policy, clip=self.clip.absolute(), arcface=self.arcface.absolute())
 
 
 class EarlyJudge:
@@ -103,6 +104,18 @@ class EarlyJudge:
             return None
         failed = int(verdict.identities.failed[0]) or int(np.bitwise_or.reduce(verdict.views.failed))
         return str(self.policy.rules[(failed & -failed).bit_length() - 1])
+
+
+def _blank(resolution: int) -> tuple[dict[str, Any], pa.Table, dict[str, list[np.ndarray]]]:
+    """Views that show nothing, for trying what judges them."""
+    cameras = orbit(np.array(AZIMUTH), np.zeros(len(AZIMUTH)))
+    columns = {"view": np.arange(len(AZIMUTH), dtype=np.int16), "azimuth": np.array(AZIMUTH, np.float32)}
+    columns["elevation"] = np.zeros(len(AZIMUTH), np.float32)
+    columns |= {name: list(getattr(cameras, name).reshape(len(AZIMUTH), -1).numpy()) for name in ("c2w", "K")}
+    side = (resolution, resolution)
+    pictures = {"rgb": np.full((*side, 3), 128, np.uint8), "alpha": np.full(side, 255, np.uint8)}
+    row = {"identity": 0, "facts": "{}", "mesh": None}
+    return row, pa.table(columns), {name: [picture] * len(AZIMUTH) for name, picture in pictures.items()}
 
 
 def _scores(scorer: Scorer, row: dict[str, Any], views: pa.Table, pictures: dict[str, list[np.ndarray]]) -> Scores:

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -92,7 +92,7 @@ def score(config: ScoreConfig) -> Dataset:
     pending = [shard for shard, tables in due.items() if tables]
     heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in due}
     with JobProgress("score", sum(heads.values()), sum(heads[s] for s in due if s not in pending)) as progress:
-        pool.run(pending, partial(ScoreWorker, config), config.pool, progress.update)
+        pool.run(pending, partial(ScoreWorker, _absolute(config)), config.pool, progress.update)
     for scorer in scorers:
         whole = gather(dataset, scorer.table, scorer.lineage)
         if whole and EMBEDDING in (f.name for f in scorer.columns):
@@ -100,6 +100,13 @@ def score(config: ScoreConfig) -> Dataset:
     if "duplicates" in config.scorers:
         score_duplicates(dataset, config.arcface.table)
     return dataset
+
+
+def _absolute(config: ScoreConfig) -> ScoreConfig:
+    """The same, with paths that hold wherever a worker of a running cluster stands."""
+    storage = Storage(config.out)
+    out = storage.root if storage.is_local else config.out
+    return replace(config, out=out, clip=config.clip.absolute(), arcface=config.arcface.absolute())
 
 
 def _due(dataset: Dataset, shard: int, scorers: Sequence[Scorer], replace: bool) -> list[str]:

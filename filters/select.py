@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from filters.rules import Policy, read_policy
 from filters.summary import summarise
 from manifests import scores as tables
 from manifests.dataset import Dataset
-from manifests.scores import WHOLE, Scores, open_scores, shard_hashes
+from manifests.scores import WHOLE, Lineage, Scores, open_scores, shard_hashes
 from manifests.selection import ROWS, read_selection, selection_file, write_selection
 
 
@@ -102,14 +103,19 @@ def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
         for key in ("identity", "view"):
             if not np.array_equal(*(s.rows.column(key).to_numpy() for s in (first, scores))):
                 raise ValueError(f"the scores of {first_name} and {name} hold different heads; run spinset score again")
+    check_requires(policy, {name: scores.lineage for name, scores in opened.items()})
+    return opened
+
+
+def check_requires(policy: Policy, lineages: Mapping[str, Lineage]) -> None:
+    """Raise ValueError unless the scores were made by what a policy's limits belong to."""
     for name, pins in policy.requires.items():
-        lineage = asdict(opened[name].lineage)
+        lineage = asdict(lineages[name])
         for key, value in pins.items():
             if lineage.get(key) != value:
                 raise ValueError(
                     f"the policy requires {name} with {key} {value!r}, its scores have {lineage.get(key)!r}"
                 )
-    return opened
 
 
 def heads_of(scores: Scores) -> Heads:

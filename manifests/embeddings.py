@@ -34,7 +34,7 @@ def mean_embeddings(dataset: Dataset, table: str) -> Embedded:
         rows = pq.read_table(io.BytesIO(dataset.storage.read(file)))
         if rows.schema.metadata.get(_META) == made_of:
             vectors = rows.column(COLUMN).combine_chunks()
-            return rows.column("identity").to_numpy(), vectors.flatten().to_numpy().reshape(len(rows), -1)
+            return rows.column("identity").to_numpy(), vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size)
     return _from_parts(dataset, table)
 
 
@@ -76,7 +76,7 @@ def _sums(dataset: Dataset, table: str, shard: int) -> Embedded:
         rows = parquet.read(columns=["identity", COLUMN])
     lists = rows.column(COLUMN).combine_chunks()
     valid = lists.is_valid().to_numpy(zero_copy_only=False)
-    vectors = lists.drop_null().flatten().to_numpy().reshape(valid.sum(), -1).astype(np.float32)
+    vectors = lists.drop_null().flatten().to_numpy().reshape(-1, lists.type.list_size).astype(np.float32)
     identity, owner = np.unique(rows.column("identity").to_numpy(), return_inverse=True)
     sums = np.zeros((len(identity), lists.type.list_size), np.float32)
     np.add.at(sums, owner[valid], vectors.reshape(-1, sums.shape[1]))

@@ -21,6 +21,8 @@ class Keep:
 
     identities: np.ndarray
     selection: Selection | None
+    counts: np.ndarray
+    """How many views of each are wanted."""
     _codes: np.ndarray | None
     """The kept views of the selection as sorted numbers."""
 
@@ -37,10 +39,7 @@ class Keep:
 
     def incomplete(self, views: int) -> np.ndarray:
         """The wanted identities of which fewer than all `views` are wanted."""
-        if self._codes is None:
-            return self.identities[:0]
-        identity, kept = np.unique(self._codes >> 16, return_counts=True)
-        return np.intersect1d(self.identities, identity[kept < views])
+        return self.identities[self.counts < views]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,19 +86,24 @@ def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
         raise ValueError(
             f"{missing} of {dataset.plan.shards} shards of {dataset.storage.url} are not made yet; finish it first"
         )
-    chosen = read_selection(dataset, selection) if selection else None
-    codes, there = None, None
+    made = dataset.all_identities.sort_by("identity").to_pydict()
+    views = {identity: count for identity, count in zip(made["identity"], made["views"], strict=True) if count}
+    chosen, codes = read_selection(dataset, selection) if selection else None, None
     if chosen is not None:
         identity, view, keep = (chosen.rows.column(name).to_numpy() for name in ("identity", "view", "keep"))
+        judged, of_each = np.unique(identity[view >= 0], return_counts=True)
+        if dict(zip(judged.tolist(), of_each.tolist(), strict=True)) != views:
+            raise ValueError(
+                f"selection {selection!r} judged other views than there are now; make it anew with spinset select"
+            )
         kept = keep & (view >= 0)
-        codes, there = np.sort(_code(identity[kept], view[kept])), np.unique(identity[kept])
-    else:
-        rows = dataset.all_identities
-        there = np.sort(rows.column("identity").to_numpy()[rows.column("views").to_numpy() > 0])
-    there = _some(there, identities)
+        codes = np.sort(_code(identity[kept], view[kept]))
+        left, counts = np.unique(identity[kept], return_counts=True)
+        views = dict(zip(left.tolist(), counts.tolist(), strict=True))
+    there = _some(np.array(sorted(views), np.int64), identities)
     if not len(there):
         raise ValueError(f"nothing is left of {dataset.storage.url} to copy: no view of these identities is kept")
-    return Keep(there, chosen, codes)
+    return Keep(there, chosen, np.array([views[i] for i in there.tolist()]), codes)
 
 
 def check_identities(text: str) -> None:

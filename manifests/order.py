@@ -178,6 +178,8 @@ class State:
             state = State(**fields)
         except (ValueError, TypeError) as error:
             raise ValueError(f"this is not the state of a loader ({error})") from error
+        if not all(isinstance(n, int) and n >= 0 for n in state.cursor):
+            raise ValueError(f"this is not the state of a loader (epoch {state.epoch!r}, position {state.position!r})")
         if state.format != FORMAT:
             raise ValueError(f"the state has format {state.format}; this spinset reads {FORMAT}")
         return state

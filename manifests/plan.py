@@ -45,6 +45,11 @@ class Plan:
         first = shard * self.identities_per_shard
         return range(first, min(first + self.identities_per_shard, self.identities))
 
+    @property
+    def background(self) -> str:
+        """What the pictures lie over: white, unless the source's settings tell another colour."""
+        return (self.source.get("settings") or {}).get("background", "white")
+
     def shard_of(self, identity: int) -> int:
         """The shard in which an identity lies."""
         if self.packed is None:

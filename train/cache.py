@@ -31,7 +31,8 @@ class ShardCache:
 
     def __init__(self, url: str, fingerprint: str, folder: str, bound: int):
         self.url, self.bound = url, bound
-        self.folder = Path(folder)
+        # A folder of its own, for all shards in it may be dropped.
+        self.folder = Path(folder) / "spinset-cache"
         self.own = self.folder / hashlib.sha256(f"{url} {fingerprint}".encode()).hexdigest()[:16]
 
     def open(self, shard: int) -> BinaryIO:

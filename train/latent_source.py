@@ -155,7 +155,8 @@ def _fill(
             pairs = zip(places, offsets, strict=True)
             return np.array([os.preadv(file.fileno(), [out[place].data], offset) for place, offset in pairs])
     path = storage.path(name)
-    ranges = storage.fs.cat_ranges([path] * len(offsets), offsets, [offset + size for offset in offsets])
+    ends = [offset + size for offset in offsets]
+    ranges = storage.fs.cat_ranges([path] * len(offsets), offsets, ends, on_error="raise")
     for place, data in zip(places, ranges, strict=True):
         if len(data) == size:
             out[place] = np.frombuffer(data, DTYPE).reshape(out[place].shape)

@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -69,10 +70,17 @@ def make_latents(config: LatentsConfig) -> Dataset:
             f"--vae {config.vae} makes one latent of {vae.factor} x {vae.factor} px; the dataset has "
             f"{dataset.plan.resolution} px, which is no multiple of it"
         )
+    if dataset.plan.background != "white":
+        raise ValueError(
+            f"the pictures of {config.out} lie over {dataset.plan.background}; latents are made of white ones"
+        )
     index = open_index(dataset)
     _check_members(index)
     dataset.storage.clear_leftovers()
     heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in dataset.committed()}
+    # Workers of a running cluster do not stand in this folder.
+    out = dataset.storage.root if dataset.storage.is_local else config.out
+    config = replace(config, out=out, vae=str(Path(config.vae).absolute()))
     pending = [shard for shard in heads if _is_due(dataset, vae.sha256, shard)]
     with JobProgress("latents", sum(heads.values()), sum(heads[s] for s in heads if s not in pending)) as progress:
         pool.run(pending, partial(LatentsWorker, config), config.pool, progress.update)

@@ -44,7 +44,11 @@ def open_loader(
     index = open_index(dataset)
     subset = index.select(read_selection(dataset, config.selection) if config.selection else None)
     subset, embeddings, left_out = _usable(dataset, subset, config)
-    cache = _cache(dataset, index, config)
+    if world > 1 and (missing := len(dataset.pending())):
+        raise ValueError(
+            f"{missing} shards of {config.data} are still to be made, and ranks could see different ones; finish it first"
+        )
+    cache = None if config.latents else _cache(dataset, index, config)
     reader = Reader(dataset, index, cache)
     worker = Worker(
         subset=subset,
@@ -110,6 +114,11 @@ def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConf
     needed = {*config.members, *(["rgb"] if config.control else [])}
     if "rgb" in needed and config.random_background and config.decode:
         needed.add("alpha")
+        if dataset.plan.background != "white":
+            raise ValueError(
+                f"the pictures lie over {dataset.plan.background}, other backgrounds are made of white ones; give "
+                "--loader.random-background 0, or generate with --background white"
+            )
     for member in sorted(needed):
         lacking = np.flatnonzero(subset.index.size[member][subset.rows] == 0)
         if len(lacking):

@@ -1,6 +1,6 @@
 """Turns stored pictures into tensors: decoding, resizing, and another background where one was drawn.
 
-OpenCV decodes: to the same pixels as Pillow, at twice its speed for JPEG, and it refuses more damaged files.
+OpenCV decodes: to the same pixels as Pillow, at twice its speed for JPEG.
 """
 
 from collections.abc import Sequence

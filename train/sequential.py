@@ -53,8 +53,8 @@ def open_sequential(
     """An endless pipeline of one rank's samples (key, identity, view and members as bytes), and how many are its epoch.
 
     An epoch is the share that divides evenly, so all ranks have equal steps; a rank whose shards hold fewer begins them
-    again. It takes `.map` and `.batched` as any pipeline of webdataset, and runs as
-    `webdataset.WebLoader(pipeline, batch_size=None, num_workers=2).with_epoch(count)`.
+    again, and so does a worker that is ahead of the others. It takes `.map` and `.batched` as any pipeline of
+    webdataset, and runs as `webdataset.WebLoader(pipeline, batch_size=None, num_workers=2).with_epoch(count)`.
 
     Raises:
         ValueError: the selection does not fit, or there are fewer shards than ranks; while streaming, a shard ends

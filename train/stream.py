@@ -83,7 +83,16 @@ class LoaderConfig:
     """Shuffle within groups of this many shards, for a cache that cannot hold all of them; 0 shuffles everything."""
 
     def __post_init__(self) -> None:
-        bounds = {"batch": 1, "resolution": 0, "epochs": 0, "tolerance": 0, "workers": 0, "prefetch": 1, "window": 0}
+        bounds = {
+            "seed": 0,
+            "batch": 1,
+            "resolution": 0,
+            "epochs": 0,
+            "tolerance": 0,
+            "workers": 0,
+            "prefetch": 1,
+            "window": 0,
+        }
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{_option(name)} is {getattr(self, name)}; it must be {least} or more")

@@ -42,6 +42,7 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
 
     Raises:
         FileNotFoundError: the folder lacks its config or its safetensors.
+        ValueError: the config is damaged.
         ValueError: the weights are not all there, or not this model's; or its latents are shifted, not only scaled.
     """
     sha256 = vae_sha256(folder)
@@ -75,8 +76,11 @@ def vae_sha256(folder: str) -> str:
                 f"{folder} is not an autoencoder: it has no {name}; give the folder of a diffusers AutoencoderKL "
                 "as safetensors, such as the vae folder of Stable Diffusion"
             )
-    config = json.loads((Path(folder) / CONFIG).read_bytes())
-    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    try:
+        config = json.loads((Path(folder) / CONFIG).read_bytes())
+        settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder}/{CONFIG} is not the config of an autoencoder ({error})") from error
     with (Path(folder) / WEIGHTS).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(json.dumps([weights, settings], sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,9 @@ from manifests.order import GlobalBatch
 from train.batch import BadMember, Batch, Key, Source
 from train.sampling import Control, Recipe, SingleView, samples
 
+RETRIES = 64
+"""How often a batch is read again for each bad member that a run tolerates."""
+
 
 class Bad(NamedTuple):
     """A member that could not be had."""
@@ -91,7 +94,7 @@ class Worker(Requests):
             except BadMember as error:
                 bad.append(Bad(error.shard, error.member, error.reason))
                 # Replacements may meet a bad member again, but not forever.
-                if len(set(bad)) > self.tolerance or len(bad) > self.tolerance * len(numbers):
+                if len(set(bad)) > self.tolerance or len(bad) > self.tolerance * RETRIES:
                     raise
                 hit = (views.rows == error.row).any(1)
                 if views.control is not None:

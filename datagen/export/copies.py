@@ -17,7 +17,8 @@ def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
     """The dataset that an export adds its files to."""
     storage = Storage(str(root))
     storage.clear_leftovers()
-    everything = keep.selection is None and len(keep.identities) == source.plan.identities
+    views = sum(source.done(shard)["views"] for shard in source.committed())
+    everything = keep.selection is None and keep.counts.sum() == views
     plan = source.plan if everything else make_pack_plan(source, keep, PackConfig.shard_mb * 1_000_000)
     write_plan(storage, plan)
     copy = Dataset(storage)
@@ -41,3 +42,5 @@ def _link(source: Dataset, name: str, storage: Storage) -> None:
         with source.storage.open(name) as file, scratch.open("wb") as out:
             shutil.copyfileobj(file, out, 1 << 24)
     storage.commit(scratch, name)
+    # Renaming a link onto another one of the same file leaves both.
+    scratch.unlink(missing_ok=True)

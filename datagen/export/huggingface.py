@@ -54,6 +54,10 @@ def filters(plan: Plan) -> list[str]:
                 for reason, count in selection[level]["dropped"].items()
             ]
         packed = packed["before"]
+    if rejection := plan.settings.get("rejection"):
+        lines.append(
+            f"policy {rejection['policy']['name']} rejected heads by {len(rejection['azimuth'])} small views, before the rest"
+        )
     return lines
 
 
@@ -90,9 +94,7 @@ def _body(copy: Dataset) -> str:
     plan = copy.plan
     heads, views, size = totals(copy)
     members = ", ".join(f"`{extension}`" for extension in plan.members.values())
-    judged = (
-        "\n".join(f"* {line}" for line in filters(plan)) or "Nothing was filtered: this is every head that was made."
-    )
+    judged = "\n".join(f"* {line}" for line in filters(plan)) or "No selection was applied."
     policy = "".join(f"\n```json\n{json.dumps(p, indent=2)}\n```\n" for p in policies(plan))
     lineage = {"source": plan.source, "seed": plan.seed, "settings": plan.settings, "fingerprint": plan.fingerprint}
     conventions = "\n".join(f"* {name}: {text}" for name, text in plan.settings.get("conventions", {}).items())

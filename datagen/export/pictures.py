@@ -57,7 +57,7 @@ def rgba_png(rgb: bytes, alpha: bytes, background: tuple[int, int, int] | None) 
 
 def background_of(plan: Plan) -> tuple[int, int, int] | None:
     """The colour behind the heads of a dataset, white unless its source says another; None for no single colour."""
-    name: str = (plan.source.get("settings") or {}).get("background", "white")
+    name: str = plan.background
     if name == "own":
         return None
     red, green, blue = bytes.fromhex(COLOURS.get(name, name[1:]))

@@ -50,7 +50,7 @@ class TrainClipConfig:
     dataset: Positional[str]
     """Procedural heads seen from all around, some with Janus faces."""
     out: Path = EMBEDDED / "clip"
-    epochs: int = 10
+    epochs: int = 12
     batch: int = 128
     lr: float = 2e-3
     seed: int = 0

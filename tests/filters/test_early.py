@@ -95,6 +95,13 @@ def test_models_judge_too(tmp_path, tiny_clip, tiny_arcface):
     assert set(weights) == {"clip_janus", "arcface"} and all(weights.values())
 
 
+def test_limits_that_belong_to_other_weights_are_refused(tmp_path):
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps({"name": "mine", "rules": [coverage(0.5)], "requires": {"image": {"version": 99}}}))
+    with pytest.raises(ValueError, match="requires image with version 99"):
+        RejectConfig(str(file)).lineage()
+
+
 def test_it_is_what_generate_asks_for(half):
     assert isinstance(half, Rejection) and isinstance(half.open("cpu"), Judge)
     assert read_policy("early")[0].name == "early"
@@ -106,6 +113,7 @@ def test_paths_hold_wherever_a_worker_runs(tmp_path, monkeypatch, tiny_clip):
     moved = RejectConfig("mine.json", clip=ClipConfig(f"local-dir:{tiny_clip}")).absolute()
     assert moved.policy == str(tmp_path / "mine.json")
     assert asdict(moved.clip) == asdict(ClipConfig(f"local-dir:{tiny_clip}"))
+    (tmp_path / "early").mkdir()
     assert RejectConfig("early").absolute().policy == "early"
 
 
@@ -115,6 +123,8 @@ def test_paths_hold_wherever_a_worker_runs(tmp_path, monkeypatch, tiny_clip):
         ({"name": "x", "score": "mesh.islands", "max": 1.0, "drop": "view"}, "reads mesh; before a head is made"),
         ({"name": "x", "score": "image.fog", "keep_top": 0.5, "drop": "view"}, "rule x ranks all heads"),
         ({"name": "x", "score": "image.nothing", "max": 1.0, "drop": "view"}, "nothing"),
+        ({"name": "x", "score": "image.back_sharpness", "max": 1.0, "drop": "view"}, "is a score of identities"),
+        ({"name": "x", "score": {"softmax": ["image.fog", "image.back_sharpness"]}, "max": 1.0}, "mixes scores"),
     ],
 )  # fmt: skip
 def test_policies_that_need_more_than_a_look_are_one_line(tmp_path, rule, says):

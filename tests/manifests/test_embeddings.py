@@ -68,3 +68,16 @@ def test_a_gathered_file_of_other_scores_is_not_believed(dataset):
     embed(dataset, seed=1)
     assert dataset.storage.exists(embeddings_file("arcface"))
     assert not np.allclose(mean_embeddings(dataset, "arcface")[1][0], before[0])
+
+
+def test_a_shard_without_any_embedding_is_no_trouble(tmp_path):
+    """Such as one whose heads were all rejected, or show no face."""
+    storage, plan = Storage(tmp_path / "heads"), small_plan(5, 1)
+    write_plan(storage, plan)
+    for shard in range(plan.shards):
+        write_shard(storage, plan, shard)
+    dataset = Dataset(storage)
+    embed(dataset)
+    gather_embeddings(dataset, "arcface")
+    identity, means = mean_embeddings(dataset, "arcface")
+    assert identity.tolist() == list(range(5)) and np.isnan(means[2]).all() and not np.isnan(means[3]).any()

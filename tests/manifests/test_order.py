@@ -1,5 +1,6 @@
 """The global order: the same whatever the ranks, and exact wherever a run goes on."""
 
+import json
 from math import comb
 
 import numpy as np
@@ -188,4 +189,11 @@ def test_a_state_of_something_else_is_refused_in_one_line(change, message):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"a": 1}', STATE.to_json().replace('"format": 1', '"format": 9')])
 def test_what_is_no_state_says_so(text):
     with pytest.raises(ValueError, match="state"):
+        State.from_json(text)
+
+
+@pytest.mark.parametrize("change", [{"position": -3}, {"epoch": -1}, {"position": "much"}])
+def test_a_place_that_is_none_is_refused(change):
+    text = json.dumps({**json.loads(STATE.to_json()), **change})
+    with pytest.raises(ValueError, match="not the state of a loader"):
         State.from_json(text)

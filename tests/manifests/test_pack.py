@@ -12,7 +12,7 @@ from manifests.dataset import Dataset
 from manifests.keep import choose
 from manifests.pack import make_pack_plan, open_pack, write_pack
 from manifests.plan import PlanMismatch, read_plan, write_plan
-from manifests.selection import ROWS, write_selection
+from manifests.selection import ROWS, read_selection, write_selection
 from manifests.storage import Storage
 from manifests.verify import verify
 
@@ -161,3 +161,17 @@ def test_a_packed_plan_reads_back(selected, tmp_path):
     write_shard(storage, small_plan(), 0)
     with pytest.raises(PlanMismatch):
         write_plan(storage, made.plan)
+
+
+def test_a_selection_made_before_some_heads_is_refused(selected):
+    """Or what was made since would be missing without a word."""
+    rows = read_selection(selected, "clean").rows
+    early = rows.filter(pa.array(rows.column("identity").to_numpy() < 3))
+    write_selection(selected, "early", early)
+    with pytest.raises(ValueError, match="judged other views than there are now"):
+        choose(selected, "early")
+
+
+def test_what_a_pack_lacks_is_known_without_its_selection(selected, tmp_path):
+    made = pack(selected, tmp_path / "pack")
+    assert choose(selected, "clean").incomplete(3).tolist() == choose(made).incomplete(3).tolist() == [0, 4]

@@ -311,14 +311,14 @@ def test_a_remote_dataset_is_cached_or_read_by_ranges(make, tmp_path):
     config = replace(config_of(local), data="memory://loader/heads", cache=str(tmp_path / "cache"))
     expected = indices(open_loader(config_of(local)))
     assert indices(open_loader(config)) == expected
-    assert len(list((tmp_path / "cache").glob("*/*.tar"))) == 3
+    assert len(list((tmp_path / "cache").glob("spinset-cache/*/*.tar"))) == 3
     small = replace(config, cache_gb=7e-5, cache=str(tmp_path / "small"))
     with pytest.warns(UserWarning, match="byte ranges are read instead"):
         assert indices(open_loader(small)) == expected
     assert not (tmp_path / "small").exists()
     windowed = open_loader(replace(small, window=1, tail="pad"))
     assert sorted(set(indices(windowed))) == list(range(18))
-    used = sum(file.stat().st_size for file in (tmp_path / "small").glob("*/*.tar"))
+    used = sum(file.stat().st_size for file in (tmp_path / "small").glob("spinset-cache/*/*.tar"))
     assert 0 < used <= 7e-5 * 10**9
     with pytest.raises(ValueError, match=r"give --loader\.window 1"):
         open_loader(replace(small, window=2))
@@ -394,3 +394,18 @@ def test_a_state_of_another_run_is_refused(make):
 def test_configs_that_cannot_be_name_their_option(changes, option):
     with pytest.raises(ValueError, match=option):
         LoaderConfig("somewhere", **changes)
+
+
+def test_pictures_over_another_colour_get_no_other_background(make):
+    dataset = make(source={"name": "noise", "version": 1, "settings": {"background": "black"}})
+    with pytest.raises(ValueError, match="lie over black"):
+        open_loader(config_of(dataset, random_background=0.5))
+    assert len(next(iter(open_loader(config_of(dataset)))))
+
+
+def test_ranks_wait_for_a_dataset_to_be_finished(make):
+    dataset = make()
+    dataset.storage.remove(dataset.file(2, ".done.json"))
+    with pytest.raises(ValueError, match=r"1 shards of .* are still to be made"):
+        open_loader(config_of(dataset), 0, 2)
+    assert open_loader(config_of(dataset)).samples == 12

@@ -143,7 +143,7 @@ def test_the_cache_brings_whole_shards_once(make, tmp_path, monkeypatch):
     for reader in readers:
         assert reader.read({"rgb": np.arange(18)})["rgb"] == contents(dataset, "rgb")
         monkeypatch.setattr(type(remote.storage.fs), "get_file", None)
-    copies = list((tmp_path / "cache").glob("*/*.tar"))
+    copies = list((tmp_path / "cache").glob("spinset-cache/*/*.tar"))
     assert sorted(c.read_bytes() for c in copies) == sorted(remote.storage.read(tar_file(s)) for s in range(3))
     assert not list((tmp_path / "cache").glob("*/*.part-*"))
 
@@ -151,6 +151,8 @@ def test_the_cache_brings_whole_shards_once(make, tmp_path, monkeypatch):
 def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(make, tmp_path):
     remote = upload(make(identities=5, per_shard=1), "memory://bounded/heads")
     cache = cache_of(remote, tmp_path / "cache", 2)
+    (foreign := tmp_path / "cache" / "mine" / "photos.tar").parent.mkdir(parents=True)
+    foreign.write_bytes(bytes(100_000))
     for shard in (0, 1, 0, 2, 3):
         cache.open(shard).close()
     assert sorted(p.name for p in cache.own.glob("*.tar")) == [f"{schema.shard_name(s)}.tar" for s in (2, 3)]
@@ -160,6 +162,7 @@ def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(ma
         cache.open(0).close()
         cache.open(1).close()
         assert kept.read() == remote.storage.read(tar_file(4))
+    assert foreign.exists(), "what somebody else keeps there is neither counted nor dropped"
 
 
 def test_many_who_want_a_shard_fetch_it_once(make, tmp_path, monkeypatch):
