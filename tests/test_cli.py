@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,10 @@ def test_ctrl_c_leaves_a_dataset_that_resumes(tmp_path, how):
     out = tmp_path / "heads"
     command = [sys.executable, "spinset.py", "generate", str(out), *SMALL[2:-1], how]
     command += ["--identities", "8", "--identities-per-shard", "1"]
-    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    # Background jobs of a shell ignore SIGINT, and so would whatever they start.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    job = subprocess.Popen(command, **streams, cwd=ROOT, preexec_fn=heed)
     while not (out / "shards/heads-000000.done.json").exists():
         assert job.poll() is None, job.stderr.read()
         time.sleep(0.05)
