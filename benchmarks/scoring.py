@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py [--identities 24]
 
-once with the embedded models and once with a CLIP of ViT-B-16's shape (random weights), so that first decoding and then
+once with the embedded models and once with a CLIP of ViT-B-32's shape (random weights), so that first decoding and then
 the model is the slower of the two.
 """
 
@@ -45,7 +45,7 @@ class Config:
 
 def large_clip(folder: Path) -> str:
     torch.manual_seed(0)
-    shape = open_clip.get_model_config("ViT-B-16")
+    shape = open_clip.get_model_config("ViT-B-32")
     weights = {k: v.contiguous() for k, v in open_clip.CLIP(**shape).state_dict().items()}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": shape, "preprocess_cfg": {}}))
     save_file(weights, folder / "open_clip_model.safetensors")
@@ -94,7 +94,7 @@ def main() -> None:
         (clip := Path(folder) / "clip").mkdir()
         for name, model, scorers in (
             ("embedded models, all scorers", "", ("mesh", "image", "clip_janus", "arcface")),
-            ("a CLIP of ViT-B-16's shape", large_clip(clip), ("clip_janus",)),
+            ("a CLIP of ViT-B-32's shape", large_clip(clip), ("clip_janus",)),
         ):
             opened = open_scorers(ScoreConfig(job.out, scorers, ClipConfig(model)))
             ratios = []
