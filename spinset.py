@@ -146,12 +146,13 @@ def _latents(parse: Parse) -> int:
     from train.latents import LatentsConfig, make_latents
 
     config = parse(LatentsConfig)
-    print(f"{config.out}: latents of {make_latents(config)}")
+    shards = len(make_latents(config).committed())
+    print(f"{config.out}: latents of {shards} shards by {config.vae}")
     return DONE
 
 
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
-    "demo": (_demo, "make, verify and show procedural heads, in minutes"),
+    "demo": (_demo, "make, verify, judge and show procedural heads, in minutes"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
     "score": (_score, "write scores of every view and identity beside the shards"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),

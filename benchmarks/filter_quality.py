@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tyro
-from scipy.stats import rankdata
 from tyro.conf import Positional
 
 from datagen.generate import GenerateConfig, generate
@@ -20,9 +19,10 @@ from datagen.meshing import MeshConfig
 from datagen.procedural import DEFECT_KINDS, ProceduralConfig
 from datagen.sources import SourceConfig
 from filters.arcface import ArcFaceConfig
+from filters.embedded.train_arcface import area_under_curve
 from filters.score import ScoreConfig, score
-from filters.scorer import turned
 from filters.select import SelectConfig, select
+from geometry.cameras import turned
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.scores import open_scores, shard_hashes
@@ -95,8 +95,7 @@ def of_identities(dataset: Dataset) -> pd.DataFrame:
 
 def area(score: np.ndarray, positive: np.ndarray) -> float:
     """Area under the ROC curve; a score that is no number counts as the worst."""
-    ranks, k = rankdata(np.nan_to_num(score, nan=np.inf)), int(positive.sum())
-    return float((ranks[positive].sum() - k * (k + 1) / 2) / (k * (len(score) - k)))
+    return area_under_curve(np.nan_to_num(score, nan=np.inf), positive)
 
 
 def interval(score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:

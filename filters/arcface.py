@@ -12,8 +12,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from filters.landmarks import SIZE, crops, face_points, mirrored, project
-from filters.scorer import Columns, Subject, turned
+from filters.scorer import Columns, Subject
 from filters.weights import EMBEDDED, absolute, existing, sha256
+from geometry.cameras import turned
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 BATCH = 64

@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from filters.scorer import Columns, Subject, turned
+from filters.scorer import Columns, Subject
 from filters.weights import EMBEDDED, absolute, existing, sha256
+from geometry.cameras import turned
 from manifests.scores import VIEW, Lineage, column
 
 FRONT, BACK = "human front face", "back of human head"

@@ -3,8 +3,9 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from filters.scorer import Columns, Subject, all_views, turned
+from filters.scorer import Columns, Subject, all_views
 from filters.silhouette import border, fog, reduce, sharpness
+from geometry.cameras import turned
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 FRONT, BACK = 60.0, 120.0

@@ -64,11 +64,6 @@ def all_views(azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v
     return np.ones(len(azimuth), bool)
 
 
-def turned(azimuth: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-    """How far views are turned from the front: 0 to 180 degrees."""
-    return np.abs((azimuth + 180) % 360 - 180)
-
-
 def make_subject(row: dict[str, Any], views: pa.Table, pictures: dict[str, list[np.ndarray]]) -> Subject:
     """A subject of its row, the rows of its views, and their pictures."""
     c2w, K = (np.stack(views.column(name).to_numpy(zero_copy_only=False)) for name in ("c2w", "K"))

@@ -111,6 +111,11 @@ def azimuth_elevation(c2w: Float[Tensor, "v 4 4"]) -> tuple[Float[Tensor, " v"],
     return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
 
 
+def turned(azimuth: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
+    """How far views are turned from the front: 0 to 180 degrees."""
+    return np.abs((azimuth + 180) % 360 - 180)
+
+
 def to_opengl(cameras: Cameras) -> Float[Tensor, "v 4 4"]:
     """Camera-to-world matrices in OpenGL camera axes, as in nerfstudio's and Blender's transforms.json."""
     signs = torch.cat([_OPENGL_SIGNS, torch.ones(1)])

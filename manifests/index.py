@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float32, Int, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Int16, Int32, Int64
 
 from manifests import schema
 from manifests.dataset import Dataset
@@ -236,18 +236,13 @@ def _kept(index: Index, selection: Selection) -> tuple[Bool[np.ndarray, " n"], B
     """Which rows a selection keeps, and which it speaks of at all."""
     is_view = selection.rows.column("view").to_numpy() != WHOLE
     identity, view, keep = (selection.rows.column(name).to_numpy()[is_view] for name in ("identity", "view", "keep"))
-    there, wanted = _codes(identity, view), _codes(index.identity, index.view)
+    there, wanted = schema.view_codes(identity, view), schema.view_codes(index.identity, index.view)
     at = np.searchsorted(there, wanted)
     known = at < len(there)
     known[known] = there[at[known]] == wanted[known]
     kept = known.copy()
     kept[known] = keep[at[known]]
     return kept, known
-
-
-def _codes(identity: Int64[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """One number per view of a dataset, sorted as the views are."""
-    return (identity << 16) | view.astype(np.int64)
 
 
 def _starts(identity: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:

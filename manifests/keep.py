@@ -33,7 +33,7 @@ class Keep:
         if self._codes is None:
             return wanted
         # np.isin would sort a million codes for every shard.
-        codes = _code(identity, view)
+        codes = schema.view_codes(identity, view)
         place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         return wanted & (self._codes[place] == codes)
 
@@ -97,7 +97,7 @@ def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
                 f"selection {selection!r} judged other views than there are now; make it anew with spinset select"
             )
         kept = keep & (view >= 0)
-        codes = np.sort(_code(identity[kept], view[kept]))
+        codes = np.sort(schema.view_codes(identity[kept], view[kept]))
         left, counts = np.unique(identity[kept], return_counts=True)
         views = dict(zip(left.tolist(), counts.tolist(), strict=True))
     there = _some(np.array(sorted(views), np.int64), identities)
@@ -134,8 +134,3 @@ def _some(identities: np.ndarray, text: str) -> np.ndarray:
         return identities[: int(text)] if text else identities
     first, _, end = text.partition(":")
     return identities[(identities >= int(first or 0)) & (identities < int(end or 1 << 62))]
-
-
-def _code(identity: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """One number per view of a dataset; view numbers are 16 bit."""
-    return (identity.astype(np.int64) << 16) | view.astype(np.int64)

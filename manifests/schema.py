@@ -1,6 +1,8 @@
 """The columns of a dataset's tables, versioned; and how its files, keys and members are called."""
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Int, Int64
 
 VERSION = 1
 
@@ -74,3 +76,8 @@ def shard_name(shard: int) -> str:
 def sample_key(identity: int, view: int) -> str:
     """The WebDataset key of a view: no dots, unique in the dataset, and an identity's views sort together."""
     return f"{identity:07d}_v{view:03d}"
+
+
+def view_codes(identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """One number per view of a dataset, sorted as the views are; view numbers have 16 bits."""
+    return (identity.astype(np.int64) << 16) | view.astype(np.int64)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from small import small_plan, write_shard
+from tiny_vae import write_vae
 
 import spinset
 from manifests.plan import write_plan
@@ -131,6 +132,12 @@ def test_copies_that_cannot_be_made_are_one_line(capsys, tmp_path, dataset, argu
     assert not (tmp_path / "out").exists()
 
 
+def test_latents_say_what_was_made(capsys, tmp_path, dataset):
+    vae = write_vae(tmp_path / "vae")
+    code, out, _ = run(capsys, "latents", str(dataset), "--vae", vae, "--inline")
+    assert code == 0 and f"latents of 3 shards by {vae}" in out
+
+
 def test_status(capsys, dataset):
     code, out, _ = run(capsys, "status", str(dataset))
     assert code == 0 and "3 of 3 shards, 5 of 5 identities (5 kept, 0 filtered, 0 failed), 15 views" in out
@@ -215,7 +222,7 @@ def test_full_disk_stops_cleanly_and_resumes(tmp_path):
         or not shutil.which("mount")
         or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True).returncode
     ):
-        pytest.skip("mounting a small disk needs root")
+        pytest.skip("no small disk can be mounted here: it takes root, mount and the right to")
     command = [sys.executable, "spinset.py", "generate", str(disk / "heads"), "--identities", "6", "--rig", "orbit-16"]
     command += ["--resolution", "64", "--mesh.resolution", "64", "--identities-per-shard", "1", "--inline"]
     try:

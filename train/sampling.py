@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
+from geometry.cameras import turned
 from manifests.index import Subset
 
 Angles = Float[np.ndarray, " v"]
@@ -44,11 +45,6 @@ def distance(azimuth: Angles, elevation: Angles, to_azimuth: float, to_elevation
     e, f = np.radians(elevation), np.radians(to_elevation)
     cosine = np.sin(e) * np.sin(f) + np.cos(e) * np.cos(f) * np.cos(np.radians(azimuth - to_azimuth))
     return np.degrees(np.arccos(cosine.clip(-1, 1)))
-
-
-def turned(azimuth: Angles) -> Angles:
-    """How far a view is turned from the front, 0 to 180."""
-    return np.abs((azimuth + 180) % 360 - 180)
 
 
 @dataclass(frozen=True)

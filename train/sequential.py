@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64
 from webdataset.filters import shuffle
 from webdataset.pipeline import DataPipeline
 from webdataset.shardlists import split_by_worker
@@ -71,7 +71,7 @@ def open_sequential(
         partial(_shards, order.tolist()),
         split_by_worker,
         partial(_expanded, config.data),
-        partial(_chosen, _codes(index.identity, index.view)[subset.rows], config.members),
+        partial(_chosen, schema.view_codes(index.identity, index.view)[subset.rows], config.members),
     ]
     if config.buffer:
         seed = int(generator(config.seed, "buffer", epoch, rank).integers(1 << 63))
@@ -105,12 +105,7 @@ def _chosen(codes: Int64[np.ndarray, " n"], members: tuple[str, ...], samples: I
     """The samples that are wanted, with the members that are asked for."""
     for sample in samples:
         identity, view = map(int, sample["__key__"].split("_v"))
-        code = _codes(np.array([identity]), np.array([view]))[0]
+        code = schema.view_codes(np.array([identity]), np.array([view]))[0]
         at = int(np.searchsorted(codes, code))
         if at < len(codes) and codes[at] == code:
             yield {"key": sample["__key__"], "identity": identity, "view": view} | {m: sample[m] for m in members}
-
-
-def _codes(identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """One number per view, in the order of the index."""
-    return (identity.astype(np.int64) << 16) | view.astype(np.int64)

@@ -23,8 +23,8 @@ from tyro.conf import Positional
 from filters.arcface import ArcFaceConfig, load_arcface
 from filters.embedded.examples import HELD_OUT, examples
 from filters.landmarks import SIZE, crops, face_points, project
-from filters.scorer import turned
 from filters.weights import EMBEDDED, sha256
+from geometry.cameras import turned
 from manifests.dataset import Dataset
 
 

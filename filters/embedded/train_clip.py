@@ -26,8 +26,8 @@ from tyro.conf import Positional
 from filters.clip_janus import BACK, FRONT, load_clip
 from filters.embedded.examples import HELD_OUT, Example, examples
 from filters.embedded.train_arcface import area_under_curve
-from filters.scorer import turned
 from filters.weights import EMBEDDED, sha256
+from geometry.cameras import turned
 from manifests.dataset import Dataset
 
 SIZE = 64
