@@ -1,0 +1,168 @@
+"""Whether generated views show the person they should: cosines of face embeddings, and how often there is a face."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from filters.arcface import ArcFace, crops_of
+from filters.landmarks import face_points, project
+from geometry.cameras import Cameras, azimuth_elevation, turned
+from infer.figures import Figure, mean_figure
+
+DLIB_DISTANCE = 0.6
+"""Below which dlib's embeddings are of one person, as Morphable Diffusion and Gen3D-Face count it."""
+
+
+class Faces(NamedTuple):
+    """Embeddings of views, and which views hold a face (the others' mean nothing)."""
+
+    embedding: Float[np.ndarray, "v d"]
+    found: Bool[np.ndarray, " v"]
+
+
+Embedder = Callable[[UInt8[np.ndarray, "v h w 3"], Cameras], Faces]
+
+
+@dataclass(frozen=True, eq=False)
+class FaceEmbedder:
+    """Embeds views by a recogniser of filters; without a detector, known cameras say where a face is and whether."""
+
+    arcface: ArcFace
+    detector: Any = None
+    """insightface's SCRFD, of `filters.arcface.load_detector`."""
+    points: Float[np.ndarray, "5 3"] | None = None
+    """World positions of eyes, nose and mouth; the average head's unless told."""
+    max_turn: float = 60.0
+    max_elevation: float = 30.0
+    """Without a detector, a face is there if the view is turned and raised (degrees) no more than this."""
+    min_detection: float = 0.5
+
+    def __call__(self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras) -> Faces:
+        return self.at(pictures, *self.locate(pictures, cameras))
+
+    def locate(
+        self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras
+    ) -> tuple[Float[np.ndarray, "v 5 2"], Bool[np.ndarray, " v"]]:
+        """Pixels of eyes, nose and mouth of the largest face of each view, and which views have one."""
+        points = face_points({"facts": None}) if self.points is None else self.points
+        at = project(points, cameras.to("cpu"), pictures.shape[1])
+        if self.detector is None:
+            azimuth, elevation = (angle.cpu().numpy() for angle in azimuth_elevation(cameras.c2w))
+            return at, (turned(azimuth) <= self.max_turn) & (np.abs(elevation) <= self.max_elevation)
+        found = np.zeros(len(pictures), bool)
+        for i, picture in enumerate(pictures):
+            boxes, detected = self.detector.detect(picture[..., ::-1], det_thresh=self.min_detection)
+            if len(boxes):
+                largest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax()
+                at[i], found[i] = detected[largest], True
+        return at, found
+
+    def at(
+        self,
+        pictures: UInt8[np.ndarray, "v h w 3"],
+        points: Float[np.ndarray, "v 5 2"],
+        found: Bool[np.ndarray, " v"],
+    ) -> Faces:
+        """Embeddings of faces at given pixels, such as those of the true views."""
+        embedding = np.full((len(pictures), self.arcface.dimensions), np.nan, np.float32)
+        embedding[found] = self.arcface.embed(crops_of(pictures, points, found))
+        return Faces(embedding, found)
+
+
+def cosines(a: Float[np.ndarray, "*n d"], b: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "..."]:
+    """Cosines of embeddings of any length, of faces or of CLIP; n and m broadcast."""
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / np.maximum(lengths, 1e-12)
+
+
+def similarity(
+    embed: Callable[[UInt8[np.ndarray, "v h w 3"]], Float[np.ndarray, "v d"]],
+    generated: UInt8[np.ndarray, "v h w 3"],
+    reference: UInt8[np.ndarray, "k h w 3"],
+) -> Float[np.ndarray, " v"]:
+    """The cosine of each generated view with its true one, or with the one input (k is v or 1), by any embedding.
+
+    With CLIP's picture tower it is the CLIP similarity, of which Gen3D-Face names neither the model nor the pair.
+    """
+    return cosines(embed(generated), embed(reference))
+
+
+def identity_similarity(generated: Faces, target: Faces) -> Float[np.ndarray, " v"]:
+    """ID, or CSIM: the cosine of each generated view with the true one; NaN where either holds no face."""
+    return np.where(generated.found & target.found, cosines(generated.embedding, target.embedding), np.nan)
+
+
+def input_to_output(source: Float[np.ndarray, " d"], generated: Faces) -> Float[np.ndarray, " v"]:
+    """The cosine of each generated view with the input; NaN where it holds no face."""
+    return np.where(generated.found, cosines(source[None], generated.embedding), np.nan)
+
+
+def output_to_output(generated: Faces) -> Float[np.ndarray, " p"]:
+    """The cosines of all pairs of views that hold a face."""
+    vectors = generated.embedding[generated.found]
+    i, j = np.triu_indices(len(vectors), 1)
+    return cosines(vectors[i], vectors[j])
+
+
+class Consistency(NamedTuple):
+    """What is said of the person in the views of one identity; NaN where there is nothing to compare.
+
+    Source: Gen3D-Face, section 4, which leaves open what a view without a face counts. It is left out of o2o and i2o,
+    and counts 0 in their second forms, which a model cannot raise by hiding the face.
+    """
+
+    o2o: float
+    i2o: float
+    detection_rate: float
+    o2o_counted: float
+    i2o_counted: float
+
+
+def identity_consistency(generated: Faces, source: Float[np.ndarray, " d"] | None) -> Consistency:
+    """Output-to-output and input-to-output identity of the views of one identity, and the share that holds a face.
+
+    High o2o alone says little: a wrong person may be consistent.
+    """
+    views, pairs = len(generated.found), output_to_output(generated)
+    of_input = input_to_output(source, generated) if source is not None else np.full(views, np.nan)
+    of_input = of_input[generated.found & ~np.isnan(of_input)]
+    all_pairs = views * (views - 1) // 2
+    return Consistency(
+        o2o=_mean(pairs),
+        i2o=_mean(of_input),
+        detection_rate=float(generated.found.mean()) if views else np.nan,
+        o2o_counted=float(pairs.sum()) / all_pairs if all_pairs else np.nan,
+        i2o_counted=float(of_input.sum()) / views if views and source is not None else np.nan,
+    )
+
+
+def consistency_figures(identities: Sequence[Consistency]) -> list[Figure]:
+    """Rows of means over identities."""
+    columns = {name: np.array([getattr(one, name) for one in identities], float) for name in Consistency._fields}
+    return [mean_figure(name, values, "no identity has faces to compare") for name, values in columns.items()]
+
+
+class ReIdentification(NamedTuple):
+    """Per view, how far the embedding is from the true view's, and whether that makes it the same person."""
+
+    distance: Float[np.ndarray, " v"]
+    match: Float[np.ndarray, " v"]
+    """1 or 0; NaN where the true view holds no face."""
+
+
+def re_identification(generated: Faces, target: Faces, max_distance: float) -> ReIdentification:
+    """Euclidean distances to the true views, and which are below the recogniser's own limit (DLIB_DISTANCE for dlib's).
+
+    As in Morphable Diffusion the true view alone says where the face is: embed the generated one at its points
+    (`FaceEmbedder.at`). A view in which none was found is no match and has no distance.
+    """
+    distance = np.linalg.norm(generated.embedding - target.embedding, axis=-1)
+    distance = np.where(generated.found & target.found, distance, np.nan)
+    return ReIdentification(distance, np.where(target.found, (distance < max_distance).astype(float), np.nan))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

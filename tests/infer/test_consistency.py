@@ -1,0 +1,87 @@
+"""Consistency without weights, on turntables of procedural heads whose cameras are known."""
+
+import numpy as np
+import pytest
+import torch
+from turntable import in_bytes, turntable
+
+from geometry.cameras import orbit
+from infer.consistency import chunk_borders, epipolar_distances, epipolar_figures, match, ring
+
+ARC = tuple(15.0 * i for i in range(6))
+ALONG = np.stack([np.arange(5), np.arange(1, 6)], axis=1)
+
+
+def figures(cameras, within: float = 2.0, pictures=None) -> dict[str, float]:
+    rgb, masks, _ = turntable(52, ARC, 256)
+    distances = epipolar_distances(in_bytes(rgb) if pictures is None else pictures, cameras, ALONG, masks.numpy())
+    return {row.name: row.value for row in epipolar_figures(distances, within)}
+
+
+def test_matches_of_true_cameras_lie_on_their_lines():
+    found = figures(turntable(52, ARC, 256)[2])
+    assert found["epipolar_median"] < 0.4
+    assert found["epipolar_share"] > 0.8
+    assert found["epipolar_tsed"] == 1 and found["epipolar_matches"] > 20
+
+
+def test_cameras_that_are_off_show_in_proportion():
+    azimuth, uneven = np.array(ARC), np.array([1.0, -1, 1, -1, 1, -1])
+    medians = [figures(orbit(azimuth, off * uneven))["epipolar_median"] for off in (0.0, 1.0, 3.0)]
+    assert medians[0] < 0.4 and medians[1] > medians[0] + 0.5 and medians[2] > 2 * medians[1]
+    assert figures(orbit(azimuth, 3 * uneven))["epipolar_tsed"] == 0
+
+
+def test_views_that_do_not_keep_their_height_show():
+    pictures = in_bytes(turntable(52, ARC, 256)[0])
+    pictures[1::2] = np.roll(pictures[1::2], 4, axis=1)
+    found = figures(turntable(52, ARC, 256)[2], pictures=pictures)
+    assert 3 < found["epipolar_median"] < 5 and found["epipolar_share"] < 0.2
+
+
+def test_a_picture_matches_itself_where_it_is_and_no_contours_with_a_mask():
+    rgb, masks, _ = turntable(52, ARC, 256)
+    picture, mask = in_bytes(rgb)[0], masks[0].numpy()
+    spots = match(picture, picture, (mask, mask))
+    assert len(spots.first) > 30
+    np.testing.assert_array_equal(spots.first, spots.second)
+    column, row = np.floor(spots.first).astype(int).T
+    assert mask[row, column].all()
+    assert len(match(picture, picture).first) > len(spots.first)
+
+
+def test_pictures_without_features_are_a_reason():
+    blank = np.full((3, 64, 64, 3), 200, np.uint8)
+    rows = epipolar_figures(epipolar_distances(blank, orbit(np.zeros(3), np.zeros(3)), ring(3)))
+    by_name = {row.name: row for row in rows}
+    assert by_name["epipolar_median"].reason == "SIFT finds no spot twice in 3 pairs of views"
+    assert by_name["epipolar_tsed"].value == by_name["epipolar_matches"].value == 0
+    assert all(row.reason == "there is no pair of views" for row in epipolar_figures([]))
+
+
+def test_a_ring_is_closed():
+    assert ring(3).tolist() == [[0, 1], [1, 2], [2, 0]]
+
+
+def test_borders_of_chunks_show_where_colours_jump():
+    pictures = torch.linspace(0.2, 0.5, 6)[:, None, None, None].repeat(1, 3, 8, 8)
+    chunk = np.array([0, 0, 0, 1, 1, 1])
+    even = chunk_borders(pictures, chunk, closed=False)
+    assert even.ratio == pytest.approx(1, rel=1e-4)
+    pictures[3:] += 0.3
+    jump = chunk_borders(pictures, chunk, closed=False)
+    assert jump.inside == pytest.approx(even.inside, rel=1e-4)
+    assert jump.across == pytest.approx(0.36**2, rel=1e-4) and jump.ratio == pytest.approx(36, rel=1e-3)
+
+
+def test_borders_of_a_closed_turntable_and_of_another_distance():
+    pictures, chunk = torch.zeros(4, 3, 8, 8), np.array([0, 0, 1, 1])
+    pictures[3] = 0.5
+
+    def largest(a, b):
+        return (a - b).abs().flatten(1).amax(1)
+
+    assert tuple(chunk_borders(pictures, chunk, largest)) == (0.25, 0.25)
+    assert tuple(chunk_borders(pictures, chunk, largest, closed=False)) == (0.25, 0.0)
+    one = chunk_borders(pictures, np.zeros(4, int), largest)
+    assert np.isnan(one.across) and np.isnan(one.ratio)
