@@ -5,21 +5,27 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Protocol, TypeVar
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.pool import WorkersKeepDying
 
 DONE, BAD_INPUT, FAULTS, INTERRUPTED = 0, 2, 3, 130
 
 T = TypeVar("T")
-Parse = Callable[[Callable[..., T]], T]
-"""Builds a config, or calls a function, from the arguments of the command line."""
+
+
+class Parse(Protocol):
+    """Builds a config from the arguments of the command line; with presets, from one that is named first."""
+
+    def __call__(self, what: type[T], presets: Mapping[str, T] | None = None) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,18 @@ class VerifyConfig:
     """Folder or address of the dataset."""
     deep: bool = False
     """Check every hash and decode every picture too."""
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Rebuild the average of a run's weights over another length, from its snapshots."""
+
+    run: Positional[str]
+    """Folder of the run."""
+    dest: Positional[str]
+    """Folder of the model to write."""
+    sigma_rel: float = 0.08
+    """Length of the average, as a share of the run."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +169,26 @@ def _latents(parse: Parse) -> int:
     return DONE
 
 
+def _train(parse: Parse) -> int:
+    from train.launch_ray import launch
+    from train.presets import PRESETS, Train
+    from train.trainer import run
+
+    asked = parse(Train, PRESETS)
+    model = launch(asked.config, asked.ray) if asked.ray.address else run(asked.config)
+    print(f"model: {model}\nnext: spinset views {model} PHOTO --out DIR")
+    return DONE
+
+
+def _average(parse: Parse) -> int:
+    from train.run_folder import average
+
+    config = parse(AverageConfig)
+    average(Path(config.run), Path(config.dest), config.sigma_rel)
+    print(f"model: {config.dest}")
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "demo": (_demo, "make, verify, judge and show procedural heads, in minutes"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
@@ -159,6 +197,8 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "pack": (_pack, "copy what a selection keeps to a dataset of its own"),
     "export": (_export, "copy a dataset in the format of another tool"),
     "latents": (_latents, "cache the latents of a VAE beside the shards"),
+    "train": (_train, "train a multiview model; the same command goes on"),
+    "average": (_average, "the model of a run with its weights averaged over another length"),
     "convert": (_convert, "an official PanoHead or SphereHead .pkl to safetensors, without executing it"),
     "status": (_status, "how far a dataset is, and what failed"),
     "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),
@@ -176,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"spinset: unknown command {name!r}; there are {', '.join(COMMANDS)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return COMMANDS[name][0](lambda what: _parse(name, args, what))
+        return COMMANDS[name][0](partial(_parse, name, args))
     except KeyboardInterrupt:
         print(f"\nspinset {name}: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
@@ -189,11 +229,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"spinset {name}: {error}")
 
 
-def _parse(name: str, args: Sequence[str], what: Callable[..., T]) -> T:
-    box = io.StringIO()
+def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, T] | None = None) -> T:
+    box, prog, default = io.StringIO(), f"spinset {name}", {}
+    if presets is not None:
+        if not args or args[0] not in presets:
+            given = f"{args[0]!r} is no preset" if args else "a preset comes first"
+            raise ValueError(
+                f"{given}; there are {', '.join(presets)} (spinset {name} PRESET --help lists its settings)"
+            )
+        prog, args, default = f"{prog} {args[0]}", args[1:], {"default": presets[args[0]]}
     try:
         with redirect_stderr(box):
-            config = tyro.cli(what, args=args, prog=f"spinset {name}", config=(FlagCreatePairsOff,))
+            config = tyro.cli(what, args=args, prog=prog, config=(FlagCreatePairsOff, AvoidSubcommands), **default)
     except SystemExit as stop:
         if stop.code == BAD_INPUT:
             raise ValueError(_first_sentence(box.getvalue())) from None

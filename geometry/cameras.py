@@ -199,8 +199,9 @@ def spinmeround_rotation(
     R takes the world to OpenGL camera axes, so it equals `Cameras.view_rotation`. Source: SpinMeRound's ray maps and
     the label builder of its cropping code.
     """
-    cp, cy, cr = (torch.cos(torch.deg2rad(angle)) for angle in (pitch, yaw, roll))
-    sp, sy, sr = (torch.sin(torch.deg2rad(angle)) for angle in (pitch, yaw, roll))
+    # Multiplied first and divided then, as there: its last digits matter to the octaves of a ray map.
+    radians = [angle * math.pi / 180 for angle in (pitch, yaw, roll)]
+    (cp, cy, cr), (sp, sy, sr) = [r.cos() for r in radians], [r.sin() for r in radians]
     zero, one = torch.zeros_like(cp), torch.ones_like(cp)
     Rx = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], dim=-1).reshape(-1, 3, 3)
     Ry = torch.stack([cy, zero, -sy, zero, one, zero, sy, zero, cy], dim=-1).reshape(-1, 3, 3)

@@ -1,6 +1,6 @@
 """What the loader hands to a model: views of identities as tensors, from pixels or from cached latents alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,9 +47,15 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The batch with its tensors on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def part(self, samples: slice) -> "Batch":
+        """Some of the samples, without what is not decoded."""
+        return replace(self._each(lambda tensor: tensor[samples]), data=None)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
 
 
 @runtime_checkable

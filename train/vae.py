@@ -51,7 +51,7 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
 
     try:
         loaded: Any = AutoencoderKL.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{folder} does not load as an AutoencoderKL ({str(error).splitlines()[0]})") from error

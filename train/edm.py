@@ -1,0 +1,111 @@
+"""The noise process: EDM's scalings for v-prediction, the law of noise levels in training, and the levels of sampling.
+
+x = z + sigma n, and D(x; sigma) = c_skip x + c_out F(c_in x, c_noise) with sigma_data = 1. Sources: Karras et al. 2022 (EDM);
+SpinMeRound, section 3.3 (whose c_skip lost its exponent in print) and its released code.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""D(x, sigma): the clean latents it believes in, for noisy ones and their level."""
+
+
+class Scalings(NamedTuple):
+    """What is wrapped around the network at some noise levels."""
+
+    c_skip: Float[Tensor, "*n"]
+    c_out: Float[Tensor, "*n"]
+    c_in: Float[Tensor, "*n"]
+    c_noise: Float[Tensor, "*n"]
+
+
+def scalings(sigma: Float[Tensor, "*n"]) -> Scalings:
+    """v-prediction at unit data variance, and ln(sigma) / 4 as what the network is told."""
+    total = sigma**2 + 1
+    return Scalings(1 / total, -sigma / total.sqrt(), total.rsqrt(), sigma.log() / 4)
+
+
+def v_target(
+    clean: Float[Tensor, " b *c"], noise: Float[Tensor, " b *c"], sigma: Float[Tensor, " b"]
+) -> Float[Tensor, " b *c"]:
+    """What the network should say of x = clean + sigma noise: v = (noise - sigma clean) / sqrt(1 + sigma^2).
+
+    EDM's loss, (1 + sigma^2) / sigma^2 |D - clean|^2, is the plain square of the difference to it, for the weight
+    cancels c_out^2.
+    """
+    s = like(sigma, clean)
+    return (noise - s * clean) * (s**2 + 1).rsqrt()
+
+
+def like(values: Float[Tensor, " b"], tensor: Float[Tensor, " b *c"]) -> Float[Tensor, " b *_"]:
+    """One number per scene, ready to be multiplied with tensors of scenes."""
+    return values.reshape(-1, *(1,) * (tensor.ndim - 1))
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """The law of noise levels in training: ln sigma is normal, one level for all views of a scene."""
+
+    mean: float = 0.7
+    std: float = 1.6
+    shift: Literal["sqrtN", "N", "none"] = "sqrtN"
+    """More views tell more of each other, so levels rise with their number N: the log-SNR falls by ln N (sqrtN: the mean of ln
+    sigma rises by ln(N) / 2, as in CAT3D), by twice as much (N), or not at all."""
+    shift_views: int = 7
+    """N; 0 counts the targets of each scene."""
+
+    def __post_init__(self) -> None:
+        if self.shift not in ("sqrtN", "N", "none"):
+            raise ValueError(f"noise.shift is {self.shift!r}; it must be sqrtN, N or none")
+        if self.std <= 0 or self.shift_views < 0:
+            raise ValueError(f"noise.std is {self.std:g}, noise.shift-views {self.shift_views}; they are not negative")
+
+    def sigma(self, normal: Float[Tensor, " b"], targets: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Levels of scenes with so many targets, from standard normal draws."""
+        views = torch.full_like(targets, float(self.shift_views)) if self.shift_views else targets
+        rise = {"sqrtN": 0.5, "N": 1.0, "none": 0.0}[self.shift] * views.log()
+        return (self.mean + rise + self.std * normal).exp()
+
+
+def edm_levels(steps: int, least: float = 0.002, most: float = 700.0, rho: float = 7.0) -> Float64[Tensor, " n"]:
+    """Falling noise levels of a sampler, evenly spaced in sigma^(1/rho), with a last 0 (EDM, equation 5)."""
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    levels = (most ** (1 / rho) + ramp * (least ** (1 / rho) - most ** (1 / rho))) ** rho
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def ddpm_levels(steps: int, trained: int = 1000) -> Float64[Tensor, " n"]:
+    """Falling noise levels of Stable Diffusion's schedule at evenly spaced of its 1000 times, with a last 0."""
+    betas = torch.linspace(math.sqrt(0.00085), math.sqrt(0.012), trained, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)
+    # From the last time on, in equal steps that do not reach the first.
+    times = (trained - 1) - (trained - 1) * torch.arange(steps, dtype=torch.float64) / steps
+    levels = ((1 - kept) / kept).sqrt()[times.long()]
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def euler(denoise: Denoiser, x: Float[Tensor, " b *c"], levels: Float64[Tensor, " n"]) -> Float[Tensor, " b *c"]:
+    """Follow the probability flow by Euler's method, one evaluation a step (the released sampler)."""
+    for sigma, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+        slope = (x - denoise(x, x.new_full((len(x),), sigma))) / sigma
+        x = x + (following - sigma) * slope
+    return x
+
+
+def heun(denoise: Denoiser, x: Float[Tensor, " b *c"], levels: Float64[Tensor, " n"]) -> Float[Tensor, " b *c"]:
+    """The same by Heun's method (EDM, algorithm 1): two evaluations a step, one in the last."""
+    for sigma, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+        slope = (x - denoise(x, x.new_full((len(x),), sigma))) / sigma
+        guess = x + (following - sigma) * slope
+        if following > 0:
+            after = (guess - denoise(guess, x.new_full((len(x),), following))) / following
+            guess = x + (following - sigma) * (slope + after) / 2
+        x = guess
+    return x

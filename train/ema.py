@@ -1,0 +1,102 @@
+"""Averages of the weights over training, in single precision and on the weights' own shards.
+
+A power-function average (Karras et al. 2024, EDM2) weighs the past as t^gamma, so its length is a share of the run whatever its
+length; from snapshots of two of them the average of any other length is rebuilt afterwards. The classic one has a fixed decay.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import nn
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Which averages are kept."""
+
+    sigma_rel: tuple[float, ...] = (0.05, 0.10)
+    """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
+    decay: float = 0.0
+    """Of a classic average, per step, such as 0.9999; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        if any(not 0 < length < 0.28 for length in self.sigma_rel):
+            raise ValueError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"ema.decay is {self.decay:g}; it must be from 0 to below 1")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the averages, the first is the one that is exported."""
+        return [*(["classic"] if self.decay else []), *(f"power-{length:.3f}" for length in self.sigma_rel)]
+
+
+def gamma_of(sigma_rel: float) -> float:
+    """The exponent whose average has a relative standard deviation sigma_rel: a root of the cubic of EDM2's equation 126."""
+    inverse = sigma_rel**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+def power_beta(sigma_rel: float, seen: int, batch: int) -> float:
+    """What is kept of the average when `seen` samples make its end, the last `batch` of them new (EDM2, equation 127)."""
+    return (1 - batch / seen) ** (gamma_of(sigma_rel) + 1)
+
+
+class Ema:
+    """The averages of one network; a step is a function of the samples seen."""
+
+    def __init__(self, network: nn.Module, config: EmaConfig):
+        self.config = config
+        self._weights = dict(network.named_parameters())
+        self.averages = {n: {k: w.detach().clone() for k, w in self._weights.items()} for n in config.names}
+
+    @torch.no_grad()
+    def update(self, seen: int, batch: int) -> None:
+        """Take in the weights after a step."""
+        for name, average in self.averages.items():
+            kept = self.config.decay if name == "classic" else power_beta(float(name[6:]), seen, batch)
+            torch._foreach_lerp_(list(average.values()), list(self._weights.values()), 1 - kept)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The first average in the place of the weights, which come back afterwards bit for bit."""
+        weights, average = list(self._weights.values()), list(next(iter(self.averages.values())).values())
+        with torch.no_grad():
+            kept = [weight.detach().clone() for weight in weights]
+            torch._foreach_copy_(weights, average)
+            try:
+                yield
+            finally:
+                torch._foreach_copy_(weights, kept)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An average as it stood at some time."""
+
+    sigma_rel: float
+    seen: int
+
+
+def mixture(snapshots: Sequence[Snapshot], sigma_rel: float, seen: int) -> Float64[np.ndarray, " n"]:
+    """How much of each snapshot makes the average of another length at some time (EDM2, section 3.2).
+
+    It is the least-squares fit of that average's profile by theirs; the weights need not add up to one exactly.
+    """
+    stored = [(gamma_of(s.sigma_rel), float(s.seen)) for s in snapshots]
+    wanted = [(gamma_of(sigma_rel), float(seen))]
+    gram = np.array([[_overlap(a, b) for b in stored] for a in stored])
+    aim = np.array([_overlap(a, wanted[0]) for a in stored])
+    return np.linalg.solve(gram, aim)
+
+
+def _overlap(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """The integral of the product of two profiles (gamma + 1) / T^(gamma + 1) t^gamma on [0, T], in logarithms."""
+    (g, s), (h, t) = a, b
+    least = min(s, t)
+    log = (g + h + 1) * np.log(least) - (g + 1) * np.log(s) - (h + 1) * np.log(t)
+    return (g + 1) * (h + 1) / (g + h + 1) * float(np.exp(log))
