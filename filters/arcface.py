@@ -78,7 +78,7 @@ def load_arcface(path: str, device: str = "cpu") -> ArcFace:
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
     file = existing(path, "arcface")
-    session = _session(str(file), device)
+    session = onnx_session(str(file), device)
     shape, outputs = session.get_inputs()[0].shape, session.get_outputs()
     if len(session.get_inputs()) != 1 or len(shape) != 4 or shape[1:] != [3, SIZE, SIZE]:
         raise ValueError(f"{file} reads {shape}; a recogniser reads [batch, 3, {SIZE}, {SIZE}]")
@@ -94,7 +94,7 @@ def load_detector(path: str, device: str = "cpu") -> Any:
     from insightface.model_zoo.scrfd import SCRFD
 
     file = existing(path, "detector")
-    session = _session(str(file), device)
+    session = onnx_session(str(file), device)
     if len(session.get_outputs()) not in (9, 15):
         raise ValueError(f"{file} has {len(session.get_outputs())} outputs; an SCRFD with key points has 9 or 15")
     detector = SCRFD(str(file), session)
@@ -102,7 +102,8 @@ def load_detector(path: str, device: str = "cpu") -> Any:
     return detector
 
 
-def _session(file: str, device: str) -> Any:
+def onnx_session(file: str, device: str) -> Any:
+    """Open an ONNX file; raises ValueError with one line on why it does not run here."""
     import onnxruntime
 
     cuda = "CUDAExecutionProvider"

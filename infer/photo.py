@@ -1,0 +1,154 @@
+"""Reads whatever picture a person gives, or says in one line why it cannot be read."""
+
+import io
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pictures of pixels only: Pillow would run Ghostscript for EPS, and guesses at formats without a signature."""
+
+SMALLEST = 64
+"""Pixels of the shorter side, below which nothing is worth looking at."""
+LARGEST = 4096
+"""Pixels of the longer side that are kept: a head that fills an eighth of it still has the 512 of the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture as it should be seen: upright, sRGB."""
+
+    rgb: UInt8[np.ndarray, "h w 3"]
+    alpha: UInt8[np.ndarray, "h w"] | None
+    """None if every pixel is opaque."""
+    notes: tuple[str, ...]
+    """What the person should know of the reading."""
+
+
+def read_photo(path: str | Path) -> Photo:
+    """Read the first frame of a picture file: turned as its EXIF says, converted to 8 bit sRGB, at most LARGEST px long.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is no file, no picture, damaged, too small, too large to be decoded safely, or fully transparent.
+    """
+    name, file = shown(path), Path(path)
+    head = _head(file, name)
+    # Pillow warns of odd metadata and of large pictures, which are read all the same.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{name} is {_kind(head)}; JPEG, PNG, WebP, TIFF, AVIF, GIF and BMP work") from error
+        except Image.DecompressionBombError as error:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+            raise ValueError(f"{name} has more pixels than are decoded safely; make it {limit} MP or less") from error
+        except Exception as error:  # decoders raise whatever they stumble over
+            raise ValueError(f"{name} is damaged: {_first_line(error)}") from error
+        with image:
+            return _read(image, name)
+
+
+def shown(path: str | Path) -> str:
+    """The path as one printable line."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def _head(file: Path, name: str) -> bytes:
+    try:
+        mode = file.stat().st_mode
+        head = b""
+        if stat.S_ISREG(mode):
+            with file.open("rb") as stream:
+                head = stream.read(16)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise FileNotFoundError(f"there is no file {name}") from error
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{name} is a folder; give one picture")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{name} is not a file; give a picture file")
+    if not head:
+        raise ValueError(f"{name} is empty")
+    return head
+
+
+def _kind(head: bytes) -> str:
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "HEIC, which is not read here: export it as JPEG"
+    return "not a picture that is known here, or cut off at its start"
+
+
+def _read(image: Image.Image, name: str) -> Photo:
+    width, height = image.size
+    scale = min(1.0, LARGEST / max(width, height))
+    if min(width, height) * scale < SMALLEST:
+        scaled = f", once its longer side is scaled to {LARGEST}" if scale < 1 else ""
+        raise ValueError(f"{name} is {width} x {height} px; its shorter side must have {SMALLEST} or more{scaled}")
+    try:
+        frames, kind = getattr(image, "n_frames", 1), image.format
+        image.draft(None, (LARGEST, LARGEST))  # a JPEG decodes at a fraction of its size, which saves memory
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise whatever they stumble over
+        raise ValueError(f"{name} is damaged or cut off: {_first_line(error)}") from error
+    notes = [f"{frames} frames or pages: the first was taken"] if frames > 1 and kind != "MPO" else []
+    colours, alpha = _srgb(_eight_bits(image, name), notes)
+    if scale < 1:
+        # EXIF may have turned it since its size was read.
+        wide, high = (width, height) if (colours.width > colours.height) == (width > height) else (height, width)
+        size = (round(wide * scale), round(high * scale))
+        notes.append(f"{width} x {height} px were scaled to {max(size)} px")
+        colours.putalpha(alpha or 255)  # so that what is transparent does not bleed into the rest
+        colours = colours.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        alpha = colours.getchannel("A") if alpha else None
+    rgb = np.array(colours.convert("RGB"))
+    if alpha is None or alpha.getextrema()[0] == 255:
+        return Photo(rgb, None, tuple(notes))
+    if alpha.getextrema()[1] == 0:
+        raise ValueError(f"{name} is fully transparent")
+    return Photo(rgb, np.array(alpha), tuple(notes))
+
+
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """Grey pictures of more than 8 bits as 8 bits; others as they are."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image, np.float64)
+    low, high, most = values.min(), values.max(), 1.0 if image.mode == "F" else 65535.0
+    if not (low >= 0 and high <= most):  # NaN is neither
+        raise ValueError(f"{name} has pixels from {low:g} to {high:g}; greys from 0 to {most:g} work")
+    grey = Image.fromarray((values * (255 / most)).round().astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    return grey
+
+
+def _srgb(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    """Colours through the profile that the file holds, and alpha apart."""
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    # Pillow turns Lab into sRGB itself.
+    profile = image.info.get("icc_profile") if image.mode != "LAB" else None
+    if image.mode == "RGBa":
+        image = image.convert("RGBA")
+    image = image.convert({"1": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "L": "L"}.get(image.mode, "RGB"))
+    if profile:
+        try:
+            theirs, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, theirs, srgb, outputMode="RGB")
+            assert converted is not None  # it is not done in place
+            return converted, alpha
+        except (ImageCms.PyCMSError, OSError):
+            notes.append("its colour profile does not read or does not fit, and was left out")
+    return image.convert("RGB"), alpha
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:160] if lines else type(error).__name__
