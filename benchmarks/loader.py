@@ -28,6 +28,7 @@ BATCH, RANKS = 64, 4
 MEASURES: dict[str, tuple[str, dict[str, Any]]] = {
     "sequential": ("stream", {"shuffle": False}),
     "shuffled": ("stream", {}),
+    "inline": ("load", {"workers": 0}),
     "workers": ("load", {}),
     "decoded": ("load", {"decode": "opencv"}),
     "decoded_own": ("load", {"decode": "own"}),

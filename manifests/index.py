@@ -219,13 +219,13 @@ def _open(source: Any, fingerprint: str, mapped: str | None) -> Index:
 def _index(batch: pa.RecordBatch, mapped: str | None) -> Index:
     """The columns of a batch as arrays, without a copy."""
     about = json.loads(batch.schema.metadata[_META])
-    plain = {name: batch.column(name).to_numpy() for name in SCHEMA.names if name not in ("c2w", "K")}
+    plain = {name: _array(batch.column(name)) for name in SCHEMA.names if name not in ("c2w", "K")}
     return Index(
         fingerprint=about["fingerprint"],
         plan=about["plan"],
         **{name: plain[name] for name in ("identity", "view", "shard", "azimuth", "elevation")},
-        c2w=batch.column("c2w").flatten().to_numpy().reshape(-1, 4, 4),
-        K=batch.column("K").flatten().to_numpy().reshape(-1, 3, 3),
+        c2w=_array(batch.column("c2w").flatten()).reshape(-1, 4, 4),
+        K=_array(batch.column("K").flatten()).reshape(-1, 3, 3),
         offset={m: plain[f"{m}.offset"] for m in schema.MEMBERS},
         size={m: plain[f"{m}.size"] for m in schema.MEMBERS},
         mapped=mapped,
@@ -234,8 +234,10 @@ def _index(batch: pa.RecordBatch, mapped: str | None) -> Index:
 
 def _kept(index: Index, selection: Selection) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Which rows a selection keeps, and which it speaks of at all."""
-    is_view = selection.rows.column("view").to_numpy() != WHOLE
-    identity, view, keep = (selection.rows.column(name).to_numpy()[is_view] for name in ("identity", "view", "keep"))
+    rows = {name: selection.rows.column(name).combine_chunks() for name in ("identity", "view", "keep")}
+    is_view = _array(rows["view"]) != WHOLE
+    # DLPack knows no packed bits.
+    identity, view, keep = (_array(rows[name].cast(pa.int64()))[is_view] for name in rows)
     there, wanted = schema.view_codes(identity, view), schema.view_codes(index.identity, index.view)
     at = np.searchsorted(there, wanted)
     known = at < len(there)
@@ -243,6 +245,11 @@ def _kept(index: Index, selection: Selection) -> tuple[Bool[np.ndarray, " n"], B
     kept = known.copy()
     kept[known] = keep[at[known]]
     return kept, known
+
+
+def _array(column: pa.Array) -> np.ndarray:
+    """A column without a copy; its own `to_numpy` would import pandas, which takes longer than all the rest."""
+    return np.from_dlpack(column)
 
 
 def _starts(identity: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:

@@ -64,7 +64,7 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
         there = ", ".join(selections(dataset)) or "none"
         raise ValueError(f"there is no selection {name!r} (selections: {there}); make it with spinset select")
     data = dataset.storage.read(file)
-    rows = pq.read_table(io.BytesIO(data))
+    rows = pq.ParquetFile(io.BytesIO(data)).read()  # read_table would import pandas
     about: dict[str, Any] = json.loads((rows.schema.metadata or {}).get(_META, b"{}"))
     if about.get("dataset") != dataset.plan.fingerprint:
         raise ValueError(f"{file} was made for another dataset; make it anew with spinset select")

@@ -1,10 +1,9 @@
 """Reads members of views out of shards: exactly the bytes that are needed, and those that lie side by side at once."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -50,15 +49,25 @@ def stretches(shards: Iterable[int], offsets: Iterable[int], sizes: Iterable[int
     return found
 
 
+class OpenFile:
+    """A file to read from, closed when nobody reads from it any more, in whatever thread."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # A default, because at exit the names of a module may be gone before its objects.
+        close(self.descriptor)
+
+
 class Reader:
-    """The bytes of members by their rows in the index; files are opened in the process that reads."""
+    """The bytes of members by their rows in the index, for any number of threads; each process opens its own files."""
 
     def __init__(self, dataset: Dataset, index: Index, cache: ShardCache | None = None):
         self.url, self.is_local, self.extensions = dataset.storage.url, dataset.storage.is_local, dataset.plan.members
         self.index, self.cache = index, cache
         self.needed = self.fetched = 0
-        """Bytes that were asked for, and bytes that were read."""
-        self._files: OrderedDict[int, int] = OrderedDict()
+        """Bytes that were asked for, and bytes that were read, as long as one thread reads."""
 
     def read(self, wants: Mapping[str, Int[np.ndarray, " n"]]) -> dict[str, list[bytes]]:
         """The members of some rows of the index, each in the order of its rows.
@@ -97,10 +106,13 @@ class Reader:
     def _fetch(self, spans: list[Stretch]) -> Iterable[bytes]:
         if self.cache is not None:
             return self._cached(spans)
-        return map(self._local, spans) if self.is_local else self._ranges(spans)
+        return self._local(spans) if self.is_local else self._ranges(spans)
 
-    def _local(self, span: Stretch) -> bytes:
-        return _read(self._descriptor(span.shard), span)
+    def _local(self, spans: list[Stretch]) -> Iterator[bytes]:
+        for shard, own in groupby(spans, attrgetter("shard")):
+            with self._present(shard):
+                file = self._files(shard)
+            yield from (_read(file.descriptor, span) for span in own)
 
     def _cached(self, spans: list[Stretch]) -> Iterator[bytes]:
         """Read shards from the cache, which may drop them afterwards: no file stays open."""
@@ -113,23 +125,15 @@ class Reader:
 
     def _ranges(self, spans: list[Stretch]) -> list[bytes]:
         """Read byte ranges of remote shards, all of them at once."""
-        paths = [self._storage.path(tar_file(span.shard)) for span in spans]
+        storage = Storage(self.url)  # by every thread, which clients of object stores may be bound to
+        paths = [storage.path(tar_file(span.shard)) for span in spans]
         begins, ends = [span.begin for span in spans], [span.end for span in spans]
-        found = self._storage.fs.cat_ranges(paths, begins, ends, on_error="return")
+        found = storage.fs.cat_ranges(paths, begins, ends, on_error="return")
         for span, data in zip(spans, found, strict=True):
             with self._present(span.shard):
                 if isinstance(data, Exception):
                     raise data
         return found
-
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._files:
-            if len(self._files) >= OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            with self._present(shard):
-                self._files[shard] = os.open(self._storage.path(tar_file(shard)), os.O_RDONLY)
-        self._files.move_to_end(shard)
-        return self._files[shard]
 
     @contextmanager
     def _present(self, shard: int) -> Iterator[None]:
@@ -141,18 +145,16 @@ class Reader:
             ) from error
 
     @cached_property
-    def _storage(self) -> Storage:
-        """Made by the process that reads, for clients of object stores do not survive a fork."""
-        return Storage(self.url)
+    def _files(self) -> Callable[[int], OpenFile]:
+        """The shards as files, those that were read last."""
+        return lru_cache(OPEN_FILES)(partial(_opened, Storage(self.url)))
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {name: value for name, value in self.__dict__.items() if name != "_storage"}
-        return {**own, "_files": OrderedDict()}
+        return {name: value for name, value in self.__dict__.items() if name != "_files"}
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # A default, because at exit the names of a module may be gone before its objects.
-        for descriptor in self._files.values():
-            close(descriptor)
+
+def _opened(storage: Storage, shard: int) -> OpenFile:
+    return OpenFile(os.open(storage.path(tar_file(shard)), os.O_RDONLY))
 
 
 def _read(descriptor: int, span: Stretch) -> bytes:

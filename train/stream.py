@@ -7,18 +7,21 @@ here, from the order, never from what a batch looks like.
 import signal
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import repeat
-from typing import TypeVar
+from itertools import islice, repeat
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from tyro.conf import arg
 
 from manifests import schema
 from manifests.order import START, TAILS, GlobalBatch, Order, State
 from train.batch import Batch
 from train.cache import LookAhead, ShardCache
+from train.pixels import Encoded
 from train.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
 from train.worker import Bad, Delivery, Worker
 
@@ -33,11 +36,11 @@ AHEAD = 4
 class LoaderConfig:
     """What is loaded, in which order, and how."""
 
-    data: str
+    data: Annotated[str, arg(prefix_name=False)]
     """Folder or address of the dataset."""
     recipe: SingleView | MultiView | RandomK | Arc | FrontBack | Anchors | Ring = SingleView()
     """What one sample is."""
-    selection: str = ""
+    selection: Annotated[str, arg(prefix_name=False)] = ""
     """Load what this selection keeps; everything without one."""
     batch: int = 16
     """Samples of a step, of all ranks together."""
@@ -64,7 +67,7 @@ class LoaderConfig:
     tolerance: int = 0
     """How many members may fail to read or decode before the run stops; the sample after a bad one takes its place."""
     workers: int = 2
-    """Processes that read and decode; 0 does it in this one."""
+    """Processes that read and decode, or threads if nothing is decoded; 0 does it in this one."""
     prefetch: int = 2
     """Batches that each worker prepares ahead."""
     start_method: str = "fork"
@@ -188,6 +191,8 @@ class Loader:
 
     def _deliveries(self, requests: Iterator[GlobalBatch]) -> Iterator[Delivery | Exception]:
         config = self.config
+        if config.workers and isinstance(self.worker.source, Encoded):
+            return self._by_threads(requests)
         pool = {"prefetch_factor": config.prefetch, "multiprocessing_context": config.start_method}
         return iter(
             DataLoader(
@@ -202,6 +207,19 @@ class Loader:
                 **(pool if config.workers else {}),
             )
         )
+
+    def _by_threads(self, requests: Iterator[GlobalBatch]) -> Iterator[Delivery | Exception]:
+        """Reading leaves Python's lock alone, so processes would win nothing and copy every byte through a pipe."""
+        pool = ThreadPoolExecutor(self.config.workers, "loader")
+        ahead = (pool.submit(self.worker.__getitem__, request) for request in requests)
+        waiting = deque(islice(ahead, self.config.workers * self.config.prefetch))
+        try:
+            while waiting:
+                delivery = waiting.popleft().result()
+                waiting.extend(islice(ahead, 1))
+                yield delivery
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _note(self, bad: tuple[Bad, ...]) -> None:
         """Record bad members, each once however often an epoch comes back to it."""

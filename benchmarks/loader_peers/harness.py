@@ -169,11 +169,14 @@ def _stream(peer: Any, ask: Ask, _: float) -> dict[str, Any]:
 
 
 def _load(peer: Any, ask: Ask, _: float) -> dict[str, Any]:
-    """An epoch in batches, from the start of the workers to the end."""
-    loader = peer.open_loader(ask)
+    """An epoch in batches, from the start of the workers to the end; and what follows the first batch alone."""
+    loader, keys, first = peer.open_loader(ask), [], 0.0
     begun = time.perf_counter()
-    keys = [[key for key, picture, text in loader.unpack(batch) if len(picture) and len(text)] for batch in loader]
-    return {"rate": sum(map(len, keys)) / (time.perf_counter() - begun), "keys": keys}
+    for batch in loader:
+        first = first or time.perf_counter()
+        keys.append([key for key, picture, text in loader.unpack(batch) if len(picture) and len(text)])
+    ended, count = time.perf_counter(), sum(map(len, keys))
+    return {"rate": count / (ended - begun), "steady": (count - len(keys[0])) / (ended - first), "keys": keys}
 
 
 def _verify(peer: Any, ask: Ask, _: float) -> dict[str, Any]:

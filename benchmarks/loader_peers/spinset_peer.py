@@ -9,7 +9,7 @@ from harness import Ask, NotOffered, Sample, run
 
 from manifests import schema
 from manifests.dataset import Dataset
-from manifests.index import open_index
+from manifests.index import Index, open_index
 from manifests.order import State
 from train.loader import Batch, Loader, LoaderConfig
 from train.loader import open_loader as opened
@@ -79,7 +79,10 @@ def _in_order(ask: Ask) -> Iterator[Sample]:
     """As lie the shards; what score jobs do."""
     dataset = Dataset(ask.folder)
     index = open_index(dataset)
-    reader = Reader(dataset, index)
+    return _stored(Reader(dataset, index), index, ask)
+
+
+def _stored(reader: Reader, index: Index, ask: Ask) -> Iterator[Sample]:
     for begin in range(0, len(index), ask.batch):
         rows = np.arange(begin, min(begin + ask.batch, len(index)))
         found = reader.read({"rgb": rows, "json": rows})

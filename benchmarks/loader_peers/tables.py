@@ -5,11 +5,13 @@ from statistics import median
 from typing import Any
 
 RATES = {
-    "sequential": "sequential",
-    "shuffled": "shuffled",
-    "workers": "shuffled, 2 workers",
-    "decoded": "decoded by OpenCV, 2 workers",
-    "decoded_own": "decoded by its own, 2 workers",
+    ("sequential", "rate"): "sequential",
+    ("shuffled", "rate"): "shuffled",
+    ("inline", "rate"): "shuffled batches, no workers",
+    ("workers", "rate"): "the same, 2 workers",
+    ("workers", "steady"): "after the first batch",
+    ("decoded", "rate"): "decoded by OpenCV, 2 workers",
+    ("decoded_own", "rate"): "decoded by its own, 2 workers",
 }
 MICRO = 1e6
 
@@ -44,7 +46,8 @@ def report(results: dict[str, Any]) -> None:
     print(f"Median of {results['repeats']} rounds (range); page cache warm, one process each; samples per second:")
     heading("", "version", *RATES.values())
     for name, version in versions.items():
-        row(name, version, *(figures(measured[m][name], "rate", ",.0f") for m in RATES))
+        row(name, version, *(figures(measured[m][name], field, ",.0f") for m, field in RATES))
+    print("\nWorkers are processes; spinset's are threads where nothing is decoded.")
     for name, problem in results["problems"].items():
         if problem:
             print(f"\n{name}: {problem}")

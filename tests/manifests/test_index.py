@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +49,18 @@ def test_it_is_made_once_and_mapped(small_dataset, monkeypatch):
     assert len(pickle.dumps(second)) < 500
     again = copy.copy(second)
     assert again.fingerprint == second.fingerprint and np.array_equal(again.offset["rgb"], second.offset["rgb"])
+
+
+def test_opening_it_does_not_import_pandas(small_dataset):
+    """Which takes longer than all the rest, and which some of pyarrow's functions do."""
+    open_index(small_dataset)
+    write_choice(small_dataset, "some", {(1, 0)})
+    script = (
+        "import sys; from manifests.dataset import Dataset; from manifests.index import open_index; "
+        "from manifests.selection import read_selection; dataset = Dataset(sys.argv[1]); "
+        "open_index(dataset).select(read_selection(dataset, 'some')); assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, small_dataset.storage.url], check=True)
 
 
 def test_other_shards_give_another_index(tmp_path):

@@ -1,5 +1,7 @@
 """The loader: whatever the ranks, workers, selections and interruptions, the samples are those of the order."""
 
+import os
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -261,6 +263,30 @@ def test_tolerated_bad_members_are_replaced_and_recorded(make, workers):
     assert repeated == 9
     with pytest.raises(ValueError, match=r"rgb\.jpg: does not decode"):
         list(open_loader(replace(config, tolerance=2)))
+
+
+def test_threads_that_hand_out_bytes_tell_bad_members(make):
+    dataset = make()
+    index = open_index(dataset)
+    os.truncate(dataset.storage.path(tar_file(1)), int(index.offset["rgb"][10]) + 1)
+    config = config_of(dataset, decode=False, workers=2, tail="pad", batch=6, tolerance=2)
+    loader = open_loader(config)
+    seen = indices(loader)
+    assert set(seen) == set(range(18)) - {10, 11} and len(seen) == 18
+    assert {bad.member for bad in loader.bad} == {f"{index.key(row)}.rgb.jpg" for row in (10, 11)}
+    with pytest.raises(
+        ValueError, match=r"^shards/heads-000001.tar, 0000003_v00\d.rgb.jpg: the shard ends at"
+    ) as error:
+        list(open_loader(replace(config, tolerance=0)))
+    assert "\n" not in str(error.value)
+
+
+def test_threads_end_with_the_iteration(make):
+    batches = iter(open_loader(config_of(make(), decode=False, workers=2, epochs=0)))
+    next(batches)
+    assert any(thread.name.startswith("loader") for thread in threading.enumerate())
+    batches.close()
+    assert not any(thread.name.startswith("loader") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("workers", [0, 2])

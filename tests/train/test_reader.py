@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -80,10 +81,10 @@ def test_a_reader_travels_without_its_open_files(make):
     rows = {"rgb": np.arange(18)}
     found = reader.read(rows)
     again = copy.copy(reader)
-    assert not again._files and again.read(rows) == found
+    assert "_files" not in vars(again) and again.read(rows) == found
     assert len(pickle.dumps(reader)) < 2000
-    opened = list(reader._files.values())
-    assert len(opened) == 3
+    opened = [reader._files(shard).descriptor for shard in range(3)]
+    assert reader._files.cache_info().misses == 3
     del reader
     for descriptor in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -95,7 +96,17 @@ def test_few_files_stay_open(make, monkeypatch):
     dataset = make(identities=6, per_shard=1)
     reader = reader_of(dataset)
     assert reader.read({"rgb": np.arange(18)})["rgb"] == contents(dataset, "rgb")
-    assert list(reader._files) == [4, 5]
+    assert reader._files.cache_info().currsize == 2
+
+
+def test_threads_share_a_reader_even_while_files_are_closed(make, monkeypatch):
+    monkeypatch.setattr("train.reader.OPEN_FILES", 1)
+    dataset = make(identities=6, per_shard=1)
+    reader, expected = reader_of(dataset), contents(dataset, "rgb")
+    orders = [np.random.default_rng(i).permutation(18) for i in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda rows: reader.read({"rgb": rows})["rgb"], orders))
+    assert found == [[expected[row] for row in rows] for rows in orders]
 
 
 def test_a_cut_shard_is_told_by_its_first_lost_member(make):
