@@ -10,9 +10,10 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import tyro
+from tyro import MISSING
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.pool import WorkersKeepDying
@@ -230,17 +231,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, T] | None = None) -> T:
-    box, prog, default = io.StringIO(), f"spinset {name}", {}
+    box, prog = io.StringIO(), f"spinset {name}"
+    default: Any = MISSING
     if presets is not None:
         if not args or args[0] not in presets:
             given = f"{args[0]!r} is no preset" if args else "a preset comes first"
             raise ValueError(
                 f"{given}; there are {', '.join(presets)} (spinset {name} PRESET --help lists its settings)"
             )
-        prog, args, default = f"{prog} {args[0]}", args[1:], {"default": presets[args[0]]}
+        prog, args, default = f"{prog} {args[0]}", args[1:], presets[args[0]]
     try:
         with redirect_stderr(box):
-            config = tyro.cli(what, args=args, prog=prog, config=(FlagCreatePairsOff, AvoidSubcommands), **default)
+            config = tyro.cli(
+                what, args=args, prog=prog, config=(FlagCreatePairsOff, AvoidSubcommands), default=default
+            )
     except SystemExit as stop:
         if stop.code == BAD_INPUT:
             raise ValueError(_first_sentence(box.getvalue())) from None

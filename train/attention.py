@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -68,7 +68,7 @@ def set_view_attention(unet: Any, joint_from: int) -> None:
     unet.set_attn_processor(processors)
 
 
-def attention_layers(unet: nn.Module, joint: bool) -> list[str]:
+def attention_layers(unet: Any, joint: bool) -> list[str]:
     """The self-attention layers that attend across views, or those that do not."""
     found = unet.attn_processors
     return [p.name for p in found.values() if p.name.endswith("attn1") and p.joint == joint]

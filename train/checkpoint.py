@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from train.parallel import Ranks
 
@@ -29,7 +30,7 @@ class Checkpoints:
     def __init__(self, run: Path, ranks: Ranks, keep: int):
         self.folder, self.ranks, self.keep = run / FOLDER, ranks, keep
         # A group of its own: what is written in the background must not meet the collectives of the run.
-        self.group = dist.new_group(backend="gloo")
+        self.group: Any = dist.new_group(backend="gloo")
         self._writing: tuple[Future[Any], Path, dict[str, Any]] | None = None
 
     def latest(self) -> Path | None:
@@ -47,7 +48,7 @@ class Checkpoints:
             place.mkdir(parents=True)
         self.ranks.wait()
         writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
-        writing: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self.group)
+        writing: Any = async_save(tensors, storage_writer=writer, process_group=self.group)
         self._writing = writing, place, about
 
     def finish(self) -> None:
@@ -77,14 +78,15 @@ class Checkpoints:
             ValueError: the checkpoint holds others.
         """
         reader = HuggingFaceStorageReader(str(place))
-        stored = {name: tuple(about.size) for name, about in reader.read_metadata().state_dict_metadata.items()}
+        metadata: Any = reader.read_metadata().state_dict_metadata
+        stored = {name: tuple(about.size) for name, about in metadata.items()}
         if wrong := [n for n, t in tensors.items() if stored.get(n) != tuple(t.shape)] or sorted(
             stored.keys() - tensors
         ):
             raise ValueError(
                 f"{place} is of another model: {wrong[0]} is {stored.get(wrong[0], 'not there')}; train into another folder"
             )
-        dcp.load(tensors, storage_reader=reader, process_group=self.group)
+        load(tensors, storage_reader=reader, process_group=self.group)
 
 
 def whole_ones(folder: Path) -> list[Path]:

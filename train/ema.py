@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float64
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Ema:
 
     def __init__(self, network: nn.Module, config: EmaConfig):
         self.config = config
-        self._weights = dict(network.named_parameters())
+        self._weights: dict[str, Tensor] = dict(network.named_parameters())
         self.averages = {n: {k: w.detach().clone() for k, w in self._weights.items()} for n in config.names}
 
     @torch.no_grad()
@@ -59,7 +59,7 @@ class Ema:
         """Take in the weights after a step."""
         for name, average in self.averages.items():
             kept = self.config.decay if name == "classic" else power_beta(float(name[6:]), seen, batch)
-            torch._foreach_lerp_(list(average.values()), list(self._weights.values()), 1 - kept)
+            torch._foreach_lerp_(list(average.values()), list(self._weights.values()), 1 - kept)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -67,11 +67,11 @@ class Ema:
         weights, average = list(self._weights.values()), list(next(iter(self.averages.values())).values())
         with torch.no_grad():
             kept = [weight.detach().clone() for weight in weights]
-            torch._foreach_copy_(weights, average)
+            torch._foreach_copy_(weights, average)  # pyright: ignore[reportPrivateImportUsage]
             try:
                 yield
             finally:
-                torch._foreach_copy_(weights, kept)
+                torch._foreach_copy_(weights, kept)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
 
     config.accumulation(ray.workers)
     out = Path(config.out).absolute()
-    if not ray_.is_initialized():
+    if own := not ray_.is_initialized():
         ray_.init(address=None if ray.address == "local" else ray.address, log_to_driver=True)
     trainer = TorchTrainer(
         _work,
@@ -48,7 +48,11 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
             name="ray", storage_path=str(out), failure_config=FailureConfig(max_failures=ray.failures)
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        if own:
+            ray_.shutdown()
     return out / "model"
 
 

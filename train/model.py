@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from geometry.cameras import Cameras
 from geometry.raymaps import RayMaps, relative_rotations
-from train.identity import Arc2FaceTokens, IdentityShape
+from train.identity import Arc2FaceTokens, IdentityShape, IdentityToken
 from train.scene import Nothing, Scene
 from train.unet import MASK, MultiviewUNet, UNetShape
 from train.vae import WEIGHTS, Vae, load_vae
@@ -72,8 +72,8 @@ class Model:
     """Everything that turns pictures and an identity into views of a head."""
 
     shape: ModelShape
-    network: nn.Module
-    tokens: nn.Module
+    network: MultiviewUNet
+    tokens: Arc2FaceTokens | IdentityToken
     vae: Vae
     about: About = field(default_factory=About)
 
@@ -89,8 +89,8 @@ class Model:
         noise: Float[Tensor, "b v c i j"] | None = None,
     ) -> Float[Tensor, "b v c i j"]:
         """Scaled latents of views in [-1, 1]: image, then normals; drawn with `noise`, or the means without it."""
-        parts = [rgb, normal] if self.shape.normals else [rgb]
-        assert all(part is not None for part in parts)
+        parts = [rgb, normal] if self.shape.normals and normal is not None else [rgb]
+        assert len(parts) == 1 + self.shape.normals
         posteriors = [self.vae.posterior(rearrange(part, "b v c h w -> (b v) c h w").float()) for part in parts]
         mean, std = (torch.cat([p[:, i] for p in posteriors], 1) for i in (0, 1))
         mean, std = (rearrange(x, "(b v) c h w -> b v c h w", v=rgb.shape[1]) for x in (mean, std))
@@ -107,8 +107,7 @@ class Model:
     def nothing(self, resolution: int) -> Nothing:
         """What stands for a picture and an identity that are not there."""
         grey = torch.zeros(1, 1, 3, resolution, resolution, device=self.device)
-        nobody: Any = self.tokens.nobody  # pyright: ignore[reportAttributeAccessIssue]
-        return Nothing(self.encode(grey, grey)[0, 0], nobody().to(self.device))
+        return Nothing(self.encode(grey, grey)[0, 0], self.tokens.nobody().to(self.device))
 
     def scene(
         self,
@@ -132,8 +131,8 @@ def save_model(model: Model, folder: Path, weights: dict[str, Tensor] | None = N
     """Write a model; `weights` are those of its UNet if they are others than the network holds, such as an average."""
     unet: Any = model.network.unet
     unet.save_config(folder / UNET)
-    weights = unet.state_dict() if weights is None else weights
-    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / UNET / WEIGHTS)
+    own: dict[str, Tensor] = unet.state_dict()
+    save_file({name: w.detach().cpu().contiguous() for name, w in (weights or own).items()}, folder / UNET / WEIGHTS)
     autoencoder: Any = model.vae.model
     autoencoder.save_pretrained(folder / VAE)
     if isinstance(model.tokens, Arc2FaceTokens):
@@ -168,7 +167,7 @@ def read_about(folder: Path) -> tuple[ModelShape, About]:
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {found['format']}, this spinset reads {FORMAT}")
         shape, about = found["shape"], found["about"]
-        unet = {k: tuple(v) if isinstance(v, list) else v for k, v in shape.pop("unet").items()}
+        unet: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in shape.pop("unet").items()}
         parts: dict[str, Any] = {
             "unet": UNetShape(**unet),
             "rays": RayMaps(**rays) if (rays := shape.pop("rays")) else None,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -66,7 +67,7 @@ def joined(device: str) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if own := not dist.is_initialized():
         # A process alone is a group of one: nothing else has to know the difference.
-        alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
+        alone: Any = {"store": HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
         dist.init_process_group(backend, timeout=TIMEOUT, **alone)
     try:
         yield Ranks(
@@ -88,7 +89,8 @@ def spread(network: MultiviewUNet, ranks: Ranks, sharded: bool, bf16: bool) -> C
         options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": policy} if policy else {})}
         for block in (*network.unet.down_blocks, network.unet.mid_block, *network.unet.up_blocks):
             fully_shard(block, **options)
-        return fully_shard(network, **options)
+        fully_shard(network, **options)
+        return network
     if ranks.world == 1:
         return network
     on_gpu = ranks.device.type == "cuda"

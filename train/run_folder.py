@@ -37,7 +37,8 @@ def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
 
 def export(model: Model, ema: Ema, run: Path, ranks: Ranks) -> None:
     """Write the model with its first average, or with its weights if no average is kept."""
-    averages = next(iter(ema.averages.values()), dict(model.network.named_parameters()))
+    own: dict[str, Tensor] = dict(model.network.named_parameters())
+    averages = next(iter(ema.averages.values()), own)
     weights = gathered(averages)
     if ranks.is_first:
         save_model(model, run / MODEL, weights)

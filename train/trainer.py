@@ -178,7 +178,6 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
 def prepared(config: TrainConfig, model: Model) -> MultiviewUNet:
     """The network as its ranks will spread it: checkpointed and compiled first."""
     network = model.network
-    assert isinstance(network, MultiviewUNet)
     if config.checkpoint_activations:
         network.checkpoint_activations()
     if config.compile:
@@ -228,7 +227,8 @@ def latents_of(model: Model, batch: Batch, seed: int, places: list[int]) -> Floa
     """The latents of a batch: cached ones as they come, or of its pictures, drawn from the posterior."""
     assert isinstance(batch.rgb, Tensor)
     if batch.rgb.shape[2] != 3:
-        return torch.cat([batch.rgb, batch.normal], 2).float() if model.shape.normals else batch.rgb.float()
+        parts = [part for part in (batch.rgb, batch.normal) if part is not None]
+        return torch.cat(parts[: 1 + model.shape.normals], 2).float()
     b, v, _, height, width = batch.rgb.shape
     factor, channels = model.vae.factor, model.vae.channels * (1 + model.shape.normals)
     like = batch.rgb.new_empty(b, v, channels, height // factor, width // factor)

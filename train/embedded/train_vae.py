@@ -7,6 +7,7 @@ Diffusion's does at 512 px. Loss: absolute difference, and a little of the Kullb
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -15,6 +16,7 @@ from rich.progress import track
 from torch import Tensor
 from tyro.conf import Positional
 
+from train.batch import Batch
 from train.embedded.folder import HEADS64
 from train.loader import LoaderConfig, open_loader
 from train.sampling import SingleView
@@ -37,19 +39,17 @@ class TrainVaeConfig:
     threads: int = 1
 
 
-def build(seed: int) -> torch.nn.Module:
+def build(seed: int) -> Any:
     """A new autoencoder."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        sizes: dict[str, Any] = {"block_out_channels": (32, 48, 64), "norm_num_groups": 8, "sample_size": 64}
+        sizes |= {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
         return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(32, 48, 64),
-            norm_num_groups=8,
-            sample_size=64,
             mid_block_add_attention=False,
+            **sizes,
         )
 
 
@@ -67,6 +67,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.05)
     for _, batch in track(zip(range(config.steps), loader, strict=False), "autoencoder", config.steps):
+        assert isinstance(batch.rgb, Tensor)
+        assert isinstance(batch.normal, Tensor)
         images = torch.cat([batch.rgb[:, 0], batch.normal[:, 0]]).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(images).latent_dist
@@ -90,7 +92,7 @@ def divergence(mean: Float[Tensor, "n c h w"], logvar: Float[Tensor, "n c h w"])
 
 
 @torch.inference_mode()
-def measure(model: torch.nn.Module, batches: list) -> dict[str, float]:
+def measure(model: Any, batches: list[Batch]) -> dict[str, float]:
     """How well views that were not seen yet come back, and the spread of their codes."""
     found: dict[str, float] = {}
     codes = []

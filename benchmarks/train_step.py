@@ -1,0 +1,179 @@
+"""The training step: operations of the released size, and time, memory and utilisation of a step.
+
+    python benchmarks/train_step.py                  # what a CPU can tell: FLOPs, and the small model beside a plain loop
+    python benchmarks/train_step.py --device cuda    # the released size on a GPU, in bf16, with and without compile and
+                                                     # checkpointed activations
+
+The plain loop does the same work as one of diffusers' training examples would: views concatenated to one batch, standard
+attention processors replaced by ours (they know no views), a loss written out, AdamW, and one average of the weights.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from geometry.raymaps import RayMaps
+from train.edm import NoiseLevels, like, scalings
+from train.ema import Ema, EmaConfig
+from train.log import PEAK, forward_flops
+from train.model import ModelShape
+from train.objective import Objective, draw, losses
+from train.optimizer import Optimizer, OptimizerConfig
+from train.presets import HEADS64_RUN
+from train.scene import Nothing, Scene
+
+VIEWS, GIVEN = 8, 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure training steps."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    steps: int = 8
+    """Of each measurement, after two that do not count."""
+    rounds: int = 5
+    """On the CPU, pairs of measurements in turn."""
+    scenes: tuple[int, ...] = (1, 2, 3, 4, 8)
+    """On the GPU, scenes that are tried at once."""
+
+
+def inputs(shape: ModelShape, scenes: int, cells: int, tokens: int, device: str) -> tuple[Scene, Tensor, Nothing]:
+    """Random scenes, the first view of each given."""
+    g = torch.Generator(device).manual_seed(0)
+    channels = 4 * (1 + shape.normals)
+    latents = torch.randn(scenes, VIEWS, channels, cells, cells, device=device, generator=g)
+    assert isinstance(shape.rays, RayMaps)
+    rays = torch.randn(scenes, VIEWS, shape.rays.channels, cells, cells, device=device, generator=g)
+    context = torch.randn(scenes, tokens, shape.unet.context, device=device, generator=g)
+    is_condition = (torch.arange(VIEWS, device=device) < GIVEN).expand(scenes, -1)
+    nothing = Nothing(torch.zeros_like(latents[0, 0]), torch.zeros_like(context[0]))
+    return Scene(latents, is_condition, rays, context), latents, nothing
+
+
+def ours(shape: ModelShape, scene: Scene, latents: Tensor, nothing: Nothing, **options: bool) -> Callable[[], None]:
+    """A step as the trainer takes it."""
+    network = shape.network().to(latents.device)
+    if options.get("checkpoint"):
+        network.checkpoint_activations()
+    if options.get("compile"):
+        network.compile_blocks()
+    optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), decay=0.9999))
+    objective, places = Objective(), count()
+
+    def step() -> None:
+        draws = draw(objective, 0, [next(places) for _ in range(len(latents))], latents)
+        with torch.autocast(latents.device.type, torch.bfloat16):
+            (losses(network, scene, latents, draws, objective, nothing).sum() / len(latents)).backward()
+        optimizer.step(torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0), 1e-5)
+        ema.update(1_000_000, len(latents))
+
+    return step
+
+
+def plain(shape: ModelShape, scene: Scene, latents: Tensor) -> Callable[[], None]:
+    """The same work, written the straightforward way."""
+    network = shape.network().to(latents.device)
+    unet = network.unet
+    adam = torch.optim.AdamW(network.parameters(), 1e-5)
+    average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    levels, scenes = NoiseLevels(), len(latents)
+
+    def step() -> None:
+        noise = torch.randn_like(latents)
+        sigma = levels.sigma(torch.randn(scenes), torch.full((scenes,), float(VIEWS - GIVEN)))
+        c_in, c_noise = scalings(sigma)[2:]
+        noisy = torch.where(scene.given, latents, latents + like(sigma, latents) * noise) * like(c_in, latents)
+        hidden = torch.cat([noisy, scene.rays, (~scene.given).float().expand_as(latents[:, :, :1])], 2)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = unet(
+                hidden.flatten(0, 1),
+                c_noise.repeat_interleave(VIEWS),
+                scene.context.repeat_interleave(VIEWS, 0),
+                cross_attention_kwargs={"views": VIEWS, "banks": None},
+            ).sample.unflatten(0, (scenes, VIEWS))
+        wanted = (noise - like(sigma, latents) * latents) / (like(sigma, latents) ** 2 + 1).sqrt()
+        (out.float() - wanted)[:, GIVEN:].square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+        with torch.no_grad():
+            for name, weight in network.named_parameters():
+                average[name].mul_(0.9999).add_(weight, alpha=1 - 0.9999)
+
+    return step
+
+
+def seconds(step: Callable[[], None], steps: int, device: str) -> float:
+    """Of one step."""
+    begun = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / steps
+
+
+def flops(shape: ModelShape, cells: int, tokens: int, views: int = VIEWS) -> float:
+    with torch.device("meta"):
+        return forward_flops(shape.network(), views, cells, tokens)
+
+
+def on_cpu(config: Config) -> None:
+    table = Table("network", "views", "TFLOP of a scene forward", title="Operations")
+    for views, cells in ((8, 64), (4, 64), (1, 64), (8, 32)):
+        table.add_row(f"SpinMeRound, {8 * cells} px", str(views), f"{flops(ModelShape(), cells, 77, views) / 1e12:.2f}")
+    table.add_row("heads64", "8", f"{flops(HEADS64_RUN.model, 16, 1) / 1e12:.4f}")
+    Console().print(table)
+    shape = HEADS64_RUN.model
+    scene, latents, nothing = inputs(shape, 4, 16, 1, "cpu")
+    pair = ours(shape, scene, latents, nothing), plain(shape, scene, latents)
+    for step in pair:
+        seconds(step, 2, "cpu")
+    found = [[seconds(step, config.steps, "cpu") for step in pair] for _ in range(config.rounds)]
+    ratios = sorted(b / a for a, b in found)
+    table = Table("", "s of a step of 4 scenes (median)", title=f"heads64, {torch.get_num_threads()} threads, bf16")
+    for name, times in zip(("ours", "plain loop"), zip(*found, strict=True), strict=True):
+        table.add_row(name, f"{sorted(times)[len(times) // 2]:.2f}")
+    Console().print(table, f"plain / ours: median {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+def on_gpu(config: Config) -> None:
+    name = torch.cuda.get_device_name()
+    peak = next((value for part, value in PEAK.items() if part in name), float("nan"))
+    work = 3 * flops(ModelShape(), 64, 77)
+    table = Table(
+        "scenes", "compile", "checkpointing", "s / step", "scenes / s", "MFU", "GB", title=f"{name}, bf16, 8 x 512 px"
+    )
+    for scenes in config.scenes:
+        for compile, checkpoint in ((False, False), (True, False), (False, True), (True, True)):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            row = [str(scenes), "yes" if compile else "no", "yes" if checkpoint else "no"]
+            try:
+                step = ours(
+                    ModelShape(), *inputs(ModelShape(), scenes, 64, 77, "cuda"), compile=compile, checkpoint=checkpoint
+                )
+                seconds(step, 2, "cuda")
+                taken = seconds(step, config.steps, "cuda")
+            except torch.cuda.OutOfMemoryError:
+                table.add_row(*row, "out of memory", "", "", "")
+                continue
+            memory = torch.cuda.max_memory_allocated() / 1e9
+            mfu = f"{100 * work * scenes / taken / peak:.0f} %"
+            table.add_row(*row, f"{taken:.3f}", f"{scenes / taken:.2f}", mfu, f"{memory:.1f}")
+            del step
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    chosen = tyro.cli(Config)
+    on_gpu(chosen) if chosen.device == "cuda" else on_cpu(chosen)

@@ -1,0 +1,228 @@
+"""The commands `spinset views` and `spinset heads`: from photos, an identity or nothing to a turn of views, and to files."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tyro.conf import OmitArgPrefixes, Positional
+
+from infer.own_normals import PULL, own_normals
+from infer.plan import Plan, plan_views, ring
+from infer.portrait import Portrait, PortraitConfig, Studio
+from infer.turn import Turn
+from infer.views import Painter, SamplerConfig, between
+from train.embedded.folder import HEADS64
+from train.model import Model, load_model
+
+EMBEDDED = "heads64"
+DIMENSIONS = 512
+
+
+@dataclass(frozen=True)
+class DirectionsConfig:
+    """From where heads are seen."""
+
+    views: int = 48
+    """So many evenly around the head; 48, 88 and 128 fill whole calls of the model."""
+    azimuths: tuple[float, ...] = ()
+    """These azimuths instead, in degrees from the photo."""
+    elevations: tuple[float, ...] = (0.0,)
+    """Every azimuth at each of these elevations."""
+
+    def __post_init__(self) -> None:
+        if self.views < 1 or not self.elevations:
+            raise ValueError(f"--views is {self.views} and --elevations {self.elevations}; at least one view is needed")
+
+    @property
+    def plan_of(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
+        """Azimuth and elevation of each view."""
+        azimuth = np.array(self.azimuths, np.float64) if self.azimuths else ring(self.views)
+        elevation = np.repeat(np.array(self.elevations, np.float64), len(azimuth))
+        return np.tile(azimuth, len(self.elevations)), elevation
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Views all around a person, from one photo or several."""
+
+    model: Positional[str]
+    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
+    photos: Positional[tuple[str, ...]]
+    """The first is the front of the turn; one more needs --photo-azimuths."""
+    out: str
+    """Folder to write."""
+    photo_azimuths: tuple[float, ...] = ()
+    """How far each further photo is turned from the first, in degrees."""
+    directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
+    sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
+    portrait: Annotated[PortraitConfig, OmitArgPrefixes] = field(default_factory=PortraitConfig)
+    pull: float = PULL["released"]
+    """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if len(self.photo_azimuths) != max(len(self.photos) - 1, 0):
+            raise ValueError(
+                f"{len(self.photos)} photos and {len(self.photo_azimuths)} --photo-azimuths; each but the first has one"
+            )
+        if len(self.photos) > 3:
+            raise ValueError(f"{len(self.photos)} photos; a model takes up to 3")
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """New people from nothing, from an identity alone, or between two."""
+
+    model: Positional[str]
+    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
+    out: str
+    """Folder to write, with one folder for each head."""
+    heads: int = 1
+    identities: tuple[str, ...] = ()
+    """Files of identity embeddings as `views` writes them; heads from nothing without one, between them with two."""
+    directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=lambda: DirectionsConfig(8))
+    sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=lambda: SamplerConfig(scale=3.5))
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or len(self.identities) > 2:
+            raise ValueError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
+
+
+def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
+    """A model ready to paint.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such model or device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, and this machine has none; give --device cpu")
+    opened = load_model(HEADS64 if model == EMBEDDED else model, device)
+    return Painter(opened, opened.nothing(opened.about.resolution), sampler)
+
+
+def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Tensor, "c h w"]:
+    """The latents of a photo, with normals that are in-painted if the model makes them.
+
+    The normals go through pictures, decoded, clamped and encoded again, as the released code does.
+    """
+    model, resolution = painter.model, painter.model.about.resolution
+    picture = interpolate(portrait.rgb[None], (resolution, resolution), mode="area")[:, None].to(model.device)
+    if not model.shape.normals:
+        return model.encode(picture, None)[0, 0]
+    image = model.encode(picture, picture)[0, 0, : model.vae.channels]
+    normals = own_normals(
+        model, painter.nothing, image, portrait.identity, pull, painter.config.steps, painter.config.seed
+    )
+    shown = model.decode(torch.cat([image, normals])[None, None])[1]
+    return model.encode(picture, shown)[0, 0]
+
+
+def views(config: ViewsConfig) -> tuple[Turn, list[str]]:
+    """The turn of a person, and what the person should know of it.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, or a photo cannot be used; in one line.
+    """
+    painter = open_painter(config.model, config.sampler, config.device)
+    studio = Studio(config.portrait, config.device)
+    portraits = [studio.portrait(photo) for photo in config.photos]
+    notes = [note for portrait in portraits for note in portrait.notes]
+    if portraits[0].identity is None:
+        notes.append(f"without identity: {portraits[0].without_identity}")
+    notes += about_model(painter.model)
+    azimuth, elevation = config.directions.plan_of
+    plan = plan_views(azimuth, elevation)
+    plan, places = with_photos(plan, config.photo_azimuths)
+    given = {
+        place: given_latents(painter, portrait, config.pull) for place, portrait in zip(places, portraits, strict=True)
+    }
+    identity = portraits[0].identity if painter.model.about.identity else None
+    with calls_shown() as progress:
+        return painter.paint(plan, given, identity, progress), notes
+
+
+def with_photos(plan: Plan, azimuths: Iterable[float]) -> tuple[Plan, list[int]]:
+    """A plan whose first call is given further photos, and the places of all photos.
+
+    Raises:
+        ValueError: two photos show the head from the same side.
+    """
+    directions, places = list(zip(plan.azimuth.tolist(), plan.elevation.tolist(), strict=True)), [0]
+    for azimuth in azimuths:
+        turned = (azimuth + 180) % 360 - 180
+        near = [p for p, (a, e) in enumerate(directions) if e == 0 and abs((a - turned + 180) % 360 - 180) < 1e-6]
+        place = near[0] if near else len(directions)
+        if place in places:
+            raise ValueError(f"two photos are turned by {turned:g} degrees; give each its own side")
+        if not near:
+            directions.append((turned, 0.0))
+        places.append(place)
+    first, *later = plan.calls
+    calls = [type(first)(tuple(places), tuple(m for m in first.made if m not in places))]
+    calls += [type(c)(c.given, tuple(m for m in c.made if m not in places)) for c in later]
+    found = np.array(directions)
+    kept = tuple(call for call in calls if call.made)
+    return Plan(found[:, 0], found[:, 1], kept, plan.wanted), places
+
+
+def heads(config: HeadsConfig) -> Iterable[tuple[str, Turn]]:
+    """Turns of new people, each with its name.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, or is no identity.
+    """
+    painter = open_painter(config.model, config.sampler, config.device)
+    azimuth, elevation = config.directions.plan_of
+    plan = plan_views(azimuth, elevation, photos=0)
+    known = [read_identity(file) for file in config.identities]
+    if known and not painter.model.about.identity:
+        raise ValueError(f"{config.model} was trained without identities; leave out --identities")
+    if len(known) == 2:
+        people: list[Tensor | None] = list(between(known[0], known[1], np.linspace(0, 1, max(config.heads, 2))))
+    else:
+        people = [known[0] if known else None] * config.heads
+    for number, person in enumerate(people):
+        # Between two, the noise stays; otherwise each head has its own.
+        seed = config.sampler.seed + (0 if len(known) == 2 else number)
+        own = Painter(painter.model, painter.nothing, replace(config.sampler, seed=seed))
+        with calls_shown() as progress:
+            yield f"head_{number:03d}", own.paint(plan, {}, person, progress)
+
+
+def read_identity(file: str) -> Float[Tensor, " d"]:
+    """An embedding of unit length from a safetensors file; raises FileNotFoundError, ValueError if it is none."""
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file} is not there; spinset views writes identity.safetensors beside its views")
+    try:
+        found = torch.from_numpy(load_file(file)["identity"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no identity ({error})") from error
+    if found.shape != (DIMENSIONS,) or not torch.isfinite(found).all() or not float(found.norm()):
+        raise ValueError(
+            f"{file} holds {tuple(found.shape)} numbers; an identity is {DIMENSIONS}, finite and not all zero"
+        )
+    return torch.nn.functional.normalize(found.float(), dim=0)
+
+
+def about_model(model: Model) -> list[str]:
+    return [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
+
+
+@contextmanager
+def calls_shown() -> Iterator[Callable[[int, int], None]]:
+    """Progress over the calls of a plan."""
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("views", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,55 @@
+"""Normals of a photo by channel-wise in-painting: the image's latents are pulled to the photo's, those of normals are made.
+
+Source: SpinMeRound, section 3.5 and algorithm 1, and its released sampler.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry.cameras import orbit
+from train.edm import ddpm_levels, euler
+from train.model import Model
+from train.objective import gaussian
+from train.scene import Nothing, denoise
+
+PULL = {"released": 6.103515625, "paper": 0.6103515625}
+"""How far the model's belief is moved towards the photo at each step, in units of their difference: 2 a / (8 64 64) for a
+weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 cells. Above 1 it goes beyond the photo."""
+
+
+@torch.inference_mode()
+def own_normals(
+    model: Model,
+    nothing: Nothing,
+    image: Float[Tensor, "c h w"],
+    embedding: Float[Tensor, " d"] | None,
+    pull: float = PULL["released"],
+    steps: int = 50,
+    seed: int = 0,
+) -> Float[Tensor, "c h w"]:
+    """Latents of the normals of a photo, from those of its picture."""
+    known = torch.cat([image, image])[None, None]
+    is_image = torch.zeros_like(known)
+    is_image[:, :, : len(image)] = 1
+    front = orbit(torch.zeros(1).numpy(), torch.zeros(1).numpy()).to(known.device)
+    made = torch.zeros(1, 1, dtype=torch.bool, device=known.device)
+    identity = None if embedding is None else embedding[None].to(known.device)
+    scene = model.scene(front, made, torch.zeros_like(known), identity, nothing)
+
+    def pulled(x: Tensor, sigma: Tensor) -> Tensor:
+        return pull_towards(denoise(model.network, scene, x, sigma), known, is_image, pull)
+
+    levels = ddpm_levels(steps)
+    start = gaussian(seed, "own normals", [0], known) * (1 + levels[0] ** 2) ** 0.5
+    return euler(pulled, start.to(known), levels)[0, 0, len(image) :]
+
+
+def pull_towards(
+    believed: Float[Tensor, "b v c h w"],
+    known: Float[Tensor, "b v c h w"],
+    mask: Float[Tensor, "b v c h w"],
+    pull: float,
+) -> Float[Tensor, "b v c h w"]:
+    """What the model believes, moved towards what is known: a step down the gradient of their squared difference."""
+    return believed - pull * mask * (believed - known)

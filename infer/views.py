@@ -1,0 +1,109 @@
+"""Makes the views of a plan: one head from a photo, from several, from an identity, or from nothing.
+
+Every call starts from the same noise, and the given views of later calls are the latents that earlier calls made, so
+nothing is decoded and encoded in between. Source: SpinMeRound, section 3.4 and its released sampling function.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from geometry.cameras import orbit
+from infer.plan import Call, Plan
+from infer.turn import Turn
+from train.edm import edm_levels, euler, heun
+from train.model import Model
+from train.objective import gaussian
+from train.scene import Nothing, given_in, guided, shared_noise
+
+SAMPLERS = {"euler": euler, "heun": heun}
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How views are sampled."""
+
+    steps: int = 50
+    scale: float = 3.0
+    """Of guidance; the paper takes 3, and 3.5 for heads from an identity alone."""
+    sampler: str = "euler"
+    """euler, one evaluation a step as released, or heun, two."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.scale < 1:
+            raise ValueError(f"--steps is {self.steps} (1 or more), --scale {self.scale:g} (1 or more)")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Painter:
+    """A model ready to make views at its resolution."""
+
+    model: Model
+    nothing: Nothing
+    config: SamplerConfig
+
+    @property
+    def cells(self) -> int:
+        return self.nothing.latents.shape[-1]
+
+    @torch.inference_mode()
+    def paint(
+        self,
+        plan: Plan,
+        given: dict[int, Float[Tensor, "c h w"]],
+        embedding: Float[Tensor, " d"] | None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Turn:
+        """Views of a plan from latents that are given, by their places in it; `progress` hears of calls."""
+        latents = dict(given)
+        for number, call in enumerate(plan.calls):
+            progress(number, len(plan.calls))
+            made = self._call(plan, call, latents, embedding)
+            latents.update(zip(call.made, made, strict=True))
+        progress(len(plan.calls), len(plan.calls))
+        places = list(plan.wanted)
+        parts = self.model.decode(torch.stack([latents[place] for place in places])[None])
+        pictures = [part[0].float().cpu() for part in parts]
+        return Turn(
+            pictures[0],
+            pictures[1] if len(pictures) > 1 else None,
+            plan.azimuth[places].astype(np.float32),
+            plan.elevation[places].astype(np.float32),
+            np.array([place in given for place in places]),
+        )
+
+    def _call(
+        self, plan: Plan, call: Call, latents: dict[int, Tensor], embedding: Float[Tensor, " d"] | None
+    ) -> Float[Tensor, "v c h w"]:
+        """The latents that one call makes."""
+        places = [*call.given, *call.made]
+        clean = self.nothing.latents.new_zeros(1, len(places), *self.nothing.latents.shape)
+        for at, place in enumerate(call.given):
+            clean[0, at] = latents[place]
+        is_condition = torch.tensor([[place in call.given for place in places]], device=clean.device)
+        cameras = orbit(plan.azimuth[places], plan.elevation[places]).to(clean.device)
+        identity = None if embedding is None else embedding[None].to(clean.device)
+        scene = self.model.scene(cameras, is_condition, clean, identity, self.nothing)
+        most = self.model.shape.sigma_max
+        noise = gaussian(self.config.seed, "view noise", [0], clean[:, 0])
+        # Without a photo and without an identity both branches are one.
+        scale = self.config.scale if call.given or embedding is not None else 1.0
+        denoise = guided(self.model.network, scene, scale, self.nothing)
+        levels = edm_levels(self.config.steps, most=most)
+        x = SAMPLERS[self.config.sampler](denoise, shared_noise(noise, len(places), most), levels)
+        return given_in(scene, x)[0, len(call.given) :]
+
+
+def between(
+    one: Float[Tensor, " d"], other: Float[Tensor, " d"], shares: Float[np.ndarray, " n"]
+) -> Float[Tensor, "n d"]:
+    """Identities between two, at unit length again as the encoder knows them."""
+    t = torch.from_numpy(shares).to(one)[:, None]
+    return torch.nn.functional.normalize(one * (1 - t) + other * t, dim=-1)

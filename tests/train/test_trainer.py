@@ -1,0 +1,299 @@
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import SHAPE, alone, context, logged, on_ranks, tiny_config, weights
+from safetensors.torch import save_file
+
+from manifests.dataset import Dataset
+from train.checkpoint import whole_ones
+from train.config import TrainConfig
+from train.model import load_model
+from train.run_folder import average
+from train.sampling import MultiView, SingleView
+from train.trainer import run
+from train.unet import UNetShape
+from train.validate import QUANTILES
+
+
+@pytest.fixture
+def dataset(make) -> Dataset:
+    return make(identities=6, views=4)
+
+
+@pytest.fixture
+def config(dataset, tmp_path) -> TrainConfig:
+    return tiny_config(dataset, tmp_path)
+
+
+def same(one: TrainConfig, other: TrainConfig) -> bool:
+    there = weights(other)
+    return all(torch.equal(weight, there[name]) for name, weight in weights(one).items())
+
+
+def test_a_run_leaves_what_it_says(config, dataset):
+    looks = replace(config.validation, data=config.loader.data, every=16, scenes=4, pictures=1, steps=2)
+    model = load_model(run(replace(config, validation=looks)))
+    out = Path(config.out)
+    assert model.about.samples_seen == 32
+    assert model.about.knows == "6 noise heads"
+    assert model.about.conditions == (0, 1)
+    assert not model.about.identity
+    assert json.loads((out / "config.json").read_text())["samples"] == 32
+    assert sorted(logged(config)) == list(range(4, 33, 4))
+    assert len(logged(config, f"validation/loss/{QUANTILES[0]:+.2f}")) == 2
+    assert sorted(p.name for p in (out / "samples").iterdir()) == ["000000000016.png", "000000000032.png"]
+    assert len(list((out / "tensorboard").iterdir())) == 1
+    about = json.loads((max(whole_ones(out / "checkpoints")) / "checkpoint.json").read_text())
+    assert about["seen"] == 32
+    assert about["dataset"]
+    assert about["config"]["optim"]["lr"] == 1e-2
+    assert not list(out.rglob("*.pkl"))
+    assert not list(out.rglob("*.metadata"))
+
+
+def test_a_run_that_is_done_only_writes_its_model_again(config):
+    run(config)
+    before = weights(config)
+    lines = (Path(config.out) / "log.jsonl").read_text()
+    run(config)
+    assert (Path(config.out) / "log.jsonl").read_text() == lines
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(config).items())
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_straight_run(config, tmp_path):
+    """What SIGKILL leaves is the last whole checkpoint, and whatever was being written when it struck."""
+    straight, broken = (replace(config, out=str(tmp_path / name), save_every=4) for name in ("straight", "broken"))
+    alone(straight)
+    process = context.Process(target=alone, args=(replace(broken, samples=10**6),))
+    process.start()
+    while len(whole_ones(Path(broken.out) / "checkpoints")) < 1:
+        assert process.exitcode is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    place = max(whole_ones(Path(broken.out) / "checkpoints"))
+    half = json.loads((place / "checkpoint.json").read_text())
+    assert half["seen"] < 32
+    # The length of the run was only there to keep it busy until it was killed.
+    half["fingerprint"], half["config"] = broken.fingerprint, broken.as_json()
+    (place / "checkpoint.json").write_text(json.dumps(half))
+    alone(broken)
+    assert same(straight, broken)
+    assert logged(straight) == {**logged(broken)}
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(config, tmp_path):
+    straight, stopped = (replace(config, out=str(tmp_path / name)) for name in ("straight", "stopped"))
+    alone(straight)
+    process = context.Process(target=alone, args=(replace(stopped, save_every=10**6),))
+    process.start()
+    while not (log := Path(stopped.out) / "log.jsonl").exists() or not log.read_text():
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode != 0
+    assert json.loads((max(whole_ones(Path(stopped.out) / "checkpoints")) / "checkpoint.json").read_text())["seen"] > 0
+    alone(stopped)
+    assert same(straight, stopped)
+
+
+def test_ranks_change_nothing_and_may_change(config, tmp_path):
+    one, two, four, elastic = (replace(config, out=str(tmp_path / n)) for n in ("one", "two", "four", "elastic"))
+    alone(one)
+    on_ranks(two, 2)
+    on_ranks(four, 4)
+    for world, samples in ((2, 12), (4, 24), (1, 32)):
+        part = replace(elastic, samples=samples)
+        if whole := whole_ones(Path(part.out) / "checkpoints"):
+            _claim(max(whole), part)
+        on_ranks(part, world)
+    for other in (two, four, elastic):
+        assert logged(other) == pytest.approx(logged(one), abs=1e-5)
+        for name, weight in weights(one).items():
+            assert torch.allclose(weight, weights(other)[name], atol=1e-4), name
+
+
+def test_shards_of_the_network_train_as_its_copies_do(config, tmp_path):
+    copies, shards, then = (replace(config, out=str(tmp_path / name)) for name in ("ddp", "fsdp", "then"))
+    on_ranks(copies, 2)
+    on_ranks(replace(shards, strategy="fsdp"), 2)
+    assert logged(shards) == pytest.approx(logged(copies), abs=1e-5)
+    # What shards saved, copies on one rank go on from.
+    half = replace(then, samples=16)
+    on_ranks(replace(half, strategy="fsdp"), 2)
+    _claim(max(whole_ones(Path(then.out) / "checkpoints")), then)
+    alone(then)
+    assert logged(then) == pytest.approx(logged(copies), abs=1e-5)
+
+
+def _claim(place: Path, config: TrainConfig) -> None:
+    """Let a checkpoint be one of a run of another length: these tests have no schedule that depends on it."""
+    about = json.loads((place / "checkpoint.json").read_text())
+    about["fingerprint"], about["config"] = config.fingerprint, config.as_json()
+    (place / "checkpoint.json").write_text(json.dumps(about))
+
+
+def test_micro_batches_make_no_difference(config, tmp_path):
+    ones, fours = replace(config, out=str(tmp_path / "ones")), replace(config, out=str(tmp_path / "fours"), micro=4)
+    alone(ones)
+    alone(fours)
+    assert logged(ones) == pytest.approx(logged(fours), abs=1e-5)
+
+
+def test_activations_computed_twice_are_the_same(config, tmp_path):
+    again = replace(config, out=str(tmp_path / "again"), checkpoint_activations=True)
+    alone(config)
+    alone(again)
+    assert logged(config) == pytest.approx(logged(again), abs=1e-6)
+
+
+def test_bf16_is_close(config, tmp_path):
+    half = replace(config, out=str(tmp_path / "half"), precision="bf16")
+    alone(config)
+    alone(half)
+    assert logged(half) == pytest.approx(logged(config), rel=0.05)
+
+
+def test_it_overfits_one_identity(make, tmp_path):
+    """8 views of noise of one identity: what cannot be guessed must be remembered."""
+    config = tiny_config(make(identities=1, per_shard=1, views=8), tmp_path)
+    shape = replace(SHAPE, unet=replace(SHAPE.unet, channels=(64, 64), groups=16))
+    loader = replace(config.loader, batch=1, recipe=MultiView(views=8, conditions=(1,)))
+    optim = replace(config.optim, lr=3e-3, warmup=20, cooldown=0.5, weight_decay=0.0)
+    objective = replace(config.objective, drop=0.0)
+    run(
+        replace(
+            config,
+            loader=loader,
+            model=shape,
+            optim=optim,
+            objective=objective,
+            samples=400,
+            log_every=40,
+            save_every=400,
+        )
+    )
+    losses = list(logged(config).values())
+    assert losses[-1] < losses[0] / 5
+
+
+def test_single_pictures_need_no_cameras(config, tmp_path):
+    loader = replace(config.loader, recipe=SingleView(), members=("rgb",))
+    first = replace(config, loader=loader, model=replace(SHAPE, rays=None, normals=False))
+    network = load_model(run(first)).network
+    assert network.unet.config.in_channels == network.unet.config.out_channels == 4
+    # What it learned begins the multiview model: image and normals alike.
+    second = replace(config, init=str(Path(first.out) / "model"), out=str(tmp_path / "second"))
+    assert load_model(run(second)).network.unet.config.in_channels == 8 + SHAPE.rays.channels + 1
+
+
+def test_averages_of_other_lengths_are_rebuilt(config, tmp_path):
+    """From two averages and their snapshots, a third that was kept as well."""
+    config = replace(config, ema=replace(config.ema, sigma_rel=(0.05, 0.15, 0.10)), save_every=4, keep=20)
+    run(config)
+    wanted = Path(config.out) / "ema" / "000000000032-0.100.safetensors"
+    from safetensors.torch import load_file
+
+    stored = load_file(wanted)
+    for file in wanted.parent.glob("*-0.100.safetensors"):
+        file.unlink()
+    average(Path(config.out), tmp_path / "rebuilt", 0.10)
+    rebuilt = load_model(tmp_path / "rebuilt").network.unet.state_dict()
+    name = "conv_in.weight"
+    assert torch.allclose(rebuilt[name], stored[name].float(), atol=2e-2)
+    moved = (stored[name].float() - weights(config)[name]).abs().max()
+    assert (rebuilt[name] - stored[name].float()).abs().max() < moved / 2
+
+
+# Errors: one line, before the first step.
+
+
+def test_another_runs_checkpoint_is_refused(config):
+    run(config)
+    with pytest.raises(ValueError, match=r"of a run with other settings \(optim.lr was 0.01, is 0.5\); give those"):
+        run(replace(config, optim=replace(config.optim, lr=0.5)))
+
+
+def test_batches_that_do_not_divide(config):
+    with pytest.raises(ValueError, match="--loader.batch 4 does not divide among 1 ranks of --micro 3; take --micro 2"):
+        run(replace(config, micro=3))
+    with pytest.raises(ValueError, match="among 3 ranks of --micro 1; take --loader.batch 6"):
+        config.accumulation(3)
+
+
+def test_a_member_that_is_not_there(make, tmp_path):
+    members = {"rgb": "rgb.jpg", "alpha": "alpha.png", "json": "json"}
+    config = tiny_config(make(views=4, members=members), tmp_path)
+    with pytest.raises(ValueError, match="24 of 24 views have no normal"):
+        run(config)
+
+
+def test_latents_of_another_autoencoder(config):
+    with pytest.raises(ValueError, match="has no latents, its name there would be .*; run spinset latents"):
+        run(replace(config, latents=True))
+
+
+def test_weights_that_are_missing(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not an autoencoder: it has no config.json"):
+        run(replace(config, vae=str(tmp_path / "nowhere")))
+    with pytest.raises(FileNotFoundError, match="--init is .*, which has no unet/diffusion_pytorch_model.safetensors"):
+        run(replace(config, init=str(tmp_path / "nowhere")))
+    arc = replace(SHAPE, identity=replace(SHAPE.identity, kind="arc2face", layers=1, heads=8))
+    with pytest.raises(FileNotFoundError, match="--text-encoder is needed.*it is Arc2Face's encoder"):
+        run(replace(config, model=arc, text_encoder=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="--vae is needed"):
+        run(replace(config, vae=""))
+
+
+def test_weights_of_another_shape(config, tmp_path):
+    folder = tmp_path / "wrong" / "unet"
+    folder.mkdir(parents=True)
+    save_file({"conv_in.weight": torch.zeros(2, 4, 3, 3)}, folder / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match="is the UNet of another shape"):
+        run(replace(config, init=str(tmp_path / "wrong")))
+
+
+def test_numbers_that_are_not_finite_are_found_before_the_first_step(config, tmp_path, make):
+    """An autoencoder that answers NaN stands for latents that hold it."""
+    from safetensors.torch import load_file
+
+    file = Path(config.vae) / "diffusion_pytorch_model.safetensors"
+    vae = load_file(file)
+    vae["quant_conv.bias"] = torch.full_like(vae["quant_conv.bias"], float("nan"))
+    save_file(vae, file)
+    with pytest.raises(ValueError, match=r"identity \d, view \d holds numbers that are not finite; check the data"):
+        run(config)
+    assert not (Path(config.out) / "checkpoints").exists()
+
+
+def test_steps_that_are_not_finite_are_skipped_and_then_end_the_run(config, monkeypatch):
+    """The guard itself: gradients that overflow leave weights as they are."""
+    import train.trainer as trainer
+
+    real, calls = trainer.losses, []
+
+    def losses(*args):
+        calls.append(1)
+        return real(*args) * (float("inf") if 4 < len(calls) <= 8 else 1.0)  # the four scenes of the second step
+
+    monkeypatch.setattr(trainer, "losses", losses)
+    run(config)
+    assert logged(config, "skipped")[8] == 1
+    assert logged(config, "skipped")[32] == 1
+    assert all(torch.isfinite(weight).all() for weight in weights(config).values())
+    calls.clear()
+    monkeypatch.setattr(trainer, "losses", lambda *args: real(*args) * float("nan"))
+    limit = replace(config.optim, max_skipped=3)
+    with pytest.raises(ValueError, match="the gradients of 3 steps in a row were not finite, at 12 samples"):
+        run(replace(config, out=config.out + "-nan", optim=limit))
+
+
+def test_shapes_that_do_not_go_together():
+    with pytest.raises(ValueError, match="unet.context is 12 and identity.width 512"):
+        replace(SHAPE, unet=UNetShape(channels=(16,), attention=(True,), heads=2, groups=4, context=12))
