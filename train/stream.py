@@ -23,6 +23,7 @@ from train.batch import Batch
 from train.cache import LookAhead, ShardCache
 from train.pixels import Encoded
 from train.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
+from train.slots import Slots
 from train.worker import Bad, Delivery, Worker
 
 T = TypeVar("T")
@@ -194,10 +195,14 @@ class Loader:
         if config.workers and isinstance(self.worker.source, Encoded):
             return self._by_threads(requests)
         pool = {"prefetch_factor": config.prefetch, "multiprocessing_context": config.start_method}
+        worker, asked = self.worker, requests
+        if config.workers and config.start_method == "fork":  # which memory is shared by
+            worker = Slots(self.worker, config.workers * config.prefetch)
+            asked = worker.requests(requests)
         return iter(
             DataLoader(
-                self.worker,
-                sampler=requests,
+                worker,
+                sampler=asked,
                 batch_size=None,
                 collate_fn=_as_it_is,
                 num_workers=config.workers,
