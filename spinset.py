@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 import tyro
-from tyro import MISSING
+from tyro import MISSING_NONPROP
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.pool import WorkersKeepDying
@@ -64,9 +64,11 @@ class ConvertConfig:
     """Read an official checkpoint without running it, and write it as safetensors and JSON."""
 
     file: Positional[str]
-    """An official PanoHead or SphereHead .pkl."""
+    """A PanoHead or SphereHead .pkl; or a checkpoint of SpinMeRound, Arc2Face or Stable Diffusion 1.5."""
     dest: Positional[str]
     """Folder to write."""
+    like: str = ""
+    """A folder with the configs of a UNet, autoencoder or text encoder of another size than the released ones."""
 
 
 def _demo(parse: Parse) -> int:
@@ -140,8 +142,21 @@ def _convert(parse: Parse) -> int:
     from datagen.panohead.checkpoint import LICENCE, convert
 
     config = parse(ConvertConfig)
+    if not config.file.endswith(".pkl"):
+        return _convert_weights(config)
     checkpoint = convert(config.file, config.dest)
     print(f"{config.dest}: {checkpoint.official['family']}, source sha256 {checkpoint.sha256}\n{LICENCE}")
+    return DONE
+
+
+def _convert_weights(config: ConvertConfig) -> int:
+    from train.convert import convert
+
+    found = convert(config.file, config.dest, config.like or None)
+    for part, tensors in found.parts.items():
+        print(f"{config.dest}/{part}: {tensors} tensors")
+    for what, tensors in found.ignored.items():
+        print(f"left out: {tensors} tensors ({what})")
     return DONE
 
 
@@ -190,6 +205,22 @@ def _average(parse: Parse) -> int:
     return DONE
 
 
+def _views(parse: Parse) -> int:
+    from infer.make import ViewsConfig, views
+
+    for line in views(parse(ViewsConfig)):
+        print(line)
+    return DONE
+
+
+def _heads(parse: Parse) -> int:
+    from infer.make import HeadsConfig, heads
+
+    for line in heads(parse(HeadsConfig)):
+        print(line)
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "demo": (_demo, "make, verify, judge and show procedural heads, in minutes"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
@@ -199,8 +230,10 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "export": (_export, "copy a dataset in the format of another tool"),
     "latents": (_latents, "cache the latents of a VAE beside the shards"),
     "train": (_train, "train a multiview model; the same command goes on"),
+    "views": (_views, "views all around a person, from a photo"),
+    "heads": (_heads, "new people, from nothing or from identities"),
     "average": (_average, "the model of a run with its weights averaged over another length"),
-    "convert": (_convert, "an official PanoHead or SphereHead .pkl to safetensors, without executing it"),
+    "convert": (_convert, "an official checkpoint to safetensors, without executing it"),
     "status": (_status, "how far a dataset is, and what failed"),
     "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),
 }
@@ -232,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, T] | None = None) -> T:
     box, prog = io.StringIO(), f"spinset {name}"
-    default: Any = MISSING
+    default: Any = MISSING_NONPROP
     if presets is not None:
         if not args or args[0] not in presets:
             given = f"{args[0]!r} is no preset" if args else "a preset comes first"

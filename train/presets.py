@@ -67,7 +67,7 @@ SPINMEROUND = replace(
 HEADS64_RUN = TrainConfig(
     LoaderConfig(DATA, MultiView(), batch=16, tail="exact", embeddings="arcface", resolution=64, workers=1),
     model=ModelShape(
-        UNetShape(channels=(64, 128, 192), attention=(False, True, True), blocks=1, heads=4, context=512, groups=16),
+        UNetShape(channels=(48, 96, 160), attention=(False, True, True), blocks=1, heads=4, context=512, groups=16),
         RayMaps("geometric", origin_octaves=3, direction_octaves=5),
         IdentityShape("token", 512),
         sigma_max=80.0,

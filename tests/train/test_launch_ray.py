@@ -19,10 +19,10 @@ def test_ray_launches_the_very_same_run(make, tmp_path):
 
 def test_batches_that_do_not_divide_are_refused_before_ray_starts(make, tmp_path):
     config = tiny_config(make(views=4), tmp_path)
-    with pytest.raises(ValueError, match="does not divide among 3 ranks"):
+    with pytest.raises(ValueError, match=r"does not divide among 3 ranks"):
         launch(config, RayConfig("local", workers=3))
 
 
 def test_settings_that_cannot_be():
-    with pytest.raises(ValueError, match="--ray.workers is 0"):
+    with pytest.raises(ValueError, match=r"--ray.workers is 0"):
         RayConfig(workers=0)

@@ -20,6 +20,7 @@ from train.batch import Batch
 from train.embedded.folder import HEADS64
 from train.loader import LoaderConfig, open_loader
 from train.sampling import SingleView
+from train.vae import load_vae
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class TrainVaeConfig:
     dataset: Positional[str]
     """Views of procedural heads with normals."""
     out: Path = HEADS64 / "vae"
+    init: str = ""
+    """Begin with the autoencoder in this folder instead of random weights."""
     steps: int = 1000
     batch: int = 24
     """Views; each counts twice, for its colours and its normals."""
@@ -62,11 +65,12 @@ def main() -> None:
             config.dataset, SingleView(), batch=config.batch, resolution=config.resolution, seed=config.seed, workers=1
         )
     )
-    model = build(config.seed).to(memory_format=torch.channels_last)
+    model: Any = load_vae(config.init).model.train() if config.init else build(config.seed)
+    model = model.to(memory_format=torch.channels_last)
     noise = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.05)
-    for _, batch in track(zip(range(config.steps), loader, strict=False), "autoencoder", config.steps):
+    for step, batch in track(zip(range(config.steps), loader, strict=False), "autoencoder", config.steps):
         assert isinstance(batch.rgb, Tensor)
         assert isinstance(batch.normal, Tensor)
         images = torch.cat([batch.rgb[:, 0], batch.normal[:, 0]]).contiguous(memory_format=torch.channels_last)
@@ -79,6 +83,8 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if step % 100 == 0:
+            print(f"step {step} of {config.steps}, loss {loss:.4f}", flush=True)
     model.eval()
     figures = measure(model, [next(iter(loader)) for _ in range(8)])
     model.register_to_config(scaling_factor=round(1 / figures.pop("std"), 4))
