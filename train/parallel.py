@@ -43,8 +43,8 @@ class Ranks:
         return values / self.world
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so."""
-        dist.all_reduce(found := torch.tensor(float(flag), device=self.device), dist.ReduceOp.MAX)
+        """Whether any rank says so; asked on the CPU, for a GPU would have to finish its step first."""
+        dist.all_reduce(found := torch.tensor(float(flag)), dist.ReduceOp.MAX)
         return bool(found)
 
     def wait(self) -> None:

@@ -35,7 +35,7 @@ def sections(run: Path) -> list[Section]:
 
 def curve(lines: list[dict[str, float]], name: str) -> Curve | None:
     """A number of the log; None if it holds none."""
-    found = [(line["samples"], line[name]) for line in lines if name in line]
+    found = [(int(line["samples"]), line[name]) for line in lines if name in line]
     if not found:
         return None
     last, highest = found[-1][0], max(value for _, value in found)

@@ -34,7 +34,7 @@ from train.optimizer import Optimizer
 from train.parallel import Ranks, clip, gathering, joined, spread
 from train.run_folder import export, snapshot, write_config
 from train.scene import Nothing
-from train.stream import Loader
+from train.stream import Loader, LoaderConfig
 from train.unet import MultiviewUNet, grow
 from train.vae import WEIGHTS, load_vae
 from train.validate import draw_grid, level_losses, open_validation, save_picture, scene_of
@@ -126,14 +126,15 @@ def run(config: TrainConfig) -> Path:
                     checkpoints.finish()
                     raise KeyboardInterrupt
             checkpoints.finish()
-        about = About(knows(config), resolution, conditions(config), bool(config.loader.embeddings), seen)
+        about = About(knows(config, loader), resolution, conditions(config), bool(config.loader.embeddings), seen)
         export(replace(model, about=about), ema, out, ranks)
         return out / "model"
 
 
-def loader_config(config: TrainConfig) -> Any:
+def loader_config(config: TrainConfig) -> LoaderConfig:
     """The loader's own config, with the autoencoder whose latents are cached."""
-    return replace(config.loader, latents=vae_folder(config)) if config.latents else config.loader
+    latents = vae_folder(config) if config.latents else ""
+    return replace(config.loader, latents=latents, pin_memory=config.device == "cuda")
 
 
 def vae_folder(config: TrainConfig) -> str:
@@ -275,10 +276,10 @@ def scene_flops(model: Model, config: TrainConfig, nothing: Nothing) -> float:
     return forward_flops(network, config.loader.recipe.views, nothing.latents.shape[-1], len(nothing.context))
 
 
-def knows(config: TrainConfig) -> str:
-    """What heads a model has seen, from the plan of its data."""
-    plan = Dataset(config.loader.data).plan
-    return f"{plan.identities} {plan.source['name']} heads"
+def knows(config: TrainConfig, loader: Loader) -> str:
+    """What heads a model has seen."""
+    source = Dataset(config.loader.data).plan.source["name"]
+    return f"{len(loader.worker.subset.identities)} {source} heads"
 
 
 def conditions(config: TrainConfig) -> tuple[int, ...]:

@@ -1,0 +1,101 @@
+"""Making a turntable, beside the straightforward loop.
+
+    python benchmarks/views.py [--model heads64] [--device cpu] [--views 48]
+
+The plain loop does what a first version would: the two branches of guidance one after the other, ray maps computed anew
+in every evaluation, every view decoded and encoded again between the stages, and decoded one by one in the end.
+Prints seconds per view and the ratio of pairs taken in turn, and that both make the same views.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from torch import Tensor
+
+from geometry.cameras import orbit
+from infer.make import open_painter
+from infer.plan import plan_views, ring
+from infer.views import Painter, SamplerConfig
+from train.edm import edm_levels
+from train.objective import gaussian
+from train.scene import denoise, given_in, shared_noise, without
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure turntables."""
+
+    model: str = "heads64"
+    device: str = "cpu"
+    views: int = 48
+    steps: int = 10
+    rounds: int = 3
+    threads: int = 2
+
+
+def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor:
+    """Pictures of a turntable, the straightforward way."""
+    model, nothing, config = painter.model, painter.nothing, painter.config
+    plan = plan_views(ring(views), np.zeros(views))
+    latents, levels = {0: given}, edm_levels(config.steps, most=model.shape.sigma_max)
+    for call in plan.calls:
+        places = [*call.given, *call.made]
+        clean = torch.zeros(1, len(places), *given.shape, device=given.device)
+        for at, place in enumerate(call.given):
+            # Stages hand over pictures.
+            parts = model.decode(latents[place][None, None])
+            clean[0, at] = latents[place] if place == 0 else model.encode(parts[0], parts[-1])[0, 0]
+        is_condition = torch.tensor([[place in call.given for place in places]], device=given.device)
+        noise = gaussian(config.seed, "view noise", [0], clean[:, 0])
+        x = shared_noise(noise, len(places), model.shape.sigma_max)
+        everything = torch.ones(1, dtype=torch.bool, device=given.device)
+        for sigma, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+            scene = model.scene(
+                orbit(plan.azimuth[places], plan.elevation[places]).to(given.device),
+                is_condition,
+                clean,
+                person[None],
+                nothing,
+            )
+            level = torch.full((1,), sigma, device=given.device)
+            bare = denoise(model.network, without(scene, everything, everything, nothing), x, level)
+            full = denoise(model.network, scene, x, level)
+            x = x + (following - sigma) * (x - (bare + config.scale * (full - bare))) / sigma
+        made = given_in(scene, x)[0, len(call.given) :]
+        latents.update(zip(call.made, made, strict=True))
+    pictures = [model.decode(latents[place][None, None])[0][0, 0] for place in plan.wanted]
+    return torch.stack(pictures)
+
+
+def main() -> None:
+    config = tyro.cli(Config)
+    torch.set_num_threads(config.threads)
+    painter = open_painter(config.model, SamplerConfig(steps=config.steps), config.device)
+    given = gaussian(0, "photo", [0], painter.nothing.latents[None])[0] / 2
+    person = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(0)), dim=0)
+    person, plan = person.to(given.device), plan_views(ring(config.views), np.zeros(config.views))
+    ratios, seconds = [], []
+    with torch.inference_mode():
+        for _ in range(config.rounds):
+            begun = time.perf_counter()
+            turn = painter.paint(plan, {0: given}, person)
+            between = time.perf_counter()
+            pictures = plain(painter, given, person, config.views)
+            if config.device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(between - begun)
+            ratios.append((time.perf_counter() - between) / (between - begun))
+    differ = (turn.rgb[1:8] - pictures.cpu()[1:8]).abs().mean()
+    own = sorted(seconds)[len(seconds) // 2] / config.views
+    Console(width=120).print(
+        f"{config.model}, {config.views} views, {config.steps} steps: {own:.3f} s per view; plain loop / ours: "
+        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}; anchors differ by {differ:.5f} on average"
+    )
+
+
+if __name__ == "__main__":
+    main()
