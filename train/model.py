@@ -37,6 +37,9 @@ class ModelShape:
     identity: IdentityShape = field(default_factory=IdentityShape)
     normals: bool = True
     """Whether it makes normals beside the pictures."""
+    scale_given: bool = True
+    """Whether given views are scaled by c_in as noisy ones are, which released weights expect; small models learn to look at
+    them sooner without."""
     sigma_max: float = 700.0
     """The noise level from which it samples; within what it is trained on."""
 
@@ -120,11 +123,13 @@ class Model:
         """Scenes as the network meets them; `cameras` are those of all views, scene after scene."""
         context = nothing.context.expand(len(clean), -1, -1) if embedding is None else self.tokens(embedding)
         if self.shape.rays is None:
-            return Scene(clean, is_condition, clean.new_zeros(*clean.shape[:2], 0, *clean.shape[3:]), context)
+            nowhere = clean.new_zeros(*clean.shape[:2], 0, *clean.shape[3:])
+            return Scene(clean, is_condition, nowhere, context, self.shape.scale_given)
         rotation = rearrange(cameras.view_rotation, "(b v) i j -> b v i j", v=is_condition.shape[1])
         rotation = relative_rotations(rotation, is_condition)
         rays = self.shape.rays(rearrange(rotation, "b v i j -> (b v) i j"), clean.shape[-1])
-        return Scene(clean, is_condition, rearrange(rays, "(b v) c h w -> b v c h w", b=len(clean)), context)
+        rays = rearrange(rays, "(b v) c h w -> b v c h w", b=len(clean))
+        return Scene(clean, is_condition, rays, context, self.shape.scale_given)
 
 
 def save_model(model: Model, folder: Path, weights: dict[str, Tensor] | None = None) -> None:

@@ -65,21 +65,22 @@ SPINMEROUND = replace(
 """Phase C: from none, one or three."""
 
 HEADS64_RUN = TrainConfig(
-    LoaderConfig(DATA, MultiView(), batch=16, tail="exact", embeddings="arcface", resolution=64, workers=1),
+    LoaderConfig(DATA, MultiView(), batch=8, tail="exact", embeddings="arcface", resolution=64, workers=1),
     model=ModelShape(
         UNetShape(channels=(48, 96, 160), attention=(False, True, True), blocks=1, heads=4, context=512, groups=16),
         RayMaps("geometric", origin_octaves=3, direction_octaves=5),
         IdentityShape("token", 512),
+        scale_given=False,
         sigma_max=80.0,
     ),
     vae=str(HEADS64 / "vae"),
     # Of 16 x 16 cells a quarter of the noise hides what it hides of 64 x 64.
     objective=Objective(NoiseLevels(mean=-0.4, std=1.4)),
-    optim=OptimizerConfig(lr=1e-3, warmup=1_600, cooldown=0.4, weight_decay=0.0),
+    optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.5, weight_decay=0.0),
     ema=EmaConfig(sigma_rel=(0.05, 0.10)),
     validation=ValidationConfig(every=16_000),
     samples=64_000,
-    micro=16,
+    micro=8,
     save_every=8_000,
 )
 """A model of procedural heads at 64 px that a person can train in an hour on a few cores."""

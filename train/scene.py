@@ -27,6 +27,9 @@ class Scene:
     rays: Float[Tensor, "b v r h w"]
     context: Float[Tensor, "b n d"]
     """Tokens of the identity."""
+    scale_given: bool = True
+    """Whether given views are scaled by c_in like noisy ones (as released: at high noise little of them is left) or enter as
+    they are."""
 
     @property
     def given(self) -> Bool[Tensor, "b v 1 1 1"]:
@@ -74,9 +77,10 @@ def given_in(scene: Scene, x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v 
 def predict(
     network: Network, scene: Scene, x: Float[Tensor, "b v c h w"], sigma: Float[Tensor, " b"]
 ) -> Float[Tensor, "b v c h w"]:
-    """The network's raw output F for noisy targets; given views are clean, and scaled like everything else."""
+    """The network's raw output F for noisy targets; given views are clean."""
     c_in, c_noise = scalings(sigma)[2:]
-    return network(given_in(scene, x) * like(c_in, x), scene.channels, c_noise, scene.context)
+    scaled = given_in(scene, x) * like(c_in, x)
+    return network(scaled if scene.scale_given else given_in(scene, scaled), scene.channels, c_noise, scene.context)
 
 
 def denoise(
@@ -93,7 +97,8 @@ def guided(network: Network, scene: Scene, scale: float, nothing: Nothing) -> De
         return lambda x, sigma: denoise(network, scene, x, sigma)
     everywhere = torch.ones(len(scene.clean), dtype=torch.bool, device=scene.clean.device)
     bare = without(scene, everywhere, everywhere, nothing)
-    both = Scene(*(torch.cat([getattr(s, f) for s in (bare, scene)]) for f in Scene.__dataclass_fields__))
+    names = ("clean", "is_condition", "rays", "context")
+    both = replace(scene, **{name: torch.cat([getattr(s, name) for s in (bare, scene)]) for name in names})
 
     def branches(x: Tensor, sigma: Tensor) -> Tensor:
         without_it, with_it = denoise(network, both, x.repeat(2, 1, 1, 1, 1), sigma.repeat(2)).chunk(2)

@@ -122,6 +122,18 @@ def test_given_views_enter_clean_and_scaled():
     assert torch.equal(seen[0], torch.where(scene.given, scene.clean, 9.0) * c_in)
 
 
+def test_given_views_may_enter_as_they_are():
+    scene, seen = replace(some_scene(), scale_given=False), []
+
+    def network(x, channels, c_noise, context):
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    predict(network, scene, torch.full_like(scene.clean, 9.0), torch.tensor([0.5, 2.0, 700.0]))
+    assert torch.equal(seen[0][scene.is_condition], scene.clean[scene.is_condition])
+    assert not (seen[0][~scene.is_condition] == 9.0).any()
+
+
 def test_guidance_of_one_is_the_conditional_branch_alone():
     scene, x = some_scene(), torch.randn(3, 4, 8, 4, 4, generator=torch.Generator().manual_seed(1))
     sigma = torch.tensor([0.5, 2.0, 7.0])

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from runs import SHAPE, alone, context, logged, on_ranks, tiny_config, weights
@@ -191,18 +192,19 @@ def test_it_overfits_one_identity(tmp_path):
         model=replace(
             SHAPE,
             rays=RayMaps("geometric", 3, 3),
+            scale_given=False,
             unet=UNetShape(channels=(32, 64), attention=(False, True), blocks=1, heads=2, context=512, groups=8),
         ),
         optim=OptimizerConfig(lr=3e-3, warmup=10, cooldown=0.5, weight_decay=0.0),
         objective=Objective(NoiseLevels(mean=2.0, std=0.5, shift="none"), drop=0.0),
-        samples=240,
-        log_every=24,
-        save_every=240,
+        samples=200,
+        log_every=20,
+        save_every=200,
         precision="bf16",
     )
     run(config)
     losses = list(logged(config).values())
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_single_pictures_need_no_cameras(config, tmp_path):
@@ -251,9 +253,15 @@ def test_batches_that_do_not_divide(config):
         config.accumulation(3)
 
 
-def test_a_member_that_is_not_there(make, tmp_path):
-    members = {"rgb": "rgb.jpg", "alpha": "alpha.png", "json": "json"}
-    config = tiny_config(make(views=4, members=members), tmp_path)
+def test_a_member_that_is_not_there(config, dataset, monkeypatch):
+    original = Dataset.views
+
+    def without_normals(self, shard, columns=None):
+        table = original(self, shard, columns)
+        at = columns.index("normal.size")
+        return table.set_column(at, table.field(at), pa.nulls(len(table), pa.int64()))
+
+    monkeypatch.setattr(Dataset, "views", without_normals)
     with pytest.raises(ValueError, match=r"24 of 24 views have no normal"):
         run(config)
 
