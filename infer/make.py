@@ -1,6 +1,6 @@
 """The commands `spinset views` and `spinset heads`: from photos, an identity or nothing to a turn of views, and to files."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +12,12 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tyro.conf import OmitArgPrefixes, Positional
 
+from infer.outputs import DEFAULT, check, write
 from infer.own_normals import PULL, own_normals
 from infer.plan import Plan, plan_views, ring
 from infer.portrait import Portrait, PortraitConfig, Studio
@@ -26,6 +27,7 @@ from train.embedded.folder import HEADS64
 from train.model import Model, load_model
 
 EMBEDDED = "heads64"
+IDENTITY = "identity"
 DIMENSIONS = 512
 
 
@@ -45,11 +47,21 @@ class DirectionsConfig:
             raise ValueError(f"--views is {self.views} and --elevations {self.elevations}; at least one view is needed")
 
     @property
-    def plan_of(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
+    def of_views(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
         """Azimuth and elevation of each view."""
         azimuth = np.array(self.azimuths, np.float64) if self.azimuths else ring(self.views)
         elevation = np.repeat(np.array(self.elevations, np.float64), len(azimuth))
         return np.tile(azimuth, len(self.elevations)), elevation
+
+
+@dataclass(frozen=True)
+class FilesConfig:
+    """What is written."""
+
+    outputs: tuple[str, ...] = DEFAULT
+    """Any of images, sheet, gif, mp4, viewer (a page to turn the head by hand), nerfstudio, colmap, mesh and splat."""
+    fps: float = 24.0
+    """Views per second of films."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class ViewsConfig:
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     portrait: Annotated[PortraitConfig, OmitArgPrefixes] = field(default_factory=PortraitConfig)
+    files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     pull: float = PULL["released"]
     """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
     device: str = "cpu"
@@ -93,11 +106,14 @@ class HeadsConfig:
     """Files of identity embeddings as `views` writes them; heads from nothing without one, between them with two."""
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=lambda: DirectionsConfig(8))
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=lambda: SamplerConfig(scale=3.5))
+    files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.heads < 1 or len(self.identities) > 2:
             raise ValueError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
+        if len(self.identities) == 2 and self.heads < 2:
+            raise ValueError("--heads is 1; between two identities there are at least 2, themselves")
 
 
 def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
@@ -129,28 +145,36 @@ def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Te
     return model.encode(picture, shown)[0, 0]
 
 
-def views(config: ViewsConfig) -> tuple[Turn, list[str]]:
-    """The turn of a person, and what the person should know of it.
+def views(config: ViewsConfig) -> Iterator[str]:
+    """Write the turn of a person; says where it is, and what the person should know of it.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, or a photo cannot be used; in one line.
     """
+    check(config.out, config.files.outputs, config.files.fps)
     painter = open_painter(config.model, config.sampler, config.device)
     studio = Studio(config.portrait, config.device)
     portraits = [studio.portrait(photo) for photo in config.photos]
+    plan, places = with_photos(plan_views(*config.directions.of_views), config.photo_azimuths)
+    turn = turn_of(painter, plan, places, portraits, config.pull)
     notes = [note for portrait in portraits for note in portrait.notes]
     if portraits[0].identity is None:
         notes.append(f"without identity: {portraits[0].without_identity}")
-    notes += about_model(painter.model)
-    azimuth, elevation = config.directions.plan_of
-    plan = plan_views(azimuth, elevation)
-    plan, places = with_photos(plan, config.photo_azimuths)
-    given = {
-        place: given_latents(painter, portrait, config.pull) for place, portrait in zip(places, portraits, strict=True)
-    }
+    notes += write(turn, config.out, config.files.outputs, config.files.fps)
+    if portraits[0].identity is not None:
+        save_file({IDENTITY: portraits[0].identity.numpy()}, Path(config.out) / f"{IDENTITY}.safetensors")
+    yield f"{config.out}: {len(turn)} views"
+    yield from notes + about_model(painter.model)
+
+
+def turn_of(
+    painter: Painter, plan: Plan, places: Sequence[int], portraits: Sequence[Portrait], pull: float = PULL["released"]
+) -> Turn:
+    """The views of a plan from portraits at some of its places; the first says who it is."""
+    given = {place: given_latents(painter, portrait, pull) for place, portrait in zip(places, portraits, strict=True)}
     identity = portraits[0].identity if painter.model.about.identity else None
     with calls_shown() as progress:
-        return painter.paint(plan, given, identity, progress), notes
+        return painter.paint(plan, given, identity, progress)
 
 
 def with_photos(plan: Plan, azimuths: Iterable[float]) -> tuple[Plan, list[int]]:
@@ -177,28 +201,31 @@ def with_photos(plan: Plan, azimuths: Iterable[float]) -> tuple[Plan, list[int]]
     return Plan(found[:, 0], found[:, 1], kept, plan.wanted), places
 
 
-def heads(config: HeadsConfig) -> Iterable[tuple[str, Turn]]:
-    """Turns of new people, each with its name.
+def heads(config: HeadsConfig) -> Iterator[str]:
+    """Write turns of new people, each to a folder of its own; says where they are.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, or is no identity.
     """
+    folders = [str(Path(config.out) / f"head_{number:03d}") for number in range(config.heads)]
+    for folder in folders:
+        check(folder, config.files.outputs, config.files.fps)
     painter = open_painter(config.model, config.sampler, config.device)
-    azimuth, elevation = config.directions.plan_of
-    plan = plan_views(azimuth, elevation, photos=0)
     known = [read_identity(file) for file in config.identities]
     if known and not painter.model.about.identity:
         raise ValueError(f"{config.model} was trained without identities; leave out --identities")
+    people: list[Tensor | None] = [known[0] if known else None] * config.heads
     if len(known) == 2:
-        people: list[Tensor | None] = list(between(known[0], known[1], np.linspace(0, 1, max(config.heads, 2))))
-    else:
-        people = [known[0] if known else None] * config.heads
-    for number, person in enumerate(people):
-        # Between two, the noise stays; otherwise each head has its own.
+        people = list(between(known[0], known[1], np.linspace(0, 1, config.heads)))
+    plan = plan_views(*config.directions.of_views, photos=0)
+    for number, (folder, person) in enumerate(zip(folders, people, strict=True)):
+        # Between two people the noise stays, so that nothing else changes; otherwise each head has its own.
         seed = config.sampler.seed + (0 if len(known) == 2 else number)
-        own = Painter(painter.model, painter.nothing, replace(config.sampler, seed=seed))
+        own = replace(painter, config=replace(config.sampler, seed=seed))
         with calls_shown() as progress:
-            yield f"head_{number:03d}", own.paint(plan, {}, person, progress)
+            turn = own.paint(plan, {}, person, progress)
+        yield from [f"{folder}: {len(turn)} views", *write(turn, folder, config.files.outputs, config.files.fps)]
+    yield from about_model(painter.model)
 
 
 def read_identity(file: str) -> Float[Tensor, " d"]:
@@ -206,7 +233,7 @@ def read_identity(file: str) -> Float[Tensor, " d"]:
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file} is not there; spinset views writes identity.safetensors beside its views")
     try:
-        found = torch.from_numpy(load_file(file)["identity"])
+        found = torch.from_numpy(load_file(file)[IDENTITY])
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{file} holds no identity ({error})") from error
     if found.shape != (DIMENSIONS,) or not torch.isfinite(found).all() or not float(found.norm()):

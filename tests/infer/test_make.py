@@ -1,0 +1,164 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import SHAPE
+from safetensors.numpy import load_file, save_file
+from tiny_vae import write_vae
+
+from filters.weights import EMBEDDED as FILTERS
+from infer.face import FaceConfig
+from infer.make import DirectionsConfig, FilesConfig, HeadsConfig, ViewsConfig, heads, read_identity, views, with_photos
+from infer.plan import plan_views, ring
+from infer.portrait import PortraitConfig
+from infer.views import SamplerConfig
+from spinset import main
+from train.model import About, Model, save_model
+from train.vae import load_vae
+
+QUICK = SamplerConfig(steps=2)
+ALIGNED = PortraitConfig(aligned=True, face=FaceConfig(arcface=str(FILTERS / "arcface.onnx")))
+FILES = FilesConfig(("images", "sheet"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """A model of random weights."""
+    root = tmp_path_factory.mktemp("made")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = load_vae(write_vae(root / "vae"))
+        about = About("5 noise heads", 16)
+        save_model(Model(SHAPE, SHAPE.network(), SHAPE.identity.build(), vae, about), root / "model")
+    return str(root / "model")
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    """A square cut of a grey head without its background."""
+    pixels = np.zeros((128, 128, 4), np.uint8)
+    row, column = np.mgrid[:128, :128]
+    pixels[(row - 64) ** 2 + (column - 64) ** 2 < 40**2] = (150, 120, 100, 255)
+    file = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(file)
+    return str(file)
+
+
+def views_config(folder: str, photo: str, out: Path, **changes) -> ViewsConfig:
+    fields = {
+        "photos": (photo,),
+        "out": str(out),
+        "directions": DirectionsConfig(10),
+        "sampler": QUICK,
+        "portrait": ALIGNED,
+        "files": FILES,
+    }
+    return ViewsConfig(folder, **{**fields, **changes})
+
+
+def test_a_photo_becomes_a_folder_of_views(folder, photo, tmp_path):
+    lines = list(views(views_config(folder, photo, tmp_path / "out")))
+    assert lines[0] == f"{tmp_path / 'out'}: 10 views"
+    assert "the model knows 5 noise heads of 16 px" in lines
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 10
+    assert len(list((tmp_path / "out" / "normals").glob("*.png"))) == 10
+    identity = load_file(tmp_path / "out" / "identity.safetensors")["identity"]
+    assert np.linalg.norm(identity) == pytest.approx(1, abs=1e-4)
+    # The same command again writes the same.
+    before = {file: file.read_bytes() for file in (tmp_path / "out" / "images").iterdir()}
+    list(views(views_config(folder, photo, tmp_path / "out")))
+    assert {file: file.read_bytes() for file in (tmp_path / "out" / "images").iterdir()} == before
+
+
+def test_a_photo_without_a_recogniser_has_no_identity_and_says_so(folder, photo, tmp_path):
+    lines = list(views(views_config(folder, photo, tmp_path / "out", portrait=PortraitConfig(aligned=True))))
+    assert any(line.startswith("without identity: ") for line in lines)
+    assert not (tmp_path / "out" / "identity.safetensors").exists()
+
+
+def test_several_photos_are_given_at_their_sides(folder, photo, tmp_path):
+    changes = {"photos": (photo, photo), "photo_azimuths": (90.0,), "directions": DirectionsConfig(8)}
+    list(views(views_config(folder, photo, tmp_path / "out", **changes)))
+    plan, places = with_photos(plan_views(ring(8), np.zeros(8)), (90.0, 20.0))
+    assert [plan.azimuth[place] for place in places] == [0, 90, 20]
+    assert plan.calls[0].given == tuple(places)
+    assert set(plan.calls[0].made) == set(range(8)) - set(places)
+    with pytest.raises(ValueError, match=r"two photos are turned by 90 degrees"):
+        with_photos(plan_views(ring(8), np.zeros(8)), (90.0, 450.0))
+
+
+def test_new_heads_and_heads_between_two(folder, photo, tmp_path):
+    common = {"directions": DirectionsConfig(8), "sampler": QUICK, "files": FILES}
+    lines = list(heads(HeadsConfig(folder, str(tmp_path / "new"), heads=2, **common)))
+    assert lines[0].endswith("head_000: 8 views")
+    first, second = ((tmp_path / "new" / f"head_00{i}" / "sheet.png").read_bytes() for i in (0, 1))
+    assert first != second
+    list(views(views_config(folder, photo, tmp_path / "out")))
+    other = tmp_path / "other.safetensors"
+    save_file({"identity": np.eye(512, dtype=np.float32)[3]}, other)
+    people = (str(tmp_path / "out" / "identity.safetensors"), str(other))
+    config = HeadsConfig(folder, str(tmp_path / "between"), heads=3, identities=people, **common)
+    list(heads(config))
+    sheets = [(tmp_path / "between" / f"head_00{i}" / "sheet.png").read_bytes() for i in range(3)]
+    assert len(set(sheets)) == 3
+    alone = replace(config, identities=people[:1], heads=1, out=str(tmp_path / "alone"))
+    list(heads(alone))
+    assert (tmp_path / "alone" / "head_000" / "sheet.png").read_bytes() == sheets[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, r"is not there; spinset views writes identity.safetensors"),
+        (b"junk", r"holds no identity"),
+        ({"other": np.ones(512, np.float32)}, r"holds no identity"),
+        ({"identity": np.ones(7, np.float32)}, r"holds \(7,\) numbers; an identity is 512"),
+        ({"identity": np.full(512, np.nan, np.float32)}, r"finite"),
+        ({"identity": np.zeros(512, np.float32)}, r"not all zero"),
+    ],
+)
+def test_files_that_are_no_identity(tmp_path, content, says):
+    file = tmp_path / "identity.safetensors"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        save_file(content, file)
+    with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
+        read_identity(str(file))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["views", "MODEL", "PHOTO"], "--out"),
+        (["views", "nowhere", "PHOTO", "--out", "OUT", "--aligned"], "nowhere is no model of spinset"),
+        (["views", "MODEL", "nowhere.jpg", "--out", "OUT", "--aligned"], "nowhere.jpg"),
+        (["views", "MODEL", "PHOTO", "--out", "OUT"], "a photo needs a face detector"),
+        (["views", "MODEL", "PHOTO", "PHOTO", "--out", "OUT", "--aligned"], "2 photos and 0 --photo-azimuths"),
+        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--outputs", "film"], "there is no output 'film'"),
+        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--device", "cuda"], "this machine has none"),
+        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"], "stay within 90"),
+        (["heads", "MODEL", "--out", "OUT", "--identities", "nowhere"], "nowhere is not there"),
+        (["heads", "MODEL", "--out", "OUT", "--heads", "0"], "--heads is 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(folder, photo, tmp_path, capsys, monkeypatch, arguments, says):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names = {"MODEL": folder, "PHOTO": photo, "OUT": str(tmp_path / "out")}
+    assert main([names.get(argument, argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert "\n" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(folder, photo, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"out"):
+        list(views(views_config(folder, photo, tmp_path / "out")))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
