@@ -1,0 +1,107 @@
+"""What the command `spinset evaluate` is told, and the recogniser it names."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from filters.arcface import load_arcface, load_detector
+from filters.weights import EMBEDDED, existing, sha256
+from infer.importers.open import Layout
+from infer.importers.stage import StageConfig
+from infer.likeness import FaceEmbedder
+from infer.measure import Kit
+from infer.protocols import Name
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure a model as a paper does on people nobody trained on (MODEL --data), or one folder of pictures against
+    another (--pair)."""
+
+    model: Positional[str] = ""
+    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
+    data: str = ""
+    """Folder or address of a dataset of held-out people, or of a copy of another set (--layout)."""
+    pair: tuple[str, ...] = ()
+    """Two folders instead of a model: generated pictures, and true ones of the same file names."""
+    out: str = "evaluation"
+    """Folder to write: results.json, results.md, failures.html and what resuming takes; the same command goes on."""
+    protocol: Name = "spinmeround"
+    """How many people, which views, how many steps: as the paper of this name has it."""
+    layout: Layout = "spinset"
+    """What --data is: a dataset of spinset, or your copy of NeRSemble, FaceScape or RenderMe-360."""
+    stage: StageConfig = field(default_factory=StageConfig)
+    selection: str = ""
+    """Measure only what this selection keeps."""
+    identities: int = 0
+    """How many people, at random; the protocol's number unless told, all of them if there are fewer."""
+    embeddings: str = ""
+    """Take who a person is from this score table of the dataset, such as arcface; from the input view unless told."""
+    nearest: str = ""
+    """Training set of the model: adds the baseline that shows its head with the most similar embedding (from the table of
+    --embeddings, or arcface)."""
+    recogniser: str = ""
+    """ArcFace .onnx for identities and their metrics; embedded is the one that knows procedural heads only."""
+    detector: str = ""
+    """SCRFD .onnx that finds faces; without it the known cameras say where a face must be."""
+    reid_limit: float = 0.0
+    """Distance of embeddings below which the recogniser sees one person; re-identification is not counted at 0."""
+    clip: str = ""
+    """CLIP for the similarity of pictures, as open_clip names a folder (local-dir:FOLDER)."""
+    weights: str = ""
+    """Folder of the networks of LPIPS, DISTS and FID; where torch keeps its downloads unless told."""
+    steps: int = 0
+    """Sampling steps; the protocol's unless told."""
+    scale: float = 0.0
+    """Guidance; the protocol's unless told."""
+    stages: int = 1
+    """1 makes all views from the input; 2 makes seven anchors first, as `spinset views` does."""
+    input_normals: Literal["own", "stored"] = "own"
+    """Normals of the input: in-painted by the model as for a photo, or the stored ones, which a photo does not have."""
+    seed: int = 0
+    """Of people, views and noise."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if len(self.pair) not in (0, 2):
+            raise ValueError(f"--pair has {len(self.pair)} folders; it takes two, of generated and of true pictures")
+        if self.pair and (self.model or self.data):
+            raise ValueError("--pair compares two folders and takes no model and no --data")
+        if not self.pair and not (self.model and self.data):
+            raise ValueError("give a model and --data, or two folders with --pair GENERATED TRUTH")
+        if self.stages not in (1, 2):
+            raise ValueError(f"--stages is {self.stages}; 1 makes all views from the input, 2 makes anchors first")
+        if self.identities < 0 or self.steps < 0 or self.reid_limit < 0 or (self.scale and self.scale < 1):
+            raise ValueError("--identities, --steps and --reid-limit are 0 or more, --scale is 1 or more")
+        if self.layout != "spinset" and (self.selection or self.embeddings):
+            raise ValueError(f"--selection and --embeddings are of datasets of spinset; --layout is {self.layout}")
+        if self.layout != "spinset" and self.input_normals == "stored":
+            raise ValueError(f"--input-normals is stored, and {self.layout} has no normals; give own")
+
+
+def open_detector(config: EvaluateConfig) -> Any:
+    """The face detector, or None; raises FileNotFoundError or ValueError if the file is none."""
+    return load_detector(config.detector, config.device) if config.detector else None
+
+
+def open_faces(config: EvaluateConfig, detector: Any) -> FaceEmbedder | None:
+    """The recogniser, or None; raises FileNotFoundError or ValueError if the file is none."""
+    if not config.recogniser:
+        return None
+    own = config.recogniser == "embedded"
+    file = existing(EMBEDDED / "arcface.onnx" if own else config.recogniser, "--recogniser")
+    return FaceEmbedder(load_arcface(str(file), config.device), detector)
+
+
+def kit_settings(config: EvaluateConfig, kit: Kit) -> dict[str, Any]:
+    """What the numbers of a row depend on, beside the pictures."""
+    return {
+        "metrics": sorted(kit.pictures.measures),
+        "features": kit.inception is not None,
+        "recogniser": kit.faces.arcface.sha256 if kit.faces else None,
+        "detector": sha256(Path(config.detector)) if config.detector else None,
+        "reid_limit": config.reid_limit,
+        "clip": config.clip if kit.clip else None,
+    }

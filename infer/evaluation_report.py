@@ -1,0 +1,216 @@
+"""What an evaluation leaves: results.json, results.md beside the paper's numbers, and failures.html with the worst people."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from infer.figures import Figure
+from infer.held_out import HeldOut
+from infer.measure import to_bytes
+from infer.novel_views import Shown
+from infer.protocols import Protocol, Table, better
+from infer.summary import Result, Row, measured, worst
+
+TILE, COLUMNS = 96, 8
+"""Pixels of a view in the gallery, and how many views of a person it shows."""
+SHOWN = 3
+"""People that are shown as the worst of a metric."""
+PICTURES = "pictures"
+DIFFERENCE = (
+    "The numbers of the papers are their own: of other people, other pictures, other weights and often other definitions. "
+    "They tell the order of magnitude; methods are compared by measuring them on the same people."
+)
+
+
+class Line(NamedTuple):
+    """One row of a table as text."""
+
+    name: str
+    cells: list[str]
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is known once all people are measured."""
+
+    title: str
+    about: Mapping[str, Any]
+    """What was measured, with which settings."""
+    protocol: Protocol | None
+    methods: Mapping[str, str]
+    """What each method is, the one in question first."""
+    rows: Sequence[Row]
+    results: Mapping[str, Sequence[Result]]
+    notes: Sequence[str] = field(default=())
+
+    @property
+    def lead(self) -> str:
+        what = "people" if self.protocol else "pictures"
+        return f"{len(self.rows)} {what}. {self.protocol.setting if self.protocol else ''}".strip()
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, Figure]]:
+        """By method, then by metric."""
+        return {m: {r.figure.name: r.figure for r in found} for m, found in self.results.items()}
+
+    def table_lines(self, table: Table) -> list[Line]:
+        """A paper's rows, then ours."""
+        theirs = [Line(name, [_cell(n) for n in numbers]) for name, numbers in table.rows]
+        metrics = [metric for _, metric in table.columns]
+        ours = [
+            Line(says, [_cell(self.figures[m][x].value if x in self.figures[m] else None) for x in metrics], True)
+            for m, says in self.methods.items()
+        ]
+        return theirs + ours
+
+    def everything(self) -> list[Line]:
+        """Each metric that has a number, with the count behind it and the standard error over people."""
+        names = [r.figure.name for r in self.results[next(iter(self.methods))]]
+        by_name = {m: {r.figure.name: r for r in found} for m, found in self.results.items()}
+        lines = [
+            Line(f"{name} ({better(name)})", [_full(by_name[m].get(name)) for m in self.methods]) for name in names
+        ]
+        return [line for line in lines if any(cell != "-" for cell in line.cells)]
+
+    def missing(self) -> list[Line]:
+        """Why the others have none: reason by reason, the metrics."""
+        reasons: dict[str, list[str]] = {}
+        for name, figure in self.figures[next(iter(self.methods))].items():
+            if figure.value is None:
+                reasons.setdefault(figure.reason, []).append(name)
+        return [Line(", ".join(names), [reason]) for reason, names in reasons.items()]
+
+    def differences(self) -> list[str]:
+        """What keeps these numbers from being the paper's."""
+        return [DIFFERENCE, *self.protocol.choices, *self.notes] if self.protocol else list(self.notes)
+
+    def write(self, folder: Path) -> None:
+        """Write the three files."""
+        protocol = self.protocol and {"name": self.protocol.name, "setting": self.protocol.setting}
+        tables = [asdict(table) for table in self.protocol.tables] if self.protocol else []
+        document = {
+            "title": self.title,
+            **self.about,
+            "protocol": protocol,
+            "results": {m: [r.as_json() for r in found] for m, found in self.results.items()},
+            "methods": dict(self.methods),
+            "papers": tables,
+            "differences": self.differences(),
+        }
+        _write(folder / "results.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+        _write(folder / "results.md", self._markdown())
+        _write(folder / "failures.html", self._page(folder))
+
+    def _markdown(self) -> str:
+        out = [f"# {self.title}", "", self.lead, ""]
+        for table in self.protocol.tables if self.protocol else ():
+            out += [f"## {table.title} ({table.source})", ""]
+            out += _pipes(["", *(h for h, _ in table.columns)], self.table_lines(table))
+        out += [
+            "## All that was measured",
+            "",
+            "Mean, standard error over people, and the count of views, pairs or people.",
+            "",
+        ]
+        out += _pipes(["metric (better)", *self.methods.values()], self.everything())
+        if missing := self.missing():
+            out += ["## Not measured", "", *(f"* {line.name}: {line.cells[0]}" for line in missing), ""]
+        if differences := self.differences():
+            out += ["## What differs", "", *(f"* {sentence}" for sentence in differences), ""]
+        return "\n".join(out)
+
+    def _page(self, folder: Path) -> str:
+        method = next(iter(self.methods))
+        lists = {x: worst(self.rows, method, x, SHOWN) for x in measured(self.rows, method)}
+        names = list(dict.fromkeys(row["name"] for found in lists.values() for row, _ in found))
+        cards = {name: file for name in names if (file := picture_file(folder, name)).is_file()}
+        environment = Environment(
+            loader=PackageLoader("infer", "."),
+            autoescape=select_autoescape(),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+        )
+        return environment.get_template("evaluation.html").render(
+            report=self,
+            lists={x: [(row["name"], _cell(value)) for row, value in found] for x, found in lists.items()},
+            better=better,
+            cards={name: _data(file) for name, file in cards.items()},
+            captions={name: next(row for row in self.rows if row["name"] == name).get("caption", "") for name in cards},
+        )
+
+
+def picture_file(folder: Path, name: str) -> Path:
+    """Where a person's views are shown."""
+    return folder / PICTURES / f"{name.replace('/', '__')}.png"
+
+
+def strip(held: HeldOut, shown: Shown, nearest: Shown | None) -> UInt8[np.ndarray, "h w 3"]:
+    """Rows of the truth (the input first), of what was made, of its normals, and of the nearest training head."""
+    count = min(len(held) - 1, COLUMNS - 1)
+    grey = torch.zeros_like(held.rgb[:1])
+    rows = [held.rgb[: count + 1], torch.cat([grey, shown.rgb[:count]])]
+    if shown.normal is not None:
+        if held.normal is not None:
+            rows.append(held.normal[: count + 1])
+        rows.append(torch.cat([grey, shown.normal[:count]]))
+    if nearest is not None:
+        rows.append(torch.cat([grey, nearest.rgb[:count]]))
+    return grid(rows)
+
+
+def grid(rows: Sequence[Float32[Tensor, "n 3 h w"]]) -> UInt8[np.ndarray, "y x 3"]:
+    """Rows of as many pictures in [-1, 1], each in a tile; small ones keep their pixels."""
+    tiles = []
+    for row in rows:
+        height, width = row.shape[-2:]
+        scale = min(1.0, TILE / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        small = interpolate(row, size, mode="bilinear", antialias=True) if scale < 1 else row
+        tiles.append(np.concatenate(list(to_bytes(small.clamp(-1, 1))), 1))
+    return np.concatenate(tiles, 0)
+
+
+def save_strip(folder: Path, name: str, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Keep a person's views for the gallery."""
+    (folder / PICTURES).mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(picture_file(folder, name))
+
+
+def _data(file: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _full(result: Result | None) -> str:
+    if result is None or result.figure.value is None:
+        return "-"
+    sure = f" +- {result.stderr:.2g}" if result.stderr is not None else ""
+    return f"{result.figure.value:.4g}{sure} ({result.figure.count})"
+
+
+def _pipes(headings: Sequence[str], lines: Sequence[Line]) -> list[str]:
+    rows = [[f"**{line.name}**" if line.own else line.name, *line.cells] for line in lines]
+    body = [f"| {' | '.join(row)} |" for row in (list(headings), ["---"] * len(headings), *rows)]
+    return [*body, ""]
+
+
+def _write(file: Path, text: str) -> None:
+    scratch = file.with_name(f".{file.name}.part")
+    scratch.write_text(text)
+    scratch.replace(file)

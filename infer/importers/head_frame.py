@@ -1,0 +1,148 @@
+"""Where a head stands in a stage: from five points of the face in many views to the world that models know.
+
+A detector finds the points, the known cameras give them depth, and the similarity that takes them to the average head's
+points takes every camera of the stage into the world of datasets. So nothing need be known of the world, the unit or
+the place of a stage.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, UInt8
+
+from filters.landmarks import face_points
+from geometry.cameras import FOCAL, RADIUS, Cameras, look_at
+
+TOLERANCE = 0.1
+"""How far a point may be from where the others say, as a share of the face's size in that view."""
+MISFIT = 0.04
+"""How far (root mean square, in the world of datasets) five points may be from the average head's: a third of the distance
+between the eyes."""
+FINEST = 8
+
+
+@dataclass(frozen=True, eq=False)
+class HeadFrame:
+    """The similarity from a stage to the world of datasets: x -> scale rotation x + shift."""
+
+    scale: float
+    rotation: Float64[np.ndarray, "3 3"]
+    shift: Float64[np.ndarray, "3"]
+    points: Float64[np.ndarray, "5 3"]
+    """The person's own points in that world."""
+
+    def c2w(self, w2c: Float64[np.ndarray, "v 4 4"]) -> Float64[np.ndarray, "v 4 4"]:
+        """Cameras of the stage in the world of datasets."""
+        turn = w2c[:, :3, :3].transpose(0, 2, 1)
+        position = -np.einsum("vij,vj->vi", turn, w2c[:, :3, 3])
+        out = np.tile(np.eye(4), (len(w2c), 1, 1))
+        out[:, :3, :3] = self.rotation @ turn
+        out[:, :3, 3] = self.scale * position @ self.rotation.T + self.shift
+        return out
+
+
+def head_frame(
+    points: Float[np.ndarray, "v 5 2"],
+    found: Bool[np.ndarray, " v"],
+    K: Float64[np.ndarray, "v 3 3"],
+    w2c: Float64[np.ndarray, "v 4 4"],
+) -> HeadFrame:
+    """The frame of a head from its face in the views where one was found.
+
+    Raises:
+        ValueError: faces were found in fewer than two views, do not agree, or are no face that cameras could see.
+    """
+    if found.sum() < 2:
+        raise ValueError(f"a face was found in {found.sum()} of {len(found)} views, two are needed to place the head")
+    homogeneous = np.concatenate([points[found], np.ones((int(found.sum()), 5, 1))], -1)
+    rays = np.einsum("vij,vpj->vpi", np.linalg.inv(K[found]), homogeneous)[..., :2]
+    size = np.linalg.norm(rays[:, :, None] - rays[:, None], axis=-1).max((1, 2))
+    agreed = [_agreed(rays[:, p], w2c[found, :3], TOLERANCE * size) for p in range(5)]
+    own, share = np.stack([point for point, _ in agreed]), np.mean([within.mean() for _, within in agreed])
+    if share <= 0.5:
+        raise ValueError(
+            f"only {share:.0%} of the points that were found agree on a face; the cameras do not fit the views"
+        )
+    average = face_points({"facts": None}).astype(np.float64)
+    scale, rotation, shift = similarity_3d(own, average)
+    placed = scale * own @ rotation.T + shift
+    misfit = float(np.sqrt(((placed - average) ** 2).sum(1).mean()))
+    if misfit > MISFIT:
+        raise ValueError(
+            f"the points of the face lie {misfit:.2f} off a face's in space; the cameras do not fit the views"
+        )
+    return HeadFrame(scale, rotation, shift, placed)
+
+
+def _agreed(
+    rays: Float64[np.ndarray, "v 2"], w2c: Float64[np.ndarray, "v 3 4"], tolerance: Float64[np.ndarray, " v"]
+) -> tuple[Float64[np.ndarray, "3"], Bool[np.ndarray, " v"]]:
+    """The point in space that most views agree on, and which do: of all pairs of views the best, then of all that agree."""
+    best: Bool[np.ndarray, " v"] = np.zeros(len(rays), bool)
+    least = np.inf
+    for pair in combinations(range(len(rays)), 2):
+        error = _errors(_triangulated(rays[list(pair)], w2c[list(pair)]), rays, w2c) / tolerance
+        within = error < 1
+        if (within.sum(), -error[within].sum()) > (best.sum(), -least):
+            best, least = within, float(error[within].sum())
+    if best.sum() < 2:
+        raise ValueError("the faces that were found in the views do not agree on a place; the cameras do not fit them")
+    return _triangulated(rays[best], w2c[best]), best
+
+
+def _triangulated(rays: Float64[np.ndarray, "n 2"], w2c: Float64[np.ndarray, "n 3 4"]) -> Float64[np.ndarray, "3"]:
+    """The point that views see along their rays, by the direct linear method (Hartley and Zisserman, section 12.2)."""
+    rows = rays[..., None] * w2c[:, None, 2] - w2c[:, :2]
+    x = np.linalg.svd(rows.reshape(-1, 4))[2][-1]
+    return x[:3] / x[3] if x[3] else np.full(3, np.nan)
+
+
+def _errors(
+    point: Float64[np.ndarray, "3"], rays: Float64[np.ndarray, "v 2"], w2c: Float64[np.ndarray, "v 3 4"]
+) -> Float64[np.ndarray, " v"]:
+    """How far each view sees a point from its ray; infinite behind the camera."""
+    x, y, z = (w2c @ np.append(point, 1.0)).T
+    ahead = z > 1e-9
+    z = np.where(ahead, z, 1.0)
+    return np.where(ahead, np.hypot(x / z - rays[:, 0], y / z - rays[:, 1]), np.inf)
+
+
+def similarity_3d(
+    own: Float64[np.ndarray, "n 3"], target: Float64[np.ndarray, "n 3"]
+) -> tuple[float, Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
+    """Scale, rotation and shift that take points nearest to others in least squares. Source: Umeyama 1991."""
+    a, b = own - own.mean(0), target - target.mean(0)
+    U, S, V = np.linalg.svd(b.T @ a)
+    mirror = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ V))])
+    rotation = U @ (mirror[:, None] * V)
+    scale = float((S * mirror).sum() / (a**2).sum())
+    return scale, rotation, target.mean(0) - scale * own.mean(0) @ rotation.T
+
+
+def straightened(
+    picture: UInt8[np.ndarray, "h w *c"],
+    K: Float64[np.ndarray, "3 3"],
+    c2w: Float64[np.ndarray, "4 4"],
+    resolution: int,
+    beyond: int = 255,
+) -> tuple[UInt8[np.ndarray, "s s *c"], Cameras]:
+    """What a camera at the same place sees that looks upright at the head and frames it as datasets do.
+
+    Turning a camera in its place is a homography, so the picture stays exact. Pixels beyond the border are `beyond`.
+    """
+    eye = torch.from_numpy(c2w[None, :3, 3])
+    upright = look_at(eye, torch.zeros(3, dtype=torch.float64))
+    focal = FOCAL * float(eye.norm()) / RADIUS
+    # Sampled finer where the picture is, then averaged: a warp alone would alias.
+    finer = int(np.clip(round(K[0, 0] / (focal * resolution)), 1, FINEST))
+    side = resolution * finer
+    towards = np.array([[focal * side, 0, side / 2 - 0.5], [0, focal * side, side / 2 - 0.5], [0, 0, 1]])
+    H = towards @ upright[0, :3, :3].numpy().T @ c2w[:3, :3] @ np.linalg.inv(K)
+    fill = (beyond,) * (picture.shape[2] if picture.ndim == 3 else 1)
+    warped = cv2.warpPerspective(picture, H, (side, side), flags=cv2.INTER_LINEAR, borderValue=fill)
+    small = cv2.resize(warped, (resolution, resolution), interpolation=cv2.INTER_AREA) if finer > 1 else warped
+    intrinsics = torch.tensor([[[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]]])
+    return np.asarray(small), Cameras(upright.float(), intrinsics.float())

@@ -1,0 +1,25 @@
+"""Opens a copy of another set as held-out people."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from infer.importers.facescape import FaceScape
+from infer.importers.nersemble import NeRSemble
+from infer.importers.renderme360 import RenderMe360
+from infer.importers.stage import StageConfig, StagePeople
+
+Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
+
+STAGES = {"nersemble": NeRSemble, "facescape": FaceScape, "renderme360": RenderMe360}
+
+
+def open_stage(layout: str, root: str, config: StageConfig, detector: Any, resolution: int, seed: int) -> StagePeople:
+    """The people of a set; `detector` is insightface's SCRFD, which finds their faces.
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not there or is laid out otherwise, or no detector is given.
+    """
+    if detector is None:
+        raise ValueError(f"--layout {layout} needs --detector: heads are placed by the faces it finds in their views")
+    stage = STAGES[layout](Path(root), config.sequence, config.frame, seed)
+    return StagePeople(stage, layout, config, detector, resolution)

@@ -1,0 +1,246 @@
+"""The whole of `spinset evaluate` with a model of eight steps, on noise and on procedural heads."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from runs import SHAPE, tiny_config
+from stages import FiveDots, facescape
+from turned_heads import turned_heads, turned_noise
+
+from filters.arcface import ArcFaceConfig, load_arcface
+from filters.score import ScoreConfig, score
+from filters.weights import EMBEDDED
+from infer.baselines import copied
+from infer.evaluate import evaluate
+from infer.evaluate_config import EvaluateConfig
+from infer.held_out import StoredPeople, choose_people, choose_views
+from infer.likeness import FaceEmbedder
+from infer.measure import look_at_truth, measure, open_kit
+from infer.novel_views import NovelViews, Shown, make_views
+from infer.protocols import DIFFPORTRAIT360, GEN3D_FACE, PROTOCOLS, SPINMEROUND
+from infer.rows import FILE
+from jobs.pool import PoolConfig
+from train.model import load_model, save_model
+from train.trainer import run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def noise(place) -> str:
+    return turned_noise(place / "noise").storage.url
+
+
+@pytest.fixture(scope="module")
+def heads(place) -> str:
+    return turned_heads(place / "heads", [52, 53]).storage.url
+
+
+@pytest.fixture(scope="module")
+def model(place) -> str:
+    return str(run(tiny_config(turned_noise(place / "training"), place)))
+
+
+def config(model: str, data: str, out: Path, **changes) -> EvaluateConfig:
+    return EvaluateConfig(**{"model": model, "data": data, "out": str(out), "steps": 2, "weights": str(out), **changes})
+
+
+def results(out: Path, method: str = "model") -> dict[str, dict]:
+    document = json.loads((out / "results.json").read_text())
+    return {row["name"]: row for row in document["results"][method]}
+
+
+def test_everything_is_written_and_nothing_is_measured_twice(model, noise, tmp_path):
+    out = evaluate(config(model, noise, tmp_path / "out", identities=2))
+    lines = (out / FILE).read_text().splitlines()
+    assert len(lines) == 3
+    rows = results(out)
+    assert rows["l2"]["count"] == 8 and rows["l2"]["stderr"] > 0
+    assert rows["l2_front"]["count"] + rows["l2_back"]["count"] == 8
+    assert rows["normal_error"]["value"] == pytest.approx(90, abs=40)
+    assert "--recogniser" in rows["id"]["reason"]
+    assert "never downloaded" in rows["fid"]["reason"]
+    assert rows["lpips_alex"]["reason"] == "pictures of 16 pixels are too small for it; it takes 32 or more"
+    text = (out / "results.md").read_text()
+    assert "| SpinMeRound | 0.033 | 0.3 | 0.73 | 0.61 |" in text and "| **this model** |" in text
+    assert (
+        "The numbers of the papers are their own" in text
+        and "People have 4 views to make where the protocol has 10" in text
+    )
+    page = (out / "failures.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "http" not in page
+    # More people take the rows that are there.
+    again = evaluate(config(model, noise, tmp_path / "out", identities=4))
+    assert (again / FILE).read_text().splitlines()[:3] == lines
+    assert results(out)["l2"]["count"] == 16
+
+
+def test_killed_and_resumed_is_the_straight_run(model, noise, tmp_path):
+    straight = evaluate(config(model, noise, tmp_path / "straight", weights=str(tmp_path)))
+    lines = (straight / FILE).read_text().splitlines(keepends=True)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / FILE).write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2])
+    evaluate(config(model, noise, broken, weights=str(tmp_path)))
+    kept = [
+        [{**json.loads(line), "seconds": 0} for line in (f / FILE).read_text().splitlines()] for f in (straight, broken)
+    ]
+    assert json.dumps(kept[0]) == json.dumps(kept[1])
+    assert results(straight) == results(broken)
+    with pytest.raises(
+        ValueError, match=r"holds an evaluation with other settings \(steps was 2, is 3\); give another"
+    ):
+        evaluate(config(model, noise, broken, weights=str(tmp_path), steps=3))
+
+
+def test_identities_of_the_input_view_and_two_baselines(model, heads, place, tmp_path):
+    """The recogniser and CLIP are real, the model is not: it has another resolution than the heads, which are reduced."""
+    knowing = load_model(model)
+    save_model(replace(knowing, about=replace(knowing.about, identity=True, resolution=64)), tmp_path / "knowing")
+    for table in (heads, turned_heads(place / "others", [53, 52]).storage.url):
+        score(ScoreConfig(table, ("arcface",), arcface=ArcFaceConfig(min_views=2), pool=PoolConfig(inline=True)))
+    out = evaluate(
+        config(
+            str(tmp_path / "knowing"),
+            heads,
+            tmp_path / "out",
+            protocol="gen3d-face",
+            recogniser="embedded",
+            nearest=str(place / "others"),
+            embeddings="arcface",
+            reid_limit=1.2,
+        ),
+        clip=lambda pictures: pictures.reshape(len(pictures), -1).astype(np.float32) - 128,
+    )
+    rows = [json.loads(line) for line in (out / FILE).read_text().splitlines()[1:]]
+    # Both heads are in both sets, and no head is nearer to one than itself.
+    assert {row["name"]: row["nearest"] for row in rows} == {"0": "1", "1": "0"}
+    for row in rows:
+        nearest = row["methods"]["nearest"]["views"]
+        assert nearest["l2"] == [0.0] * 5
+        assert np.nanmin(nearest["id"]) == pytest.approx(1, abs=1e-4)
+    assert "1 of the held-out identities are heads of the training set" in (out / "results.md").read_text()
+    copy = results(out, "copy")
+    assert copy["detection_rate"]["value"] == 1 and copy["i2o"]["value"] == pytest.approx(1, abs=1e-4)
+    assert copy["clip"]["value"] > results(out)["clip"]["value"]
+    assert results(out)["detection_rate"]["value"] < 1
+    assert "FaceScape, in-domain" in (out / "results.md").read_text()
+
+
+def test_what_shows_the_truth_has_no_error(heads):
+    """The metrics themselves, on views that are the true ones."""
+    people = StoredPeople(heads, "", "", 64)
+    held = people.person("0").read(np.arange(6))
+    kit = open_kit(64, "nowhere", "cpu", FaceEmbedder(load_arcface(str(EMBEDDED / "arcface.onnx"))), None, 0.0)
+    truth = look_at_truth(kit, held)
+    found = measure(kit, truth, Shown(held.rgb[1:], None, held.cameras[slice(1, None)], held.points))
+    assert found["views"]["l2"] == [0.0] * 5 and found["views"]["psnr"] == [np.inf] * 5
+    assert found["views"]["ssim"] == pytest.approx([1.0] * 5, abs=1e-4)
+    np.testing.assert_allclose([x for x in found["views"]["id"] if not np.isnan(x)], 1, atol=1e-5)
+    copy = measure(kit, truth, copied(held))
+    assert copy["person"]["detection_rate"] == 1 and copy["person"]["o2o"] == pytest.approx(1, abs=1e-5)
+    assert found["person"]["detection_rate"] == 0.4
+    assert min(copy["views"]["l2"]) > 0
+
+
+def test_views_do_not_depend_on_who_else_is_made(model, noise):
+    opened, people = load_model(model), StoredPeople(noise, "", "", 16)
+    nothing, how = opened.nothing(16), NovelViews(2, 2.0)
+    held = people.person("2").read(np.arange(5))
+    one = make_views(opened, nothing, held, None, how)
+    assert torch.equal(one.rgb, make_views(opened, nothing, held, None, how).rgb)
+    assert one.rgb.shape == (4, 3, 16, 16) and one.normal is not None
+    other = make_views(opened, nothing, people.person("1").read(np.arange(5)), None, how)
+    assert not torch.equal(one.rgb, other.rgb)
+    staged = make_views(opened, nothing, held, None, replace(how, stages=2, normals="stored"))
+    assert staged.rgb.shape == one.rgb.shape and not torch.equal(staged.rgb, one.rgb)
+    blind = replace(opened, about=replace(opened.about, conditions=(0,)))
+    alone = make_views(blind, nothing, held, None, how).rgb
+    assert torch.equal(alone, make_views(blind, nothing, replace(held, rgb=-held.rgb), None, how).rgb)
+
+
+def test_a_copy_of_another_set(model, tmp_path, monkeypatch):
+    import infer.evaluate
+
+    monkeypatch.setattr(infer.evaluate, "open_detector", lambda config: FiveDots())
+    out = evaluate(config(model, str(facescape(tmp_path / "facescape")), tmp_path / "out", layout="facescape"))
+    rows = results(out)
+    assert rows["l2"]["count"] == 3
+    assert rows["normal_error"]["reason"] == "the true normals are not known"
+    assert "this model" in (out / "results.md").read_text()
+
+
+def test_the_command_line_says_all_of_it():
+    def parsed(*args: str) -> EvaluateConfig:
+        return tyro.cli(EvaluateConfig, args=args)
+
+    assert parsed("--pair", "a", "b").pair == ("a", "b")
+    asked = parsed(
+        "heads64", "--data", "x", "--protocol", "gen3d-face", "--stage.matte.uniform", "--layout", "nersemble"
+    )
+    assert asked.stage.matte.uniform and asked.protocol == "gen3d-face" and asked.model == "heads64"
+
+
+def test_which_views_are_given_and_made():
+    azimuth = np.arange(-180, 180, 15).astype(np.float32)
+    level = np.zeros(24, np.float32)
+    places = choose_views(SPINMEROUND, azimuth, level, 0, 7)
+    assert len(places) == 11 == len(set(places.tolist())) and azimuth[places[0]] == 0
+    assert places.tolist() == choose_views(SPINMEROUND, azimuth, level, 0, 7).tolist()
+    assert places.tolist() != choose_views(SPINMEROUND, azimuth, level, 0, 8).tolist()
+    _, *pairs = azimuth[choose_views(DIFFPORTRAIT360, azimuth, level, 0, 7)].tolist()
+    assert [abs(a) <= 90 for a in pairs] == [True, True, False, False]
+    inputs = {abs(float(azimuth[choose_views(GEN3D_FACE, azimuth, level, 0, i)[0]])) for i in range(40)}
+    assert inputs == {0, 15, 30}
+    assert len(choose_views(GEN3D_FACE, azimuth, level, 0, 0)) == 24
+    names = [str(i) for i in range(9)]
+    assert choose_people(names, 3, 0) == choose_people(names, 9, 0)[:3] != names[:3]
+
+
+def test_tables_have_columns_that_are_measured():
+    from infer.frechet import FID
+    from infer.measure import PERSON_METRICS, VIEW_METRICS
+    from infer.summary import PICTURE_METRICS
+
+    known = {
+        *FID,
+        *PERSON_METRICS,
+        *(f"{m}{e}" for m in (*PICTURE_METRICS, *VIEW_METRICS) for e in ("", "_front", "_back")),
+    }
+    assert {metric for protocol in PROTOCOLS.values() for metric in protocol.metrics} <= known
+
+
+# Errors: one line, before anything is made.
+
+
+def test_what_does_not_fit(model, noise, tmp_path):
+    def refused(match: str, **changes):
+        with pytest.raises((ValueError, FileNotFoundError), match=match):
+            evaluate(config(**{"model": model, "data": noise, "out": tmp_path / "out", **changes}))
+
+    large = load_model(model)
+    save_model(replace(large, about=replace(large.about, resolution=64)), tmp_path / "large")
+    save_model(replace(large, about=replace(large.about, identity=True)), tmp_path / "knowing")
+    single = replace(SHAPE, rays=None, normals=False)
+    save_model(replace(large, shape=single, network=single.network()), tmp_path / "single")
+    refused("has 16 px and the model makes 64; give a dataset of 64 px or more", model=str(tmp_path / "large"))
+    refused("trained with identities: --embeddings names a score table", model=str(tmp_path / "knowing"))
+    refused("makes single pictures; give one that was trained on several views", model=str(tmp_path / "single"))
+    refused("is no model of spinset", model=str(tmp_path))
+    refused("is not a dataset", data=str(tmp_path))
+    refused("there is no selection 'good'", selection="good")
+    refused("--nearest compares embeddings", nearest=noise)
+    refused("no identity with two views or more", data=turned_noise(tmp_path / "one", views=1).storage.url)
+    refused("--layout nersemble needs --detector", layout="nersemble")
+    refused("give a model and --data, or two folders", model="")
+    refused("--pair has 1 folders; it takes two", pair=("a",))
+    refused("--stages is 3", stages=3)
+    assert not (tmp_path / "out" / "results.json").exists()
