@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from train.checkpoint_file import read_checkpoint
 from train.ldm_names import Names, shape_there
+from train.model import About, ModelShape, write_about
 from train.parts import CONFIG, PARTS, UNET, Part, blank_model, names_in, read_config, save, settings, take, write_part
 from train.sd15 import sd15_unet_config
 
@@ -36,6 +37,8 @@ class Converted:
 
 def convert(file: str | Path, dest: str | Path, like: str | Path | None = None) -> Converted:
     """Write the models of a checkpoint as `dest/unet`, `dest/vae` and `dest/text_encoder`, whichever it has.
+
+    The whole of SpinMeRound is then a model that `spinset views` takes.
 
     Known are whole checkpoints of SpinMeRound and of Stable Diffusion 1.5, and a UNet, autoencoder or CLIP text model alone, by
     the names of LDM, diffusers or transformers (Arc2Face). Sizes are those released, or of the configs in the folder `like`.
@@ -70,6 +73,8 @@ def convert(file: str | Path, dest: str | Path, like: str | Path | None = None) 
             raise ValueError(f"{dest / part.folder} is there already; remove it, or give another folder")
     for part, model, weights in found:
         write_part(part, model, weights, dest)
+    if not like and len(found) == len(PARTS) and settings(found[0][1])["in_channels"] == CHANNELS[1][0]:
+        write_about(ModelShape(), About("what SpinMeRound's released weights know"), dest)
     return Converted({part.folder: len(weights) for part, _, weights in found}, ignored)
 
 

@@ -142,8 +142,13 @@ def save_model(model: Model, folder: Path, weights: dict[str, Tensor] | None = N
     autoencoder.save_pretrained(folder / VAE)
     if isinstance(model.tokens, Arc2FaceTokens):
         model.tokens.text.save_pretrained(folder / TEXT)
-    about = {"format": FORMAT, "shape": asdict(model.shape), "about": asdict(model.about)}
-    (folder / FILE).write_text(json.dumps(about, indent=1) + "\n")
+    write_about(model.shape, model.about, folder)
+
+
+def write_about(shape: ModelShape, about: About, folder: Path) -> None:
+    """Write what a model is; its weights lie beside it."""
+    text = json.dumps({"format": FORMAT, "shape": asdict(shape), "about": asdict(about)}, indent=1)
+    (folder / FILE).write_text(text + "\n")
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> Model:

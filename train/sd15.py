@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from train.unet import UNetShape
+
 Config = dict[str, Any]
 
 SD15_VAE_CONFIG: Config = {
@@ -34,16 +36,4 @@ CLIP_L_TEXT_CONFIG: Config = {
 
 def sd15_unet_config(in_channels: int = 4, out_channels: int = 4) -> Config:
     """Of diffusers' UNet2DConditionModel; SpinMeRound's has 153 channels in and 8 out, and is the same in all else."""
-    return {
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "block_out_channels": (320, 640, 1280, 1280),
-        "layers_per_block": 2,
-        "cross_attention_dim": 768,
-        # The name is diffusers' old mistake: it counts heads.
-        "attention_head_dim": 8,
-        "norm_num_groups": 32,
-        "sample_size": 64,
-    }
+    return UNetShape().diffusers(in_channels, out_channels)
