@@ -5,38 +5,39 @@ of the data and every draw are functions of it, so a run is the same however oft
 """
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
-from manifests.dataset import Dataset
-from manifests.order import State
 from train.batch import Batch
-from train.checkpoint import Checkpoints, read_about
+from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.ema import Ema
-from train.identity import Arc2FaceTokens
 from train.loader import open_loader
-from train.log import Log, Meter, forward_flops
-from train.model import TEXT, UNET, VAE, About, Model, fill
+from train.log import Log, Meter
+from train.model import Model
 from train.objective import draw, gaussian, losses
 from train.optimizer import Optimizer
 from train.parallel import Ranks, clip, gathering, joined, spread
 from train.run_folder import export, snapshot, write_config
-from train.scene import Nothing
-from train.stream import Loader, LoaderConfig
-from train.unet import MultiviewUNet, grow
-from train.vae import WEIGHTS, load_vae
+from train.start import (
+    about_run,
+    lineage,
+    loader_config,
+    named_tensors,
+    open_model,
+    prepared,
+    resolution_of,
+    resume,
+    scene_flops,
+)
 from train.validate import draw_grid, level_losses, open_validation, save_picture, scene_of
 
 
@@ -54,40 +55,31 @@ def run(config: TrainConfig) -> Path:
         validation = open_validation(config, model) if config.validation.data else None
         network = spread(prepared(config, model), ranks, config.strategy == "fsdp", config.precision == "bf16")
         optimizer, ema = Optimizer(model.network, config.optim), Ema(model.network, config.ema)
-        resolution = loader.config.resolution or Dataset(config.loader.data).plan.resolution
-        nothing = model.nothing(resolution)
+        nothing = model.nothing(resolution_of(config))
         checkpoints = Checkpoints(out, ranks, config.keep)
         tensors = named_tensors(model.network, optimizer, ema)
         seen = resume(config, checkpoints, tensors, optimizer, loader)
         if ranks.is_first:
             write_config(config, out)
         batch_size = config.loader.batch
-        flops = scene_flops(model, config, nothing)
-        meter = Meter(ranks.device, flops, ranks.world)
+        meter = Meter(ranks.device, scene_flops(model, config, nothing), ranks.world)
         autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
         def save() -> None:
-            if seen:
-                about = {
-                    "seen": seen,
-                    "steps": optimizer.steps,
-                    "loader": loader.state().to_json(),
-                    **lineage(config, loader),
-                }
-                checkpoints.save(tensors, seen, about)
-                snapshot(ema, out, seen, ranks)
+            about = {"seen": seen, "steps": optimizer.steps, **lineage(config, loader)}
+            checkpoints.save(tensors, seen, about)
+            snapshot(ema, out, seen, ranks)
 
         def look() -> None:
-            if validation is not None:
-                with ema.in_place(), autocast:
-                    found = level_losses(model, network, validation, config, nothing)
-                    pixels = (
-                        draw_grid(model, network, validation, config, nothing) if config.validation.pictures else None
-                    )
-                log.write(seen, found, f"validation loss {found['validation/loss']:.4f}")
-                if ranks.is_first and pixels is not None:
-                    save_picture(pixels, out / "samples" / f"{seen:012d}.png")
-                    log.picture(seen, "samples", pixels)
+            if validation is None:
+                return
+            with ema.in_place(), autocast:
+                found = level_losses(model, network, validation, config, nothing)
+                drawn = [draw_grid(model, network, validation, config, nothing)] if config.validation.pictures else []
+            log.write(seen, found, f"validation loss {found['validation/loss']:.4f}")
+            for pixels in drawn if ranks.is_first else []:
+                save_picture(pixels, out / "samples" / f"{seen:012d}.png")
+                log.picture(seen, "samples", pixels)
 
         with Log(out, config.samples, seen, ranks.is_first, config.wandb, config.as_json()) as log:
             batches = iter(loader)
@@ -109,9 +101,8 @@ def run(config: TrainConfig) -> Path:
                         (loss * ranks.world).backward()
                     meter.loss += loss.detach()
                 seen, before = seen + batch_size, seen
-                optimizer.step(
-                    clip(model.network.parameters(), config.optim.clip), config.optim.rate(seen, config.samples)
-                )
+                norm = clip(model.network.parameters(), config.optim.clip)
+                optimizer.step(norm, config.optim.rate(seen, config.samples))
                 ema.update(seen, batch_size)
                 meter.steps, meter.samples = meter.steps + 1, meter.samples + batch_size
                 is_last = seen >= config.samples
@@ -126,102 +117,8 @@ def run(config: TrainConfig) -> Path:
                     checkpoints.finish()
                     raise KeyboardInterrupt
             checkpoints.finish()
-        about = About(knows(config, loader), resolution, conditions(config), bool(config.loader.embeddings), seen)
-        export(replace(model, about=about), ema, out, ranks)
+        export(replace(model, about=about_run(config, loader, seen)), ema, out, ranks)
         return out / "model"
-
-
-def loader_config(config: TrainConfig) -> LoaderConfig:
-    """The loader's own config, with the autoencoder whose latents are cached."""
-    latents = vae_folder(config) if config.latents else ""
-    return replace(config.loader, latents=latents, pin_memory=config.device == "cuda")
-
-
-def vae_folder(config: TrainConfig) -> str:
-    return config.vae or str(Path(config.init) / VAE)
-
-
-def open_model(config: TrainConfig, device: torch.device) -> Model:
-    """The model with its first weights.
-
-    Raises:
-        FileNotFoundError, ValueError: files are missing or do not fit; names them, and where they come from.
-    """
-    shape, from_convert = config.model, "make it with spinset convert from the official file"
-    if not config.vae and not config.init:
-        raise ValueError(
-            "--vae is needed: the folder of an AutoencoderKL, such as the vae folder of Stable Diffusion 1.5"
-        )
-    vae = load_vae(vae_folder(config), str(device))
-    with torch.random.fork_rng():
-        # The one place where torch's own stream is used: the first weights of a network.
-        torch.manual_seed(config.seed)
-        network, tokens = shape.network(vae.channels), shape.identity.build()
-    if isinstance(tokens, Arc2FaceTokens):
-        folder = Path(config.text_encoder or f"{config.init}/{TEXT}")
-        if not (config.text_encoder or config.init) or not (folder / "model.safetensors").is_file():
-            raise FileNotFoundError(
-                f"--text-encoder is needed: {folder} has no model.safetensors; it is Arc2Face's encoder, {from_convert}"
-            )
-        fill(tokens.text, folder / "model.safetensors")
-    if config.init:
-        file = Path(config.init) / UNET / WEIGHTS
-        if not file.is_file():
-            raise FileNotFoundError(f"--init is {config.init}, which has no {UNET}/{WEIGHTS}; {from_convert}")
-        first = torch.Generator().manual_seed(config.seed)
-        try:
-            network.unet.load_state_dict(grow(load_file(file), network.unet, config.stem, first))
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{file} is the UNet of another shape ({str(error).splitlines()[-1].strip()})") from error
-    return Model(shape, network.to(device), tokens.to(device), vae)
-
-
-def prepared(config: TrainConfig, model: Model) -> MultiviewUNet:
-    """The network as its ranks will spread it: checkpointed and compiled first."""
-    network = model.network
-    if config.checkpoint_activations:
-        network.checkpoint_activations()
-    if config.compile:
-        network.compile_blocks()
-    return network
-
-
-def resume(
-    config: TrainConfig, checkpoints: Checkpoints, tensors: dict[str, Tensor], optimizer: Optimizer, loader: Loader
-) -> int:
-    """Go on from the newest checkpoint; returns the samples seen.
-
-    Raises:
-        ValueError: it is of another run, or of other data.
-    """
-    place = checkpoints.latest()
-    if place is None:
-        return 0
-    about = read_about(place)
-    if about["fingerprint"] != config.fingerprint:
-        differ = differences(about["config"], config.as_json())
-        raise ValueError(f"{place} is of a run with other settings ({differ}); give those, or another --out")
-    loader.resume(State.from_json(about["loader"]))
-    checkpoints.load(place, tensors)
-    optimizer.steps = about["steps"]
-    return about["seen"]
-
-
-def differences(there: Any, here: Any, name: str = "") -> str:
-    """The first few settings that are not the same."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        parts = [differences(there.get(k), here.get(k), f"{name}.{k}" if name else k) for k in {**there, **here}]
-        return ", ".join([part for part in parts if part][:3])
-    return "" if there == here else f"{name} was {there!r}, is {here!r}"
-
-
-def named_tensors(network: MultiviewUNet, optimizer: Optimizer, ema: Ema) -> dict[str, Tensor]:
-    """Everything that a checkpoint holds; the tensors themselves, which loading fills."""
-    return {
-        **{f"network.{name}": weight.data for name, weight in network.named_parameters()},
-        **{f"adam.{name}": moment for name, moment in optimizer.moments.items()},
-        **{f"ema.{n}.{k}": weight for n, average in ema.averages.items() for k, weight in average.items()},
-    }
 
 
 def latents_of(model: Model, batch: Batch, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:
@@ -267,45 +164,6 @@ def write_numbers(log: Log, meter: Meter, optimizer: Optimizer, config: TrainCon
 def passed(before: int, now: int, every: int) -> bool:
     """Whether a multiple lies between two counts."""
     return before // every < now // every
-
-
-def scene_flops(model: Model, config: TrainConfig, nothing: Nothing) -> float:
-    """Of one scene forward."""
-    with torch.device("meta"):
-        network = model.shape.network(model.vae.channels)
-    return forward_flops(network, config.loader.recipe.views, nothing.latents.shape[-1], len(nothing.context))
-
-
-def knows(config: TrainConfig, loader: Loader) -> str:
-    """What heads a model has seen."""
-    source = Dataset(config.loader.data).plan.source["name"]
-    return f"{len(loader.worker.subset.identities)} {source} heads"
-
-
-def conditions(config: TrainConfig) -> tuple[int, ...]:
-    return getattr(config.loader.recipe, "conditions", (0,))
-
-
-def lineage(config: TrainConfig, loader: Loader) -> dict[str, Any]:
-    """What a checkpoint was made of."""
-    state = loader.state()
-    return {
-        "fingerprint": config.fingerprint,
-        "config": config.as_json(),
-        "dataset": state.dataset,
-        "selection": state.selection,
-        "commit": commit(),
-        "torch": torch.__version__,
-    }
-
-
-def commit() -> str:
-    """The git commit of this code, with a + if it was changed since; empty if it is no checkout."""
-    here = Path(__file__).parent
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, check=False
-    )
-    return said.stdout.strip()
 
 
 @contextmanager

@@ -306,7 +306,7 @@ def test_numbers_that_are_not_finite_are_found_before_the_first_step(config, tmp
 
 def test_steps_that_are_not_finite_are_skipped_and_then_end_the_run(config, monkeypatch):
     """The guard itself: gradients that overflow leave weights as they are."""
-    import train.trainer as trainer
+    from train import trainer
 
     real, calls = trainer.losses, []
 
