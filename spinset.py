@@ -221,6 +221,27 @@ def _heads(parse: Parse) -> int:
     return DONE
 
 
+def _evaluate(parse: Parse) -> int:
+    from infer.evaluation.config import EvaluateConfig
+    from infer.evaluation.evaluate import evaluate
+
+    config, clip = parse(EvaluateConfig), None
+    if config.clip:
+        import numpy as np
+
+        from filters.clip_janus import load_clip
+
+        loaded = load_clip(config.clip, device=config.device)
+
+        def embed(pictures: np.ndarray) -> np.ndarray:
+            return loaded.pictures(loaded.prepare(pictures)).numpy()
+
+        clip = embed
+    out = evaluate(config, clip)
+    print(f"{out}/results.md\nworst people: {out}/failures.html")
+    return DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "demo": (_demo, "make, verify, judge and show procedural heads, in minutes"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
@@ -232,6 +253,7 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "train": (_train, "train a multiview model; the same command goes on"),
     "views": (_views, "views all around a person, from a photo"),
     "heads": (_heads, "new people, from nothing or from identities"),
+    "evaluate": (_evaluate, "measure a model as the papers do, or two folders of pictures"),
     "average": (_average, "the model of a run with its weights averaged over another length"),
     "convert": (_convert, "an official checkpoint to safetensors, without executing it"),
     "status": (_status, "how far a dataset is, and what failed"),

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from infer.metrics import l2, ssim
+from infer.metrics.pixels import l2, ssim
 from train.batch import Batch
 from train.config import TrainConfig
 from train.loader import open_loader

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tyro.conf import OmitArgPrefixes, Positional
 
-from infer.outputs import DEFAULT, check, write
+from infer.outputs.write import DEFAULT, check, write
 from infer.own_normals import PULL, own_normals
 from infer.plan import Plan, plan_views, ring
-from infer.portrait import Portrait, PortraitConfig, Studio
+from infer.portrait.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
 from train.embedded.folder import HEADS64

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small import small_plan, write_shard
 from tiny_vae import write_vae
 
@@ -130,6 +131,37 @@ def test_copies_that_cannot_be_made_are_one_line(capsys, tmp_path, dataset, argu
     code, _, err = run(capsys, *(word.format(**where) for word in arguments))
     assert code == 2 and says in one_line(err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give a model and --data, or two folders with --pair GENERATED TRUTH"),
+        (["heads64", "--data", "{data}", "--protocol", "panohead"], "--protocol"),
+        (["heads64", "--data", "{data}", "--stages", "3"], "--stages is 3; 1 makes all views from the input"),
+        (["{nothing}", "--data", "{data}"], "is no model of spinset"),
+        (["heads64", "--data", "{data}", "--clip", "local-dir:{nothing}"], "open_clip_config.json"),
+        (["--pair", "{nothing}", "{data}"], "{nothing}"),
+    ],
+)
+def test_evaluations_that_cannot_be_made_are_one_line(capsys, tmp_path, dataset, arguments, says):
+    where = {"data": str(dataset), "nothing": str(tmp_path / "nothing")}
+    out = tmp_path / "out"
+    code, _, err = run(capsys, "evaluate", *(word.format(**where) for word in arguments), "--out", str(out))
+    assert code == 2 and says.format(**where) in one_line(err)
+    assert not out.exists()
+
+
+def test_evaluate_says_where_the_results_are(capsys, tmp_path):
+    for folder in ("made", "true"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (64, 64), (200, 30, 40)).save(tmp_path / folder / "a.png")
+    pair, out = ["--pair", str(tmp_path / "made"), str(tmp_path / "true")], str(tmp_path / "out")
+    clip = ["--clip", f"local-dir:{ROOT / 'filters/embedded/clip'}"]
+    code, said, _ = run(capsys, "evaluate", *pair, *clip, "--weights", str(tmp_path), "--out", out)
+    assert code == 0 and said == f"{out}/results.md\nworst people: {out}/failures.html\n"
+    results = json.loads((tmp_path / "out/results.json").read_text())["results"]["generated"]
+    assert {row["name"]: row for row in results}["clip"]["value"] == pytest.approx(1, abs=1e-5)
 
 
 def test_latents_say_what_was_made(capsys, tmp_path, dataset):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from infer.held_out import HeldOut, StoredPeople
-from infer.likeness import cosines
-from infer.novel_views import Shown
+from infer.evaluation.held_out import HeldOut, StoredPeople
+from infer.evaluation.novel_views import Shown
+from infer.metrics.likeness import cosines
 from train.sampling import distance
 
 

@@ -8,11 +8,11 @@ from tyro.conf import Positional
 
 from filters.arcface import load_arcface, load_detector
 from filters.weights import EMBEDDED, existing, sha256
-from infer.importers.open import Layout
-from infer.importers.stage import StageConfig
-from infer.likeness import FaceEmbedder
-from infer.measure import Kit
-from infer.protocols import Name
+from infer.evaluation.importers.open import Layout
+from infer.evaluation.importers.stage import StageConfig
+from infer.evaluation.measure import Kit
+from infer.evaluation.protocols import Name
+from infer.metrics.likeness import FaceEmbedder
 
 
 @dataclass(frozen=True)

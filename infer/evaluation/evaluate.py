@@ -14,20 +14,20 @@ import numpy as np
 from jaxtyping import Float32
 
 from filters.weights import sha256
-from infer.baselines import Nearest, copied
-from infer.evaluate_config import EvaluateConfig, kit_settings, open_detector, open_faces
-from infer.evaluate_progress import people_shown
-from infer.evaluation_report import Report, save_strip, strip
-from infer.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
-from infer.importers.open import open_stage
+from infer.evaluation.baselines import Nearest, copied
+from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
+from infer.evaluation.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
+from infer.evaluation.importers.open import open_stage
+from infer.evaluation.measure import Kit, PictureEmbedder, look_at_truth, measure, open_kit, to_unit
+from infer.evaluation.novel_views import NovelViews, make_views, number_of
+from infer.evaluation.pairs import evaluate_pair
+from infer.evaluation.progress import people_shown
+from infer.evaluation.protocols import PROTOCOLS, Protocol
+from infer.evaluation.report import Report, save_strip, strip
+from infer.evaluation.rows import Rows
+from infer.evaluation.summary import TRUTH, results_of, save_features
 from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
-from infer.measure import Kit, PictureEmbedder, look_at_truth, measure, open_kit, to_unit
-from infer.novel_views import NovelViews, make_views, number_of
-from infer.pairs import evaluate_pair
-from infer.protocols import PROTOCOLS, Protocol
-from infer.rows import Rows
-from infer.summary import TRUTH, results_of, save_features
 from infer.views import Painter, SamplerConfig
 from train.embedded.folder import HEADS64
 from train.identity import EMBEDDING

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from filters.landmarks import face_points
 from geometry.cameras import Cameras, turned
-from infer import protocols
+from infer.evaluation import protocols
 from manifests.dataset import Dataset
 from manifests.draws import generator
 from manifests.embeddings import mean_embeddings

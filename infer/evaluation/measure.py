@@ -10,9 +10,10 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from geometry.cameras import Cameras
-from infer.frechet import FID, Inception, load_inception
-from infer.held_out import HeldOut
-from infer.likeness import (
+from infer.evaluation.held_out import HeldOut
+from infer.evaluation.novel_views import Shown
+from infer.metrics.frechet import FID, Inception, load_inception
+from infer.metrics.likeness import (
     Consistency,
     FaceEmbedder,
     Faces,
@@ -21,9 +22,8 @@ from infer.likeness import (
     re_identification,
     similarity,
 )
-from infer.metrics import normal_error
-from infer.novel_views import Shown
-from infer.picture_metrics import PictureMetrics, picture_metrics
+from infer.metrics.picture_metrics import PictureMetrics, picture_metrics
+from infer.metrics.pixels import normal_error
 
 PictureEmbedder = Callable[[UInt8[np.ndarray, "v h w 3"]], Float32[np.ndarray, "v d"]]
 """Pictures to vectors whose cosines mean likeness, such as CLIP's tower."""

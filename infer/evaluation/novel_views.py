@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from geometry.cameras import Cameras, orbit
-from infer.held_out import HeldOut
+from infer.evaluation.held_out import HeldOut
 from infer.own_normals import PULL, own_normals
 from infer.plan import ANCHORS, AT_ONCE, SECTOR, Call, nearest_anchors
 from manifests.draws import generator

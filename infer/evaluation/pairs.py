@@ -11,16 +11,16 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from geometry.cameras import orbit
-from infer.align import over_white
-from infer.evaluate_config import EvaluateConfig, kit_settings, open_detector, open_faces
-from infer.evaluate_progress import people_shown
-from infer.evaluation_report import Report, grid, save_strip
-from infer.held_out import HeldOut
-from infer.measure import PERSON_METRICS, PictureEmbedder, look_at_truth, measure, open_kit, to_unit
-from infer.novel_views import Shown
-from infer.photo import read_photo
-from infer.rows import Rows
-from infer.summary import TRUTH, results_of, save_features
+from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
+from infer.evaluation.held_out import HeldOut
+from infer.evaluation.measure import PERSON_METRICS, PictureEmbedder, look_at_truth, measure, open_kit, to_unit
+from infer.evaluation.novel_views import Shown
+from infer.evaluation.progress import people_shown
+from infer.evaluation.report import Report, grid, save_strip
+from infer.evaluation.rows import Rows
+from infer.evaluation.summary import TRUTH, results_of, save_features
+from infer.portrait.align import over_white
+from infer.portrait.photo import read_photo
 
 GENERATED = "generated"
 SUFFIXES = (".png", ".jpg", ".jpeg")

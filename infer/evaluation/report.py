@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from infer.figures import Figure
-from infer.held_out import HeldOut
-from infer.measure import to_bytes
-from infer.novel_views import Shown
-from infer.protocols import Protocol, Table, better
-from infer.summary import Result, Row, measured, worst
+from infer.evaluation.held_out import HeldOut
+from infer.evaluation.measure import to_bytes
+from infer.evaluation.novel_views import Shown
+from infer.evaluation.protocols import Protocol, Table, better
+from infer.evaluation.summary import Result, Row, measured, worst
+from infer.metrics.figures import Figure
 
 TILE, COLUMNS = 96, 8
 """Pixels of a view in the gallery, and how many views of a person it shows."""
@@ -138,7 +138,7 @@ class Report:
         names = list(dict.fromkeys(row["name"] for found in lists.values() for row, _ in found))
         cards = {name: file for name in names if (file := picture_file(folder, name)).is_file()}
         environment = Environment(
-            loader=PackageLoader("infer", "."),
+            loader=PackageLoader("infer.evaluation", "."),
             autoescape=select_autoescape(),
             undefined=StrictUndefined,
             trim_blocks=True,

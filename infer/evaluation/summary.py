@@ -10,11 +10,11 @@ from jaxtyping import Float
 from safetensors.numpy import load_file, save_file
 
 from geometry.cameras import turned
-from infer.figures import Figure, mean_figure
-from infer.frechet import FID, fid_figures
-from infer.measure import PERSON_METRICS, VIEW_METRICS
-from infer.perceptual import PERCEPTUAL
-from infer.protocols import better
+from infer.evaluation.measure import PERSON_METRICS, VIEW_METRICS
+from infer.evaluation.protocols import better
+from infer.metrics.figures import Figure, mean_figure
+from infer.metrics.frechet import FID, fid_figures
+from infer.metrics.perceptual import PERCEPTUAL
 
 FRONT = 90.0
 """Degrees turned from the front up to which a view is one of the front."""

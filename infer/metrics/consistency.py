@@ -11,8 +11,8 @@ from torch import Tensor
 
 from geometry.cameras import Cameras
 from geometry.epipolar import epipolar_distance, fundamental
-from infer.figures import Figure, absent
-from infer.metrics import Measure, l2
+from infer.metrics.figures import Figure, absent
+from infer.metrics.pixels import Measure, l2
 
 RATIO = 0.8
 """How much nearer a match must be than the second best. Source: Lowe 2004, section 7.1."""

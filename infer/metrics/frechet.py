@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geometry.cameras import turned
-from infer.figures import Figure
-from infer.metric_weights import INCEPTION, read_weights
-from infer.metrics import check_range
+from infer.metrics.figures import Figure
+from infer.metrics.metric_weights import INCEPTION, read_weights
+from infer.metrics.pixels import check_range
 
 SIDE, FEATURES, SPLIT = 299, 2048, 16
 FID = ("fid", "fid_front", "fid_back")

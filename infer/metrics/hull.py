@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geometry.cameras import Cameras
-from infer.metrics import check_range
+from infer.metrics.pixels import check_range
 
 FACING = 0.3
 """Cosine between a surface and the direction of a camera below which its picture is too slanted to be believed."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from filters.arcface import ArcFace, crops_of
 from filters.landmarks import face_points, project
 from geometry.cameras import Cameras, azimuth_elevation, turned
-from infer.figures import Figure, mean_figure
+from infer.metrics.figures import Figure, mean_figure
 
 DLIB_DISTANCE = 0.6
 """Below which dlib's embeddings are of one person, as Morphable Diffusion and Gen3D-Face count it."""

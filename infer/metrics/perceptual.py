@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infer.metric_weights import ALEXNET, VGG16, read_tensors, read_weights
-from infer.metrics import Measure, check_pictures
+from infer.metrics.metric_weights import ALEXNET, VGG16, read_tensors, read_weights
+from infer.metrics.pixels import Measure, check_pictures
 
 SMALLEST = 32
 """Pixels of a side below which nothing is left after the pooling of the backbones."""

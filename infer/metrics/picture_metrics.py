@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from infer.figures import Figure, absent, mean_figure
-from infer.metrics import WINDOW, Measure, l2, psnr, ssim
-from infer.perceptual import PERCEPTUAL, SMALLEST
+from infer.metrics.figures import Figure, absent, mean_figure
+from infer.metrics.perceptual import PERCEPTUAL, SMALLEST
+from infer.metrics.pixels import WINDOW, Measure, l2, psnr, ssim
 
 
 @dataclass(frozen=True, eq=False)

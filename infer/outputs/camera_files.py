@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float32
 
 from geometry.cameras import Z_UP, to_colmap, to_opengl, to_z_up
-from infer.mesh import Body
-from infer.pictures import names
-from infer.ply import encode_ply
+from infer.outputs.mesh import Body
+from infer.outputs.pictures import names
+from infer.outputs.ply import encode_ply
 from infer.turn import Turn
 
 POINTS = 20_000

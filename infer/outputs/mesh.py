@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from geometry.cameras import Cameras
 from geometry.meshes import Mesh
-from infer.relief import relief
-from infer.seen import see
-from infer.silhouettes import silhouettes
+from infer.outputs.relief import relief
+from infer.outputs.seen import see
+from infer.outputs.silhouettes import silhouettes
 from infer.turn import Turn
 
 GRID = 128

@@ -7,7 +7,7 @@ from torch import Tensor
 from geometry.cameras import Cameras
 from geometry.meshes import Mesh
 from geometry.normals import unit
-from infer.seen import see
+from infer.outputs.seen import see
 
 ROUNDS = 2
 """How often normals are read off at where the vertices have gone."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from infer.rings import rings
+from infer.outputs.rings import rings
 from infer.turn import Turn
 from train.validate import as_pixels, framed
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infer.mesh import Body
-from infer.metrics import WINDOW, ssim
-from infer.ply import encode_ply
+from infer.metrics.pixels import WINDOW, ssim
+from infer.outputs.mesh import Body
+from infer.outputs.ply import encode_ply
 from infer.turn import Turn
 from manifests.draws import generator
 

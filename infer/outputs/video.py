@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from infer.rings import level
+from infer.outputs.rings import level
 from infer.turn import Turn
 from train.validate import as_pixels
 

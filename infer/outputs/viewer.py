@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from geometry.cameras import turned
-from infer.rings import level, rings
+from infer.outputs.rings import level, rings
 from infer.turn import Turn
 from train.validate import as_pixels
 
@@ -46,7 +46,10 @@ def viewer(turn: Turn, title: str) -> str:
     ]
     ring = level(turn)
     environment = Environment(
-        loader=PackageLoader("infer", "."), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("infer.outputs", "."),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template("viewer.html").render(
         title=title,

@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from infer.camera_files import colmap, nerfstudio
-from infer.mesh import Body, body
-from infer.pictures import pictures, png
-from infer.sheet import sheet
-from infer.splat import check_splat, splats
+from infer.outputs.camera_files import colmap, nerfstudio
+from infer.outputs.mesh import Body, body
+from infer.outputs.pictures import pictures, png
+from infer.outputs.sheet import sheet
+from infer.outputs.splat import check_splat, splats
+from infer.outputs.video import gif, mp4
+from infer.outputs.viewer import viewer
 from infer.turn import Turn
-from infer.video import gif, mp4
-from infer.viewer import viewer
 from manifests.storage import Storage
 
 OUTPUTS = ("images", "sheet", "gif", "mp4", "viewer", "nerfstudio", "colmap", "mesh", "splat")

@@ -13,8 +13,8 @@ from jaxtyping import Float, Float32, UInt8
 from filters.arcface import ArcFace, load_arcface, load_detector, onnx_session
 from filters.landmarks import crops
 from filters.weights import existing
-from infer.align import Frame
-from infer.pose import HeadPose, landmark_pose
+from infer.portrait.align import Frame
+from infer.portrait.pose import HeadPose, landmark_pose
 
 IDENTITY = 512
 """Numbers of an identity, as Arc2Face's text encoder reads them."""
@@ -65,7 +65,7 @@ class FaceModels:
         return Face(boxes[largest, :4].astype(np.float32), points[largest].astype(np.float32), len(boxes))
 
     def pose(self, rgb: UInt8[np.ndarray, "h w 3"], face: Face, frame: Frame) -> HeadPose:
-        """How the head lies against a frame, from 68 landmarks (see `infer.pose`)."""
+        """How the head lies against a frame, from 68 landmarks (see `infer.portrait.pose`)."""
         found = self.landmarks.get(np.ascontiguousarray(rgb[..., ::-1]), _Box(face.box))
         return landmark_pose(found.astype(np.float64), self.landmarks.mean_lmk.astype(np.float64), frame)
 

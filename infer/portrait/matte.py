@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from infer.bisenet import BiSeNet
+from infer.portrait.bisenet import BiSeNet
 
 TOLERANCE = 12
 """How far from the colour of the border, in any channel of 255, a pixel of a uniform background may be: JPEG's noise."""

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 
 from geometry.cameras import Cameras, from_view_rotation
-from infer.align import SIZE, Frame
+from infer.portrait.align import SIZE, Frame
 
 HALF_SIDE = 1.0
 """Half the side of the refined frame in units of insightface's mean face.

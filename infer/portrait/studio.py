@@ -11,12 +11,12 @@ from torch import Tensor
 
 from filters.landmarks import face_points, project
 from geometry.cameras import orbit, turned
-from infer.align import SIZE, SMALLEST, cut, cut_over_white, ffhq_frame, in_cut, over_white
-from infer.bisenet import load_bisenet
-from infer.face import FaceConfig, load_face_models
-from infer.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
-from infer.photo import Photo, read_photo, shown
-from infer.pose import refined, refusal
+from infer.portrait.align import SIZE, SMALLEST, cut, cut_over_white, ffhq_frame, in_cut, over_white
+from infer.portrait.bisenet import load_bisenet
+from infer.portrait.face import FaceConfig, load_face_models
+from infer.portrait.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
+from infer.portrait.photo import Photo, read_photo, shown
+from infer.portrait.pose import refined, refusal
 
 SURE = 45.0
 """Degrees a head may be turned before its identity and its views become guesses."""

@@ -10,10 +10,10 @@ from safetensors.numpy import load_file, save_file
 from tiny_vae import write_vae
 
 from filters.weights import EMBEDDED as FILTERS
-from infer.face import FaceConfig
 from infer.make import DirectionsConfig, FilesConfig, HeadsConfig, ViewsConfig, heads, read_identity, views, with_photos
 from infer.plan import plan_views, ring
-from infer.portrait import PortraitConfig
+from infer.portrait.face import FaceConfig
+from infer.portrait.studio import PortraitConfig
 from infer.views import SamplerConfig
 from spinset import main
 from train.model import About, Model, save_model

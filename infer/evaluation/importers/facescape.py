@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from infer.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
+from infer.evaluation.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
 
 
 class FaceScape:

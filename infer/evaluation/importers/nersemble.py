@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from infer.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
+from infer.evaluation.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
 
 WIDTH = 2200
 """Pixels across of the pictures that the intrinsics are of."""

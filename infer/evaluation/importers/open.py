@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from infer.importers.facescape import FaceScape
-from infer.importers.nersemble import NeRSemble
-from infer.importers.renderme360 import RenderMe360
-from infer.importers.stage import StageConfig, StagePeople
+from infer.evaluation.importers.facescape import FaceScape
+from infer.evaluation.importers.nersemble import NeRSemble
+from infer.evaluation.importers.renderme360 import RenderMe360
+from infer.evaluation.importers.stage import StageConfig, StagePeople
 
 Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from infer.importers.shots import Pixels, Shot, decode_rgb, drawn, people_in, rigid
+from infer.evaluation.importers.shots import Pixels, Shot, decode_rgb, drawn, people_in, rigid
 
 
 class RenderMe360:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from infer.align import over_white
+from infer.portrait.align import over_white
 from manifests.draws import generator
 
 T = TypeVar("T")

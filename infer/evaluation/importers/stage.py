@@ -13,13 +13,13 @@ from torch import Tensor
 
 from filters.weights import existing, sha256
 from geometry.cameras import Cameras, azimuth_elevation
-from infer.align import over_white
-from infer.bisenet import BiSeNet, load_bisenet
-from infer.held_out import HeldOut
-from infer.importers.head_frame import HeadFrame, head_frame, straightened
-from infer.importers.shots import Shot, Stage
-from infer.likeness import FaceEmbedder
-from infer.matte import MatteConfig, parsed_alpha, uniform_alpha
+from infer.evaluation.held_out import HeldOut
+from infer.evaluation.importers.head_frame import HeadFrame, head_frame, straightened
+from infer.evaluation.importers.shots import Shot, Stage
+from infer.metrics.likeness import FaceEmbedder
+from infer.portrait.align import over_white
+from infer.portrait.bisenet import BiSeNet, load_bisenet
+from infer.portrait.matte import MatteConfig, parsed_alpha, uniform_alpha
 
 PARSED = 512
 """Pixels of a side at which a face parser looks."""

@@ -15,15 +15,15 @@ from turned_heads import turned_heads, turned_noise
 from filters.arcface import ArcFaceConfig, load_arcface
 from filters.score import ScoreConfig, score
 from filters.weights import EMBEDDED
-from infer.baselines import copied
-from infer.evaluate import evaluate
-from infer.evaluate_config import EvaluateConfig
-from infer.held_out import StoredPeople, choose_people, choose_views
-from infer.likeness import FaceEmbedder
-from infer.measure import look_at_truth, measure, open_kit
-from infer.novel_views import NovelViews, Shown, make_views
-from infer.protocols import DIFFPORTRAIT360, GEN3D_FACE, PROTOCOLS, SPINMEROUND
-from infer.rows import FILE
+from infer.evaluation.baselines import copied
+from infer.evaluation.config import EvaluateConfig
+from infer.evaluation.evaluate import evaluate
+from infer.evaluation.held_out import StoredPeople, choose_people, choose_views
+from infer.evaluation.measure import look_at_truth, measure, open_kit
+from infer.evaluation.novel_views import NovelViews, Shown, make_views
+from infer.evaluation.protocols import DIFFPORTRAIT360, GEN3D_FACE, PROTOCOLS, SPINMEROUND
+from infer.evaluation.rows import FILE
+from infer.metrics.likeness import FaceEmbedder
 from jobs.pool import PoolConfig
 from train.model import load_model, save_model
 from train.trainer import run
@@ -168,9 +168,7 @@ def test_views_do_not_depend_on_who_else_is_made(model, noise):
 
 
 def test_a_copy_of_another_set(model, tmp_path, monkeypatch):
-    import infer.evaluate
-
-    monkeypatch.setattr(infer.evaluate, "open_detector", lambda config: FiveDots())
+    monkeypatch.setattr("infer.evaluation.evaluate.open_detector", lambda config: FiveDots())
     out = evaluate(config(model, str(facescape(tmp_path / "facescape")), tmp_path / "out", layout="facescape"))
     rows = results(out)
     assert rows["l2"]["count"] == 3
@@ -206,9 +204,9 @@ def test_which_views_are_given_and_made():
 
 
 def test_tables_have_columns_that_are_measured():
-    from infer.frechet import FID
-    from infer.measure import PERSON_METRICS, VIEW_METRICS
-    from infer.summary import PICTURE_METRICS
+    from infer.evaluation.measure import PERSON_METRICS, VIEW_METRICS
+    from infer.evaluation.summary import PICTURE_METRICS
+    from infer.metrics.frechet import FID
 
     known = {
         *FID,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer.evaluate import evaluate
-from infer.evaluate_config import EvaluateConfig
-from infer.frechet import frechet
-from infer.pairs import find_pairs, read_picture
-from infer.summary import results_of, save_features, worst
+from infer.evaluation.config import EvaluateConfig
+from infer.evaluation.evaluate import evaluate
+from infer.evaluation.pairs import find_pairs, read_picture
+from infer.evaluation.summary import results_of, save_features, worst
+from infer.metrics.frechet import frechet
 
 SIDE = 64
 

@@ -6,7 +6,7 @@ import torch
 from turntable import in_bytes, turntable
 
 from geometry.cameras import orbit
-from infer.consistency import chunk_borders, epipolar_distances, epipolar_figures, match, ring
+from infer.metrics.consistency import chunk_borders, epipolar_distances, epipolar_figures, match, ring
 
 ARC = tuple(15.0 * i for i in range(6))
 ALONG = np.stack([np.arange(5), np.arange(1, 6)], axis=1)

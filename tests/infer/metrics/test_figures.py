@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from infer.figures import Figure, absent, mean_figure
+from infer.metrics.figures import Figure, absent, mean_figure
 
 
 def test_a_mean_and_of_how_many():

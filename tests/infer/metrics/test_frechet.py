@@ -6,8 +6,8 @@ import torch
 from scipy import linalg
 from torchvision.models import inception_v3
 
-from infer.frechet import build_inception, fid_figures, frechet, load_inception
-from infer.metric_weights import INCEPTION
+from infer.metrics.frechet import build_inception, fid_figures, frechet, load_inception
+from infer.metrics.metric_weights import INCEPTION
 
 
 def features(n: int, shift: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,7 @@ from turntable import turntable
 
 from geometry.cameras import orbit
 from geometry.rays import rays
-from infer.hull import carve, colour_spread
+from infer.metrics.hull import carve, colour_spread
 
 AROUND = tuple(30.0 * i for i in range(12))
 

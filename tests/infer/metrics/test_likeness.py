@@ -9,7 +9,7 @@ from filters.arcface import ArcFace, ArcFaceConfig, ArcFaceScorer, load_arcface
 from filters.clip_janus import load_clip
 from filters.scorer import Subject
 from filters.weights import EMBEDDED
-from infer.likeness import (
+from infer.metrics.likeness import (
     DLIB_DISTANCE,
     FaceEmbedder,
     Faces,

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from infer.metric_weights import ALEXNET, INCEPTION, VGG16, WeightsFile, read_tensors, read_weights, weights_folder
-from infer.perceptual import build_dists, build_lpips, load_dists, load_lpips
-from infer.picture_metrics import picture_metrics
+from infer.metrics.metric_weights import (
+    ALEXNET,
+    INCEPTION,
+    VGG16,
+    WeightsFile,
+    read_tensors,
+    read_weights,
+    weights_folder,
+)
+from infer.metrics.perceptual import build_dists, build_lpips, load_dists, load_lpips
+from infer.metrics.picture_metrics import picture_metrics
 
 
 def random_state(network: str) -> dict[str, Tensor]:

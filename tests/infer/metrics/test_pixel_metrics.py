@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import peak_signal_noise_ratio as torch_psnr
 from torchmetrics.functional.image import structural_similarity_index_measure as torch_ssim
 
-from infer.metrics import l2, normal_error, psnr, ssim
+from infer.metrics.pixels import l2, normal_error, psnr, ssim
 
 
 def pictures(side: int) -> torch.Tensor:

@@ -10,9 +10,9 @@ import torch
 import trimesh
 from turns import ball_turn
 
-from infer.camera_files import POINTS, colmap, nerfstudio
-from infer.mesh import body
-from infer.pictures import names
+from infer.outputs.camera_files import POINTS, colmap, nerfstudio
+from infer.outputs.mesh import body
+from infer.outputs.pictures import names
 
 SIZE = 48
 DIRECTIONS = ([0, 120, 240, 0, 120, 240], [-20, -20, -20, 40, 40, 40])

@@ -12,9 +12,9 @@ from turntable import turntable
 
 from geometry.cameras import orbit
 from geometry.embree import EmbreeCaster
-from infer.mesh import body, surface
-from infer.relief import relief
-from infer.silhouettes import silhouettes
+from infer.outputs.mesh import body, surface
+from infer.outputs.relief import relief
+from infer.outputs.silhouettes import silhouettes
 
 RING = [45.0 * i for i in range(8)]
 

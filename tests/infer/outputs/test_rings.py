@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from infer.rings import level, rings
+from infer.outputs.rings import level, rings
 from infer.turn import Turn
 
 

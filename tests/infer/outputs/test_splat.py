@@ -10,8 +10,8 @@ import pytest
 import torch
 from turns import ball_turn
 
-from infer.mesh import body
-from infer.splat import SH0, check_splat, first_splats, fit
+from infer.outputs.mesh import body
+from infer.outputs.splat import SH0, check_splat, first_splats, fit
 
 SIZE, GRID = 24, 20
 RING = [60.0 * i for i in range(6)]

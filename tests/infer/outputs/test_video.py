@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageSequence
 from turns import ball_turn, head_turn
 
-from infer.video import gif, mp4
+from infer.outputs.video import gif, mp4
 from train.validate import as_pixels
 
 

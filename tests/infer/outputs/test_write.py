@@ -11,16 +11,15 @@ import torch
 from PIL import Image
 from turns import ball_turn
 
-from infer import outputs
-from infer.mesh import body
-from infer.outputs import OUTPUTS, check, write
+from infer.outputs.mesh import body
+from infer.outputs.write import OUTPUTS, check, write
 from train.validate import as_pixels
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Shapes are made on a coarse grid, to save time."""
-    monkeypatch.setattr(outputs, "body", partial(body, grid=24))
+    monkeypatch.setattr("infer.outputs.write.body", partial(body, grid=24))
 
 
 @pytest.fixture

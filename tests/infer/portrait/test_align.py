@@ -9,8 +9,8 @@ import torch
 from safetensors.numpy import load_file
 
 from geometry.cameras import eg3d_labels
-from infer.align import SIZE, Frame, cut, cut_over_white, ffhq_frame, in_cut, over_white, padded_cut
-from infer.pose import HeadPose, refined, tddfa_pose
+from infer.portrait.align import SIZE, Frame, cut, cut_over_white, ffhq_frame, in_cut, over_white, padded_cut
+from infer.portrait.pose import HeadPose, refined, tddfa_pose
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from infer.photo import LARGEST, read_photo
+from infer.portrait.photo import LARGEST, read_photo
 
 RED, GREEN, WHITE = (200, 30, 40), (30, 180, 60), (255, 255, 255)
 Make = Callable[[Path], Any]

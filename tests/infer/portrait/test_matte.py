@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
-from infer.bisenet import BiSeNet, Trunk, load_bisenet
-from infer.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
+from infer.portrait.bisenet import BiSeNet, Trunk, load_bisenet
+from infer.portrait.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from geometry.cameras import spinmeround_rotation
-from infer.align import Frame, ffhq_frame
-from infer.pose import CENTRE, HALF_SIDE, HeadPose, landmark_pose, refined, refusal, tddfa_pose
+from infer.portrait.align import Frame, ffhq_frame
+from infer.portrait.pose import CENTRE, HALF_SIDE, HeadPose, landmark_pose, refined, refusal, tddfa_pose
 
 UP = np.array([1.0, -1.0, 1.0])
 

@@ -16,11 +16,11 @@ from filters.arcface import load_arcface
 from filters.landmarks import crops
 from filters.weights import EMBEDDED
 from geometry.cameras import from_view_rotation, orbit, spinmeround_rotation
-from infer.align import Frame, cut, ffhq_frame, in_cut
-from infer.bisenet import BiSeNet
-from infer.face import FaceConfig, load_face_models
-from infer.matte import MatteConfig
-from infer.portrait import Portrait, PortraitConfig, Studio
+from infer.portrait.align import Frame, cut, ffhq_frame, in_cut
+from infer.portrait.bisenet import BiSeNet
+from infer.portrait.face import FaceConfig, load_face_models
+from infer.portrait.matte import MatteConfig
+from infer.portrait.studio import Portrait, PortraitConfig, Studio
 
 BACKGROUND = (190, 200, 210)
 AT, BLUE = (10, 9), 230

@@ -1,0 +1,1 @@
+"""Measures a model as the papers do: held-out people, protocols, baselines, reports."""

@@ -1,0 +1,1 @@
+"""What is written of a turn: pictures, films, a page, cameras, shapes."""
