@@ -191,6 +191,8 @@ def _train(parse: Parse) -> int:
     from train.trainer import run
 
     asked = parse(Train, PRESETS)
+    if not asked.config.loader.data:
+        raise ValueError("--data is needed: the folder or address of the dataset to train on")
     model = launch(asked.config, asked.ray) if asked.ray.address else run(asked.config)
     print(f"model: {model}\nnext: spinset views {model} PHOTO --out DIR")
     return DONE

@@ -7,7 +7,6 @@ chosen.
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from tyro import MISSING
 from tyro.conf import arg
 
 from geometry.raymaps import RayMaps
@@ -24,7 +23,7 @@ from train.sampling import MultiView, SingleView
 from train.stream import LoaderConfig
 from train.unet import UNetShape
 
-DATA = MISSING
+DATA = ""
 """Stands for the dataset, which every run must name."""
 
 

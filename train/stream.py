@@ -4,12 +4,15 @@ The order is cut into requests here; workers hold no state and turn a request in
 here, from the order, never from what a batch looks like.
 """
 
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
+from multiprocessing import parent_process
+from threading import Thread
 from typing import Annotated, TypeVar
 
 import numpy as np
@@ -206,7 +209,7 @@ class Loader:
                 batch_size=None,
                 collate_fn=_as_it_is,
                 num_workers=config.workers,
-                worker_init_fn=_leave_interrupts_to_the_parent,
+                worker_init_fn=_leave_signals_to_the_parent,
                 pin_memory=config.pin_memory,
                 generator=torch.Generator(),  # or torch would take its workers' seed from the run's own generator
                 **(pool if config.workers else {}),
@@ -239,8 +242,20 @@ def _as_it_is(value: T) -> T:
     return value
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Schedulers signal all processes of a run at once, and a trainer that saves where it is still needs its workers.
+
+    They end when the parent itself tells them to.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = parent_process()
+    while parent and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
 
 
 def _option(name: str) -> str:

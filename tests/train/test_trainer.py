@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -98,15 +99,18 @@ def test_killed_and_resumed_is_bit_for_bit_the_straight_run(config, tmp_path):
     assert logged(straight) == {**logged(broken)}
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(config, tmp_path):
+def test_a_signal_to_all_processes_saves_and_the_same_command_goes_on(config, tmp_path):
+    config = replace(config, loader=replace(config.loader, workers=1))
     straight, stopped = (replace(config, out=str(tmp_path / name)) for name in ("straight", "stopped"))
     alone(straight)
     process = context.Process(target=alone, args=(replace(stopped, save_every=10**6),))
     process.start()
     while not (log := Path(stopped.out) / "log.jsonl").exists() or not log.read_text():
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGTERM)
-    process.join()
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.terminate()
+    process.terminate()
+    process.join(60)
     assert process.exitcode != 0
     assert json.loads((max(whole_ones(Path(stopped.out) / "checkpoints")) / "checkpoint.json").read_text())["seen"] > 0
     alone(stopped)
