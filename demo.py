@@ -1,8 +1,12 @@
-"""The demo: procedural heads made, verified, scored and selected, small enough for two cores, ending in a page to look at."""
+"""The demo: the whole loop on procedural heads, small enough for two cores, ending in a page to look at."""
 
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
 
 from datagen import report
 from datagen.generate import GenerateConfig, generate
@@ -11,11 +15,22 @@ from datagen.procedural import ProceduralConfig
 from datagen.sources import SourceConfig
 from filters.report import sections as selection_sections
 from filters.score import ScoreConfig, score
+from filters.scorer import read_pictures
 from filters.select import SelectConfig, select
-from jobs.page import page
+from filters.weights import EMBEDDED
+from infer.make import DirectionsConfig, ViewsConfig, views
+from infer.outputs.sheet import sheet
+from infer.portrait.face import FaceConfig
+from infer.portrait.studio import PortraitConfig
+from infer.turn import Turn
+from infer.views import SamplerConfig
+from jobs.page import Section, page, picture, render
 from jobs.status import summarise
+from manifests.dataset import Dataset
 from manifests.verify import verify
 from train import report as run_report
+from train.embedded.folder import HEADS64
+from train.model import read_about
 from train.presets import PRESETS
 from train.trainer import run
 
@@ -24,7 +39,7 @@ POLICY = "spinmeround"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Make 12 procedural heads, some with planted defects, verify them, judge them and show them."""
+    """Make 12 procedural heads, verify, judge and show them, train a little on them, and look around another one."""
 
     out: str = "out/demo"
     """Folder of the dataset and its report."""
@@ -55,7 +70,9 @@ def demo(config: DemoConfig) -> int:
     score(ScoreConfig(config.out))
     selected = select(SelectConfig(config.out, POLICY))
     print(selected)
-    trained = train_a_little(config.out)
+    held_out = held_out_heads(config.out)
+    trained = train_a_little(config.out, held_out)
+    seen_around = look_around(config.out, held_out)
     kept = selected.summary["identities"]["kept"]
     lead = (
         f"{status.kept} of {status.identities} procedural heads, {status.views} views of {dataset.plan.resolution} px "
@@ -63,33 +80,62 @@ def demo(config: DemoConfig) -> int:
         f"{time.monotonic() - started:.0f} s."
     )
     html = Path(config.out) / "report.html"
-    sections = [*report.sections(dataset), *selection_sections(dataset, selected.name), *run_report.sections(trained)]
+    judged = selection_sections(dataset, selected.name)
+    sections = [*report.sections(dataset), *judged, *run_report.sections(trained), seen_around]
     html.write_text(page("A spinset demo dataset", lead, sections), encoding="utf-8")
     print(f"report: {html}\nnext: spinset generate out/heads --identities 100 --resolution 256")
     return 0 if not status.failed else 3
 
 
-def train_a_little(out: str) -> Path:
-    """A few dozen steps of the smallest preset on the demo's own shards; returns the folder of the run.
-
-    It is looked at on four heads of other seeds.
-    """
-    held_out = f"{out}/held-out"
-    generate(
+def held_out_heads(out: str) -> Dataset:
+    """Four heads of other seeds, from 16 sides, with their identities."""
+    dataset = generate(
         GenerateConfig(
-            out=held_out,
+            out=f"{out}/held-out",
             identities=4,
             seed=7000,
-            rig="scatter-24",
+            rig="orbit-16",
             resolution=64,
             mesh=MeshConfig(64),
             identities_per_shard=2,
         )
     )
-    score(ScoreConfig(held_out, scorers=("arcface",)))
+    score(ScoreConfig(f"{out}/held-out", scorers=("arcface",)))
+    return dataset
+
+
+def train_a_little(out: str, held_out: Dataset) -> Path:
+    """A few dozen steps of the smallest preset on the demo's own shards; returns the folder of the run."""
     own = PRESETS["small"].config
     loader = replace(own.loader, data=out, selection=POLICY, resolution=64)
-    look = replace(own.validation, data=held_out, scenes=4, pictures=2, every=120, steps=12)
-    run_config = replace(own, loader=loader, latents=False, out=f"{out}/run", validation=look)
-    run(run_config)
-    return Path(run_config.out)
+    look = replace(own.validation, data=held_out.storage.url, scenes=4, pictures=2, every=120, steps=12)
+    return run(replace(own, loader=loader, latents=False, out=f"{out}/run", validation=look)).parent
+
+
+def look_around(out: str, held_out: Dataset) -> Section:
+    """Views of a held-out head by the embedded model, from its front alone, and the truth."""
+    first = held_out.views(0).slice(0, 16)
+    rgb, alpha, normal = (np.stack(read_pictures(held_out, 0, first, name)) for name in ("rgb", "alpha", "normal"))
+    azimuth = first.column("azimuth").to_numpy().astype(np.float32)
+    photo = Path(out) / "held-out-front.png"
+    Image.fromarray(np.dstack([rgb[0], alpha[0]])).save(photo)
+    folder = f"{out}/views"
+    portrait = PortraitConfig(aligned=True, face=FaceConfig(arcface=str(EMBEDDED / "arcface.onnx")))
+    asked = ViewsConfig(
+        "heads64",
+        (str(photo),),
+        folder,
+        directions=DirectionsConfig(16),
+        sampler=SamplerConfig(20, 2.0),
+        portrait=portrait,
+    )
+    for line in views(asked):
+        print(line)
+    pictures, normals = (torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (rgb, normal))
+    truth = Turn(pictures, normals, azimuth, np.zeros(16, np.float32), np.zeros(16, bool))
+    made = np.asarray(Image.open(f"{folder}/sheet.png").convert("RGB"))
+    about = read_about(HEADS64)[1]
+    body = render(
+        "infer", "views.html", made=picture(made), truth=picture(sheet(truth)), viewer="views/viewer.html", about=about
+    )
+    return Section("A head seen from all around", body)

@@ -19,10 +19,10 @@ from torch import Tensor
 from geometry.cameras import orbit
 from infer.make import open_painter
 from infer.plan import plan_views, ring
-from infer.views import Painter, SamplerConfig
+from infer.views import Painter, SamplerConfig, direction_number
 from train.edm import edm_levels
 from train.objective import gaussian
-from train.scene import denoise, given_in, shared_noise, without
+from train.scene import denoise, given_in, start, without
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,11 @@ def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor
             parts = model.decode(latents[place][None, None])
             clean[0, at] = latents[place] if place == 0 else model.encode(parts[0], parts[-1])[0, 0]
         is_condition = torch.tensor([[place in call.given for place in places]], device=given.device)
-        noise = gaussian(config.seed, "view noise", [0], clean[:, 0])
-        x = shared_noise(noise, len(places), model.shape.sigma_max)
+        shared = model.shape.shared_noise
+        sides = zip(plan.azimuth[places].tolist(), plan.elevation[places].tolist(), strict=True)
+        seeds = [0 if shared else direction_number(*side) for side in sides]
+        noise = gaussian(config.seed, "view noise", seeds, clean[0])[None]
+        x = start(noise, model.shape.sigma_max, shared)
         everything = torch.ones(1, dtype=torch.bool, device=given.device)
         for sigma, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
             scene = model.scene(

@@ -18,7 +18,7 @@ from infer.turn import Turn
 from train.edm import edm_levels, euler, heun
 from train.model import Model
 from train.objective import gaussian
-from train.scene import Nothing, given_in, guided, shared_noise
+from train.scene import Nothing, given_in, guided, start
 
 SAMPLERS = {"euler": euler, "heun": heun}
 
@@ -91,14 +91,21 @@ class Painter:
         cameras = orbit(plan.azimuth[places], plan.elevation[places]).to(clean.device)
         identity = None if embedding is None else embedding[None].to(clean.device)
         scene = self.model.scene(cameras, is_condition, clean, identity, self.nothing)
-        most = self.model.shape.sigma_max
-        noise = gaussian(self.config.seed, "view noise", [0], clean[:, 0])
+        most, shared = self.model.shape.sigma_max, self.model.shape.shared_noise
+        # A view's own noise is a function of its direction, so that what else is made does not matter.
+        seeds = [0 if shared else direction_number(plan.azimuth[place], plan.elevation[place]) for place in places]
+        noise = gaussian(self.config.seed, "view noise", seeds, clean[0])[None]
         # Without a photo and without an identity both branches are one.
         scale = self.config.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
         levels = edm_levels(self.config.steps, most=most)
-        x = SAMPLERS[self.config.sampler](denoise, shared_noise(noise, len(places), most), levels)
+        x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
+
+
+def direction_number(azimuth: float, elevation: float) -> int:
+    """Of a direction, in thousandths of a degree."""
+    return round(azimuth % 360 * 1000) * 1_000_000 + round((elevation + 90) * 1000)
 
 
 def between(

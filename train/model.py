@@ -40,6 +40,8 @@ class ModelShape:
     scale_given: bool = True
     """Whether given views are scaled by c_in as noisy ones are, which released weights expect; small models learn to look at
     them sooner without."""
+    shared_noise: bool = True
+    """Whether all views of a scene are sampled from one noise, as released, or each from its own, as they are trained."""
     sigma_max: float = 700.0
     """The noise level from which it samples; within what it is trained on."""
 

@@ -64,12 +64,15 @@ SPINMEROUND = replace(
 """Phase C: from none, one or three."""
 
 HEADS64_RUN = TrainConfig(
-    LoaderConfig(DATA, MultiView(), batch=8, tail="exact", embeddings="arcface", resolution=64, workers=1),
+    LoaderConfig(
+        DATA, MultiView(), batch=8, tail="exact", embeddings="arcface", resolution=64, workers=1, random_background=0.0
+    ),
     model=ModelShape(
         UNetShape(channels=(48, 96, 160), attention=(False, True, True), blocks=1, heads=4, context=512, groups=16),
         RayMaps("geometric", origin_octaves=3, direction_octaves=5),
         IdentityShape("token", 512),
         scale_given=False,
+        shared_noise=False,
         sigma_max=80.0,
     ),
     vae=str(HEADS64 / "vae"),

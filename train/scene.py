@@ -107,6 +107,6 @@ def guided(network: Network, scene: Scene, scale: float, nothing: Nothing) -> De
     return branches
 
 
-def shared_noise(noise: Float[Tensor, "b c h w"], views: int, most: float) -> Float[Tensor, "b v c h w"]:
-    """Where sampling starts: one noise for all views of a scene, at the level `most` over unit data."""
-    return (noise * (1 + most**2) ** 0.5)[:, None].repeat(1, views, 1, 1, 1)
+def start(noise: Float[Tensor, "b v c h w"], most: float, shared: bool) -> Float[Tensor, "b v c h w"]:
+    """Where sampling starts: at the level `most` over unit data, all views of a scene from the first one's noise if shared."""
+    return (noise[:, :1].expand_as(noise) if shared else noise) * (1 + most**2) ** 0.5

@@ -17,7 +17,7 @@ from train.edm import edm_levels, euler
 from train.loader import open_loader
 from train.model import Model
 from train.objective import gaussian, losses_at
-from train.scene import Network, Nothing, Scene, given_in, guided, shared_noise
+from train.scene import Network, Nothing, Scene, given_in, guided, start
 
 QUANTILES = (-1.5, -0.75, 0.0, 0.75, 1.5)
 """Noise levels at which the loss is taken, in standard deviations of their law."""
@@ -87,11 +87,10 @@ def sample(
     model: Model, network: Network, scene: Scene, nothing: Nothing, seed: int, steps: int, scale: float
 ) -> Float[Tensor, "b v c h w"]:
     """Latents of all views of some scenes; the given ones stay as they are."""
-    places = range(len(scene.clean))
-    noise = gaussian(seed, "sample", places, scene.clean[:, 0])
-    start = shared_noise(noise, scene.clean.shape[1], model.shape.sigma_max)
-    levels = edm_levels(steps, most=model.shape.sigma_max)
-    return given_in(scene, euler(guided(network, scene, scale, nothing), start, levels))
+    most = model.shape.sigma_max
+    noise = gaussian(seed, "sample", range(len(scene.clean)), scene.clean)
+    x = start(noise, most, model.shape.shared_noise)
+    return given_in(scene, euler(guided(network, scene, scale, nothing), x, edm_levels(steps, most=most)))
 
 
 @torch.no_grad()

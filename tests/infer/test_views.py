@@ -65,8 +65,10 @@ def test_the_given_view_comes_back_as_it_was(model):
     assert torch.allclose(turn.normal[0], normal[0, 0], atol=1e-5)
 
 
-def test_a_view_does_not_depend_on_what_else_is_asked_for(model):
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_view_does_not_depend_on_what_else_is_asked_for(model, shared):
     """Views of one sector share a call, those of others do not meet; anchors are always made together."""
+    model = replace(model, shape=replace(model.shape, shared_noise=shared))
     few = painter(model).paint(plan_views(np.array([45.0, 100.0]), np.zeros(2)), {0: PHOTO}, person())
     more = painter(model).paint(plan_views(np.array([-20.0, 100.0, 45.0]), np.zeros(3)), {0: PHOTO}, person())
     assert torch.allclose(few.rgb[0], more.rgb[2], atol=1e-5)

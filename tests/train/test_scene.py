@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from geometry.cameras import spinmeround_rotation
 from geometry.raymaps import RayMaps
 from train.edm import edm_levels, euler, like, scalings
-from train.scene import Nothing, Scene, denoise, given_in, guided, predict, shared_noise, without
+from train.scene import Nothing, Scene, denoise, given_in, guided, predict, start, without
 
 
 class Toy:
@@ -57,7 +57,7 @@ def test_channels_are_those_of_the_released_network(released):
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_stage_one_is_sampled_as_released(released, rays, scale):
     scene, toy = scene_of(released, rays, True), Toy(released)
-    x = shared_noise(released["init_noise"].reshape(1, 8, 16, 16), 4, 700.0)
+    x = start(released["init_noise"].reshape(1, 1, 8, 16, 16).expand(-1, 4, -1, -1, -1), 700.0, shared=True)
     out = given_in(scene, euler(guided(toy, scene, scale, nothing_of(released)), x, edm_levels(10)))
     assert torch.allclose(out[0], released[f"stage1.scale{scale}.n10.final"], atol=2e-5, rtol=2e-5)
     assert len(toy.calls) == 10  # both branches in one batch
@@ -66,7 +66,7 @@ def test_stage_one_is_sampled_as_released(released, rays, scale):
 @pytest.mark.parametrize("call", [0, 4, 9])
 def test_the_network_sees_what_the_released_one_sees(released, rays, call):
     scene, toy = scene_of(released, rays, True), Toy(released)
-    x = shared_noise(released["init_noise"].reshape(1, 8, 16, 16), 4, 700.0)
+    x = start(released["init_noise"].reshape(1, 1, 8, 16, 16).expand(-1, 4, -1, -1, -1), 700.0, shared=True)
     euler(guided(toy, scene, 3.0, nothing_of(released)), x, edm_levels(10))
     latents, channels, c_noise, context = toy.calls[call]
     stored = released[f"stage1.scale3.0.call{call}.net_input_latent_channels"]
@@ -78,7 +78,7 @@ def test_the_network_sees_what_the_released_one_sees(released, rays, call):
 
 def test_identity_alone_is_sampled_as_released(released, rays):
     scene = scene_of(released, rays, False)
-    x = shared_noise(released["init_noise"].reshape(1, 8, 16, 16), 4, 700.0)
+    x = start(released["init_noise"].reshape(1, 1, 8, 16, 16).expand(-1, 4, -1, -1, -1), 700.0, shared=True)
     out = euler(guided(Toy(released), scene, 3.5, nothing_of(released)), x, edm_levels(10))
     assert torch.allclose(out[0], released["identity_only.scale3.5.n10.final"], atol=2e-5, rtol=2e-5)
 
