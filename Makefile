@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench weights clean
+.PHONY: install demo test check bench weights heads64 clean
 
 install: .venv/installed
 
@@ -32,6 +32,20 @@ weights: install
 		--mesh.resolution 64 --defect-rate 0.15 --defects janus floater hole haze truncated
 	$(BIN)/python -m filters.embedded.train_clip out/people
 	$(BIN)/python -m filters.embedded.train_arcface out/people
+
+# The embedded multiview model of train/embedded, from nothing: about three hours on two cores.
+heads64: install
+	$(BIN)/spinset generate out/heads64 --identities 1536 --seed 30000000 --rig scatter-24 --resolution 64 \
+		--mesh.resolution 64 --identities-per-shard 32
+	$(BIN)/spinset generate out/held64 --identities 64 --seed 31000000 --rig scatter-24 --resolution 64 \
+		--mesh.resolution 64 --identities-per-shard 32
+	$(BIN)/spinset score out/heads64 --scorers arcface
+	$(BIN)/spinset score out/held64 --scorers arcface
+	$(BIN)/python -m train.embedded.train_vae out/heads64 --out out/vae --steps 1100
+	$(BIN)/python -m train.embedded.train_vae out/heads64 --init out/vae --steps 1500 --batch 10 --kl 1e-4 --lr 1e-3 --seed 1
+	$(BIN)/spinset latents out/heads64 --vae train/embedded/heads64/vae --batch 8
+	$(BIN)/spinset train heads64 --data out/heads64 --out out/heads64-run --validation.data out/held64 --samples 48000
+	$(BIN)/python -m train.embedded.ship out/heads64-run/model
 
 clean:
 	rm -rf .venv

@@ -1,6 +1,6 @@
 """SpinMeRound's ablations on procedural heads: the full model, without input, without identity, without normals.
 
-    python benchmarks/ablations.py --train out/heads64 --held-out out/heads64-held-out [--samples 64000] [--seeds 0 1 2]
+    python benchmarks/long/ablations.py --train out/heads64 --held-out out/heads64-held-out [--samples 64000] [--seeds 0 1 2]
 
 Each variant is trained anew for each seed with the same budget on the same heads, and makes the same views of the same
 held-out heads: a frontal view is given (or its identity alone), seven others are made and compared with the truth. Both

@@ -1,0 +1,26 @@
+"""Puts a trained model in the place of the embedded one, in half precision: python -m train.embedded.ship MODEL."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from train.embedded.folder import HEADS64
+from train.model import FILE, UNET, load_model
+from train.vae import WEIGHTS
+
+
+def ship(model: Path) -> None:
+    """Copy a model over the embedded one; raises what `load_model` raises if it is none."""
+    load_model(model)
+    (HEADS64 / UNET).mkdir(parents=True, exist_ok=True)
+    for name in (FILE, f"{UNET}/config.json"):
+        shutil.copyfile(model / name, HEADS64 / name)
+    half = {name: weight.half() for name, weight in load_file(model / UNET / WEIGHTS).items()}
+    save_file(half, HEADS64 / UNET / WEIGHTS)
+    (HEADS64 / UNET / WEIGHTS).chmod(0o644)
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]))
