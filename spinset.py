@@ -291,6 +291,9 @@ def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, 
     box, prog = io.StringIO(), f"spinset {name}"
     default: Any = MISSING_NONPROP
     if presets is not None:
+        if args and args[0] in ("-h", "--help"):
+            print(f"usage: {prog} PRESET [options]; {prog} PRESET --help lists its settings\n\n  {'  '.join(presets)}")
+            raise SystemExit(DONE)
         if not args or args[0] not in presets:
             given = f"{args[0]!r} is no preset" if args else "a preset comes first"
             raise ValueError(
