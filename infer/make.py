@@ -134,13 +134,12 @@ def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Te
     The normals go through pictures, decoded, clamped and encoded again, as the released code does.
     """
     model, resolution = painter.model, painter.model.about.resolution
+    identity = portrait.identity if model.about.identity else None
     picture = interpolate(portrait.rgb[None], (resolution, resolution), mode="area")[:, None].to(model.device)
     if not model.shape.normals:
         return model.encode(picture, None)[0, 0]
     image = model.encode(picture, picture)[0, 0, : model.vae.channels]
-    normals = own_normals(
-        model, painter.nothing, image, portrait.identity, pull, painter.config.steps, painter.config.seed
-    )
+    normals = own_normals(model, painter.nothing, image, identity, pull, painter.config.steps, painter.config.seed)
     shown = model.decode(torch.cat([image, normals])[None, None])[1]
     return model.encode(picture, shown)[0, 0]
 
@@ -164,7 +163,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     if portraits[0].identity is not None:
         save_file({IDENTITY: portraits[0].identity.numpy()}, Path(config.out) / f"{IDENTITY}.safetensors")
     yield f"{config.out}: {len(turn)} views"
-    yield from notes + about_model(painter.model)
+    yield from notes + about_model(painter.model, plan)
 
 
 def turn_of(
@@ -225,7 +224,7 @@ def heads(config: HeadsConfig) -> Iterator[str]:
         with calls_shown() as progress:
             turn = own.paint(plan, {}, person, progress)
         yield from [f"{folder}: {len(turn)} views", *write(turn, folder, config.files.outputs, config.files.fps)]
-    yield from about_model(painter.model)
+    yield from about_model(painter.model, plan)
 
 
 def read_identity(file: str) -> Float[Tensor, " d"]:
@@ -243,8 +242,13 @@ def read_identity(file: str) -> Float[Tensor, " d"]:
     return torch.nn.functional.normalize(found.float(), dim=0)
 
 
-def about_model(model: Model) -> list[str]:
-    return [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
+def about_model(model: Model, plan: Plan) -> list[str]:
+    """What a model has seen, and what a plan asks of it that it was not trained on."""
+    notes = [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
+    if new := sorted({len(call.given) for call in plan.calls} - set(model.about.conditions)):
+        numbers = " and ".join(map(str, new))
+        notes.append(f"the model was not trained on {numbers} given views, which some of these were made from")
+    return notes
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Makes the views of a plan: one head from a photo, from several, from an identity, or from nothing.
 
-Every call starts from the same noise, and the given views of later calls are the latents that earlier calls made, so
-nothing is decoded and encoded in between. Source: SpinMeRound, section 3.4 and its released sampling function.
+The given views of later calls are the latents that earlier calls made, so nothing is decoded and
+encoded in between. Source: SpinMeRound, section 3.4 and its released sampling function.
 """
 
 from collections.abc import Callable
@@ -99,7 +99,9 @@ class Painter:
         scale = self.config.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
         levels = edm_levels(self.config.steps, most=most)
-        x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
+        on_gpu = clean.device.type == "cuda"
+        with torch.autocast(clean.device.type, torch.bfloat16, enabled=on_gpu):
+            x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -22,6 +23,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from train.parallel import Ranks
 
 FOLDER, DONE = "checkpoints", "checkpoint.json"
+ABOUT = ("seen", "steps", "loader", "config", "fingerprint")
+"""What a resume reads of it."""
 
 
 class Checkpoints:
@@ -34,17 +37,24 @@ class Checkpoints:
         self._writing: tuple[Future[Any], Path, dict[str, Any]] | None = None
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole."""
-        return max(whole_ones(self.folder), default=None)
+        """The newest checkpoint that is whole, as the first rank sees it."""
+        found = [str(max(whole_ones(self.folder), default=""))]
+        dist.broadcast_object_list(found, device=torch.device("cpu"), group=self.group)
+        return Path(found[0]) if found[0] else None
+
+    def settle(self) -> None:
+        """Mark what is being written as whole if it is by now; asked at every step, so that a crash loses little."""
+        if self._writing is not None and not self.ranks.any(not self._writing[0].done()):
+            self.finish()
 
     def save(self, tensors: dict[str, Tensor], seen: int, about: dict[str, Any]) -> None:
         """Copy the tensors and write them in the background; the run goes on when they are copied."""
         self.finish()
         place = self.folder / f"{seen:012d}"
-        if (place / DONE).exists():
-            return
         if self.ranks.is_first:
-            shutil.rmtree(place, ignore_errors=True)  # of a run that died while it wrote
+            for part in self.folder.glob("*"):
+                if part == place or not (part / DONE).exists():  # of a run that died while it wrote
+                    shutil.rmtree(part)
             place.mkdir(parents=True)
         self.ranks.wait()
         writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
@@ -56,8 +66,10 @@ class Checkpoints:
         if self._writing is None:
             return
         writing, place, about = self._writing
-        writing.result()
         self._writing = None
+        if (error := writing.exception()) is not None:
+            # Of a kind that is no Exception; it lists the ranks and their tracebacks.
+            raise OSError(f"{place} could not be written ({str(error).splitlines()[-1].strip()})") from error
         self.ranks.wait()
         if self.ranks.is_first:
             scratch = place / f"{DONE}.part"
@@ -93,9 +105,12 @@ def whole_ones(folder: Path) -> list[Path]:
     return [done.parent for done in folder.glob(f"*/{DONE}")]
 
 
-def read_about(place: Path) -> dict[str, Any]:
+def about_checkpoint(place: Path) -> dict[str, Any]:
     """What a checkpoint says of itself; raises ValueError if that is damaged."""
     try:
-        return json.loads((place / DONE).read_text())
-    except ValueError as error:
-        raise ValueError(f"{place / DONE} is damaged ({error}); remove {place}, an older one is used then") from error
+        about = json.loads((place / DONE).read_text())
+        return {name: about[name] for name in ABOUT}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{place / DONE} is damaged ({type(error).__name__}: {error}); remove {place}, an older one is used then"
+        ) from error

@@ -12,8 +12,13 @@ from train.optimizer import OptimizerConfig
 from train.stream import FOREVER, LoaderConfig
 from train.unet import Stem
 
-OWN = ("out", "device", "micro", "strategy", "compile", "checkpoint_activations", "save_every", "keep", "log_every")
-"""Settings that another machine or another patience may change in the middle of a run."""
+OWN = (
+    *("out", "device", "micro", "strategy", "compile", "checkpoint_activations"),
+    *("save_every", "snapshot_every", "keep", "log_every", "validation", "wandb"),
+    *("vae", "text_encoder", "init"),
+)
+"""Settings that another machine or another patience may change in the middle of a run; weights are known by what they
+are, not where they lie."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +84,29 @@ class TrainConfig:
     log_every: int = 50
     """Steps between two lines of the log."""
     save_every: int = 50_000
-    """Samples between two checkpoints, each with a snapshot of the averages, and one at the end."""
+    """Samples between two checkpoints, and one at the end."""
+    snapshot_every: int = 200_000
+    """Samples between two snapshots of the averages, which are kept: 1.7 GB for each average at the released size."""
     keep: int = 2
     """Checkpoints that are kept."""
     wandb: str = ""
     """Name of a project of Weights & Biases to log to as well."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "micro", "log_every", "save_every", "keep"):
+        for name in ("samples", "micro", "log_every", "save_every", "snapshot_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 1 or more")
         if self.loader.epochs != FOREVER or self.loader.tail != "exact":
             raise ValueError("a run ends by --samples; leave --loader.epochs at 0 and --loader.tail at exact")
+        if self.loader.as_uint8 or not self.loader.decode or self.loader.control or self.loader.latents:
+            raise ValueError(
+                "a run reads pictures as numbers in [-1, 1] or cached latents (--latents); leave --loader.as-uint8, "
+                "--loader.no-decode, --loader.control and --loader.latents alone"
+            )
+        if set(self.loader.members) != (needed := {"rgb", "normal"} if self.model.normals else {"rgb"}):
+            raise ValueError(
+                f"--loader.members are {self.loader.members}; this model takes {' and '.join(sorted(needed))}"
+            )
 
     def accumulation(self, world: int) -> int:
         """Micro-batches of a rank in each step; raises ValueError if the batch does not divide."""
@@ -115,5 +131,6 @@ class TrainConfig:
         # Read by other processes, in other ways, but in the same order.
         how = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
         settings["loader"] = {name: value for name, value in settings["loader"].items() if name not in how}
-        settings["validation"] = settings["wandb"] = None
+        if not self.optim.cooldown:
+            del settings["samples"]  # nothing depends on where it ends
         return fingerprint_of(settings)

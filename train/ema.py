@@ -4,7 +4,7 @@ A power-function average (Karras et al. 2024, EDM2) weighs the past as t^gamma, 
 length; from snapshots of two of them the average of any other length is rebuilt afterwards. The classic one has a fixed decay.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -53,25 +54,32 @@ class Ema:
         self.config = config
         self._weights: dict[str, Tensor] = dict(network.named_parameters())
         self.averages = {n: {k: w.detach().clone() for k, w in self._weights.items()} for n in config.names}
+        self._lengths = dict(zip(config.names[-len(config.sigma_rel) :], config.sigma_rel, strict=True))
 
     @torch.no_grad()
     def update(self, seen: int, batch: int) -> None:
         """Take in the weights after a step."""
         for name, average in self.averages.items():
-            kept = self.config.decay if name == "classic" else power_beta(float(name[6:]), seen, batch)
-            torch._foreach_lerp_(list(average.values()), list(self._weights.values()), 1 - kept)  # pyright: ignore[reportPrivateImportUsage]
+            kept = power_beta(self._lengths[name], seen, batch) if name in self._lengths else self.config.decay
+            torch._foreach_lerp_(_own(average), _own(self._weights), 1 - kept)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The first average in the place of the weights, which come back afterwards bit for bit."""
-        weights, average = list(self._weights.values()), list(next(iter(self.averages.values())).values())
+        """The first average in the place of the weights, which come back afterwards bit for bit; nothing if there is none."""
+        average = next(iter(self.averages.values()), self._weights)
+        weights, instead = _own(self._weights), _own(average)
         with torch.no_grad():
-            kept = [weight.detach().clone() for weight in weights]
-            torch._foreach_copy_(weights, average)  # pyright: ignore[reportPrivateImportUsage]
+            kept = [weight.clone() for weight in weights]
+            torch._foreach_copy_(weights, instead)  # pyright: ignore[reportPrivateImportUsage]
             try:
                 yield
             finally:
                 torch._foreach_copy_(weights, kept)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _own(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """What this rank holds of some tensors, as plain ones, in place."""
+    return [t.to_local() if isinstance(t, DTensor) else t.detach() for t in tensors.values()]
 
 
 @dataclass(frozen=True)
@@ -85,13 +93,18 @@ class Snapshot:
 def mixture(snapshots: Sequence[Snapshot], sigma_rel: float, seen: int) -> Float64[np.ndarray, " n"]:
     """How much of each snapshot makes the average of another length at some time (EDM2, section 3.2).
 
-    It is the least-squares fit of that average's profile by theirs; the weights need not add up to one exactly.
+    It is the least-squares fit of that average's profile by theirs, among those whose weights add up to one: others would
+    scale a network whose weights are not normalised.
     """
     stored = [(gamma_of(s.sigma_rel), float(s.seen)) for s in snapshots]
-    wanted = [(gamma_of(sigma_rel), float(seen))]
-    gram = np.array([[_overlap(a, b) for b in stored] for a in stored])
-    aim = np.array([_overlap(a, wanted[0]) for a in stored])
-    return np.linalg.solve(gram, aim)
+    wanted = (gamma_of(sigma_rel), float(seen))
+    n = len(stored)
+    system, aim = np.ones((n + 1, n + 1)), np.ones(n + 1)
+    # Profiles are of the order of 1 / seen, and the last row and column, of the constraint, are to be of the same size.
+    system[:n, :n] = [[_overlap(a, b) * seen for b in stored] for a in stored]
+    aim[:n] = [_overlap(a, wanted) * seen for a in stored]
+    system[n, n] = 0
+    return np.linalg.lstsq(system, aim, rcond=None)[0][:n]
 
 
 def _overlap(a: tuple[float, float], b: tuple[float, float]) -> float:

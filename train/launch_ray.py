@@ -32,28 +32,45 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
         FileNotFoundError, ValueError: as `run`, from whichever worker met it first.
     """
     import ray as ray_
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config.accumulation(ray.workers)
-    out = Path(config.out).absolute()
+    config = with_absolute_paths(config)
     if own := not ray_.is_initialized():
         ray_.init(address=None if ray.address == "local" else ray.address, log_to_driver=True)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"config": replace(config, out=str(out))},
+        train_loop_config={"config": config},
         torch_config=TorchConfig(backend="gloo" if config.device == "cpu" else "cpu:gloo,cuda:nccl"),
         scaling_config=ScalingConfig(num_workers=ray.workers, use_gpu=config.device == "cuda"),
         run_config=RunConfig(
-            name="ray", storage_path=str(out), failure_config=FailureConfig(max_failures=ray.failures)
+            name="ray", storage_path=config.out, failure_config=FailureConfig(max_failures=ray.failures)
         ),
     )
     try:
         trainer.fit()
+    except WorkerGroupError as error:
+        mistakes = [e for e in error.worker_failures.values() if isinstance(e, ValueError | OSError)]
+        raise mistakes[0] if mistakes else error from None
     finally:
         if own:
             ray_.shutdown()
-    return out / "model"
+    return Path(config.out) / "model"
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The config for workers that start in another folder."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).absolute()) if path and "://" not in path else path
+
+    return replace(
+        config,
+        **{name: absolute(getattr(config, name)) for name in ("out", "vae", "text_encoder", "init")},
+        loader=replace(config.loader, data=absolute(config.loader.data), cache=absolute(config.loader.cache)),
+        validation=replace(config.validation, data=absolute(config.validation.data)),
+    )
 
 
 def _work(given: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -83,7 +85,7 @@ def open_wandb(project: str, run: Path, settings: Any) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("--wandb needs the package wandb; install it, or leave the option out") from error
-    return wandb.init(project=project, dir=str(run), config=settings, name=run.name)
+    return wandb.init(project=project, dir=str(run), config=settings, name=run.name, id=run.name, resume="allow")
 
 
 class Meter:
@@ -98,7 +100,20 @@ class Meter:
 
     def reset(self) -> None:
         self.started, self.waited, self.samples, self.steps = time.perf_counter(), 0.0, 0, 0
-        self.loss = torch.zeros((), device=self.device)
+        self.loss, self.lost = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Count the loss of a micro-batch; one that is not finite is left out, and counted as lost."""
+        finite = torch.isfinite(loss)
+        self.loss += torch.where(finite, loss, 0)
+        self.lost += ~finite
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time that is not training."""
+        begun = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - begun
 
     def numbers(self, seen: int, total: int) -> tuple[dict[str, float], str]:
         """Throughput and time left; memory and the share of the peak where the device has them."""

@@ -5,8 +5,10 @@ there is one; everything is safetensors and JSON.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from geometry.raymaps import RayMaps, relative_rotations
 from train.identity import Arc2FaceTokens, IdentityShape, IdentityToken
 from train.scene import Nothing, Scene
 from train.unet import MASK, MultiviewUNet, UNetShape
-from train.vae import WEIGHTS, Vae, load_vae
+from train.vae import CONFIG, WEIGHTS, Vae, load_vae
 
 FILE, UNET, VAE, TEXT = "model.json", "unet", "vae", "text_encoder"
 FORMAT = 1
@@ -127,9 +129,11 @@ class Model:
         if self.shape.rays is None:
             nowhere = clean.new_zeros(*clean.shape[:2], 0, *clean.shape[3:])
             return Scene(clean, is_condition, nowhere, context, self.shape.scale_given)
-        rotation = rearrange(cameras.view_rotation, "(b v) i j -> b v i j", v=is_condition.shape[1])
-        rotation = relative_rotations(rotation, is_condition)
-        rays = self.shape.rays(rearrange(rotation, "b v i j -> (b v) i j"), clean.shape[-1])
+        # In single precision whatever the network runs in: octaves make much of a rounded rotation.
+        with torch.autocast(clean.device.type, enabled=False):
+            rotation = rearrange(cameras.view_rotation, "(b v) i j -> b v i j", v=is_condition.shape[1])
+            rotation = relative_rotations(rotation, is_condition)
+            rays = self.shape.rays(rearrange(rotation, "b v i j -> (b v) i j"), clean.shape[-1])
         rays = rearrange(rays, "(b v) c h w -> b v c h w", b=len(clean))
         return Scene(clean, is_condition, rays, context, self.shape.scale_given)
 
@@ -140,8 +144,11 @@ def save_model(model: Model, folder: Path, weights: dict[str, Tensor] | None = N
     unet.save_config(folder / UNET)
     own: dict[str, Tensor] = unet.state_dict()
     save_file({name: w.detach().cpu().contiguous() for name, w in (weights or own).items()}, folder / UNET / WEIGHTS)
-    autoencoder: Any = model.vae.model
-    autoencoder.save_pretrained(folder / VAE)
+    # Its very files: saved anew they would be another autoencoder to whoever cached its latents.
+    (folder / VAE).mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        if (source := Path(model.vae.folder) / name).resolve() != (folder / VAE / name).resolve():
+            copyfile(source, folder / VAE / name)
     if isinstance(model.tokens, Arc2FaceTokens):
         model.tokens.text.save_pretrained(folder / TEXT)
     write_about(model.shape, model.about, folder)
@@ -164,11 +171,11 @@ def load_model(folder: str | Path, device: str = "cpu") -> Model:
     if not (folder / FILE).is_file():
         raise FileNotFoundError(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
     shape, about = read_about(folder)
-    network, tokens = shape.network(), shape.identity.build()
+    vae = load_vae(str(folder / VAE), device)
+    network, tokens = shape.network(vae.channels), shape.identity.build()
     fill(network.unet, folder / UNET / WEIGHTS)
     if isinstance(tokens, Arc2FaceTokens):
         fill(tokens.text, folder / TEXT / "model.safetensors")
-    vae = load_vae(str(folder / VAE), device)
     return Model(shape, network.to(device).eval(), tokens.to(device), vae, about)
 
 
@@ -201,8 +208,19 @@ def fill(module: nn.Module, file: Path) -> None:
         raise FileNotFoundError(f"{file} is not there; the weights of {type(module).__name__} belong there")
     try:
         weights = load_file(file)
-        module.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{file} does not fit {type(module).__name__} ({str(error).splitlines()[-1].strip()})"
-        ) from error
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file, or is cut short ({error})") from error
+    if wrong := misfits(module, weights):
+        raise ValueError(f"{file} does not fit {type(module).__name__}: {wrong}")
+    module.load_state_dict(weights)
+
+
+def misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Which weights are not those of a module: how many, and the first; empty if all are."""
+    own = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
+    given = {name: tuple(weight.shape) for name, weight in weights.items()}
+    wrong = [name for name in sorted(own | given) if own.get(name) != given.get(name)]
+    if not wrong:
+        return ""
+    there, here = (shapes.get(wrong[0], "not there") for shapes in (given, own))
+    return f"{len(wrong)} weights differ (first: {wrong[0]} is {there} in the file, {here} in the model)"

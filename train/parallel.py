@@ -84,20 +84,19 @@ def spread(network: MultiviewUNet, ranks: Ranks, sharded: bool, bf16: bool) -> C
     Blocks are compiled, and told to checkpoint their activations, before this: what is wrapped is what runs.
     """
     if sharded:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else None
+        # Inputs stay as they are: noise levels and ray maps are told in single precision.
+        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         mesh = dist.device_mesh.init_device_mesh(ranks.device.type, (ranks.world,))
-        options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": policy} if policy else {})}
+        options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": half} if bf16 else {})}
         for block in (*network.unet.down_blocks, network.unet.mid_block, *network.unet.up_blocks):
             fully_shard(block, **options)
-        fully_shard(network, **options)
+        # Told to, for a root keeps its weights gathered after a look, when the averages had their place.
+        fully_shard(network, reshard_after_forward=True, **options)
         return network
     if ranks.world == 1:
         return network
     on_gpu = ranks.device.type == "cuda"
-    # Static: all of the network takes part in every step.
-    return DistributedDataParallel(
-        network, device_ids=[ranks.device] if on_gpu else None, gradient_as_bucket_view=True, static_graph=False
-    )
+    return DistributedDataParallel(network, device_ids=[ranks.device] if on_gpu else None, gradient_as_bucket_view=True)
 
 
 @contextmanager

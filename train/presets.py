@@ -39,7 +39,6 @@ EDM = TrainConfig(
     LoaderConfig(DATA, SingleView(), batch=32, tail="exact", embeddings="arcface", members=("rgb",)),
     model=ModelShape(rays=None, normals=False),
     objective=Objective(NoiseLevels(shift="none")),
-    ema=EmaConfig(decay=0.9999),
     samples=31_000 * 32,
     micro=4,
     device="cuda",
@@ -84,8 +83,9 @@ HEADS64_RUN = TrainConfig(
     samples=64_000,
     micro=8,
     save_every=8_000,
+    snapshot_every=8_000,
 )
-"""A model of procedural heads at 64 px that a person can train in an hour on a few cores."""
+"""A model of procedural heads at 64 px that a person can train in an hour or two on a few cores."""
 
 SMALL = replace(
     HEADS64_RUN,
@@ -98,6 +98,7 @@ SMALL = replace(
     samples=240,
     micro=4,
     save_every=240,
+    snapshot_every=240,
     log_every=10,
 )
 """For tests and the demo: a few dozen steps, which teach it little."""

@@ -35,7 +35,8 @@ def sections(run: Path) -> list[Section]:
 
 def curve(lines: list[dict[str, float]], name: str) -> Curve | None:
     """A number of the log; None if it holds none."""
-    found = [(int(line["samples"]), line[name]) for line in lines if name in line]
+    # A resumed run may have taken some steps twice; the last time counts.
+    found = sorted({int(line["samples"]): line[name] for line in lines if name in line}.items())
     if not found:
         return None
     last, highest = found[-1][0], max(value for _, value in found)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from train.config import TrainConfig
-from train.ema import Ema, Snapshot, mixture
+from train.ema import Ema, EmaConfig, Snapshot, mixture
 from train.model import Model, load_model, save_model
 from train.parallel import Ranks, whole
 
@@ -55,7 +55,9 @@ def average(run: Path, dest: Path, sigma_rel: float) -> Model:
 
     Raises:
         FileNotFoundError: the run has no model or no snapshots.
+        ValueError: no average has that length.
     """
+    EmaConfig((sigma_rel,))
     model = load_model(run / MODEL)
     files = sorted((run / SNAPSHOTS).glob("*.safetensors"))
     if not files:

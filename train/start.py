@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from manifests.dataset import Dataset
 from manifests.order import State
-from train.checkpoint import Checkpoints, read_about
+from train.checkpoint import Checkpoints, about_checkpoint
 from train.config import TrainConfig
 from train.ema import Ema
 from train.identity import Arc2FaceTokens
 from train.log import forward_flops
-from train.model import TEXT, UNET, VAE, About, Model, fill
+from train.model import FILE, TEXT, UNET, VAE, About, Model, fill, misfits, read_about
 from train.optimizer import Optimizer
 from train.scene import Nothing
 from train.stream import Loader, LoaderConfig
@@ -61,12 +62,33 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
         file = Path(config.init) / UNET / WEIGHTS
         if not file.is_file():
             raise FileNotFoundError(f"--init is {config.init}, which has no {UNET}/{WEIGHTS}; {from_convert}")
+        check_same_kind(Path(config.init), config)
         first = torch.Generator().manual_seed(config.seed)
         try:
-            network.unet.load_state_dict(grow(load_file(file), network.unet, config.stem, first))
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{file} is the UNet of another shape ({str(error).splitlines()[-1].strip()})") from error
+            grown = grow(load_file(file), network, config.stem, first)
+        except ValueError as error:
+            raise ValueError(f"{file} does not fit: {error}") from error
+        if wrong := misfits(network.unet, grown):
+            raise ValueError(f"{file} does not fit: {wrong}")
+        network.unet.load_state_dict(grown)
     return Model(shape, network.to(device), tokens.to(device), vae)
+
+
+def check_same_kind(folder: Path, config: TrainConfig) -> None:
+    """Raise ValueError if a model to begin with would load, but reads its inputs otherwise."""
+    if not (folder / FILE).is_file():
+        return
+    there, here = read_about(folder)[0], config.model
+    if there.rays is None:  # of single pictures: its inputs are a part of these
+        return
+    for name, old, new in (
+        ("rays", there.rays, here.rays),
+        ("unet.joint-from", there.unet.joint_from, here.unet.joint_from),
+        ("scale-given", there.scale_given, here.scale_given),
+        ("identity.kind", there.identity.kind, here.identity.kind),
+    ):
+        if old != new:
+            raise ValueError(f"{folder} was trained with model.{name} {old}, this run has {new}; give the same")
 
 
 def prepared(config: TrainConfig, model: Model) -> MultiviewUNet:
@@ -90,7 +112,7 @@ def resume(
     place = checkpoints.latest()
     if place is None:
         return 0
-    about = read_about(place)
+    about = about_checkpoint(place)
     if about["fingerprint"] != config.fingerprint:
         differ = differences(about["config"], config.as_json())
         raise ValueError(f"{place} is of a run with other settings ({differ}); give those, or another --out")
@@ -155,10 +177,12 @@ def lineage(config: TrainConfig, loader: Loader) -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
-    """The git commit of this code, with a + if it was changed since; empty if it is no checkout."""
-    here = Path(__file__).parent
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True, check=False
-    )
+    """The git commit of this code, with a + if it was changed since; empty if it is no checkout, or git is not here."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
     return said.stdout.strip()

@@ -68,7 +68,6 @@ def run(config: TrainConfig) -> Path:
         def save() -> None:
             about = {"seen": seen, "steps": optimizer.steps, **lineage(config, loader)}
             checkpoints.save(tensors, seen, about)
-            snapshot(ema, out, seen, ranks)
 
         def look() -> None:
             if validation is None:
@@ -99,7 +98,7 @@ def run(config: TrainConfig) -> Path:
                         loss = losses(network, scene, latents, draws, config.objective, nothing).sum() / batch_size
                         # Gradients are averaged over the ranks, while the loss is a sum over them.
                         (loss * ranks.world).backward()
-                    meter.loss += loss.detach()
+                    meter.add(loss.detach())
                 seen, before = seen + batch_size, seen
                 norm = clip(model.network.parameters(), config.optim.clip)
                 optimizer.step(norm, config.optim.rate(seen, config.samples))
@@ -108,14 +107,18 @@ def run(config: TrainConfig) -> Path:
                 is_last = seen >= config.samples
                 if meter.steps == config.log_every or is_last:
                     write_numbers(log, meter, optimizer, config, seen, ranks)
-                if passed(before, seen, config.validation.every) or is_last:
-                    look()
                 stopping = ranks.any(stop())
-                if passed(before, seen, config.save_every) or is_last or stopping:
-                    save()
-                if stopping:
-                    checkpoints.finish()
-                    raise KeyboardInterrupt
+                with meter.aside():
+                    checkpoints.settle()
+                    if passed(before, seen, config.save_every) or is_last or stopping:
+                        save()
+                    if stopping:
+                        checkpoints.finish()
+                        raise KeyboardInterrupt
+                    if passed(before, seen, config.snapshot_every) or is_last:
+                        snapshot(ema, out, seen, ranks)
+                    if passed(before, seen, config.validation.every) or is_last:
+                        look()
             checkpoints.finish()
         export(replace(model, about=about_run(config, loader, seen)), ema, out, ranks)
         return out / "model"
@@ -147,7 +150,7 @@ def check_finite(batch: Batch, latents: Tensor) -> None:
 def write_numbers(log: Log, meter: Meter, optimizer: Optimizer, config: TrainConfig, seen: int, ranks: Ranks) -> None:
     """One line of the log; raises ValueError if no step has been taken for too long."""
     # The loss of the whole batch is the sum of what the ranks have of it.
-    loss = float(ranks.mean(meter.loss)) * ranks.world / meter.steps
+    loss = float(ranks.mean(meter.loss)) * ranks.world / max(meter.steps - float(meter.lost), 1)
     skipped, in_row = int(optimizer.skipped), int(optimizer.skipped_in_row)
     numbers, note = meter.numbers(seen, config.samples)
     rate = config.optim.rate(seen, config.samples)
@@ -173,7 +176,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        # torchrun passes SIGTERM on to workers that a scheduler has told already; only a second Ctrl-C is impatience.
+        if came and number == signal.SIGINT:
             raise KeyboardInterrupt
         came = True
 

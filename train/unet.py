@@ -133,7 +133,7 @@ class MultiviewUNet(nn.Module):
 
 
 def grow(
-    weights: dict[str, Tensor], unet: nn.Module, stem: Stem, generator: torch.Generator | None = None
+    weights: dict[str, Tensor], network: MultiviewUNet, stem: Stem, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
     """Weights of a 2D model for the wider first and last convolution of a multiview one.
 
@@ -143,23 +143,26 @@ def grow(
     Raises:
         ValueError: the convolutions are of no 2D model of 4 channels, nor of this one.
     """
-    grown = dict(weights)
+    grown, unet = dict(weights), network.unet
     for name, bound in (("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0)):
-        have, want = weights[name], unet.get_parameter(name)
+        want = unet.get_parameter(name)
+        have = weights.get(name, want.new_zeros(0))
         if have.shape == want.shape:
             continue
-        if have.shape[bound] * 2 > want.shape[bound]:
+        copies = network.latents // have.shape[bound] if have.ndim == want.ndim else 0
+        expected = [*want.shape[:bound], network.latents // max(copies, 1), *want.shape[bound + 1 :]]
+        if not copies or list(have.shape) != expected:
             raise ValueError(
                 f"{name} is {tuple(have.shape)}, this model's is {tuple(want.shape)}; give a 4-channel UNet"
             )
         if bound:
-            rest = torch.empty(len(want), want.shape[1] - 2 * have.shape[1], *want.shape[2:])
+            rest = torch.empty(len(want), want.shape[1] - network.latents, *want.shape[2:])
             if stem.pose_init == "zero":
                 rest.zero_()
             else:
                 limit = (want.shape[1] * want.shape[2] * want.shape[3]) ** -0.5
                 rest.uniform_(-limit, limit, generator=generator)
-            grown[name] = torch.cat([have * stem.scale, have * stem.scale, rest.to(have)], 1)
+            grown[name] = torch.cat([have * stem.scale] * copies + [rest.to(have)], 1)
         else:
-            grown[name] = torch.cat([have, have])
+            grown[name] = torch.cat([have] * copies)
     return grown

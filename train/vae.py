@@ -20,6 +20,8 @@ class Vae:
     """A loaded autoencoder."""
 
     model: torch.nn.Module
+    folder: str
+    """Where it was loaded from."""
     sha256: str
     scaling_factor: float
     """Latents times this have about unit variance."""
@@ -32,7 +34,8 @@ class Vae:
         """Mean and standard deviation of the latents of images in [-1, 1], not scaled."""
         images = images.to(next(self.model.parameters()).device)
         # Plain float32, the same at every run: these numbers are kept for years.
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with exact, torch.autocast(images.device.type, enabled=False):
             latents: Any = self.model.encode(images).latent_dist  # pyright: ignore[reportCallIssue]
         return torch.stack([latents.mean, latents.std], 1)
 
@@ -61,7 +64,7 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
     if shifted := [name for name in SHIFTS if model.config.get(name) is not None]:
         raise ValueError(f"{folder} has a {shifted[0]}; only autoencoders with a scaling_factor alone are supported")
     scaling, factor = float(model.config.scaling_factor), 2 ** (len(model.config.block_out_channels) - 1)
-    return Vae(model.to(device).eval(), sha256, scaling, factor, model.config.latent_channels)
+    return Vae(model.to(device).eval(), folder, sha256, scaling, factor, model.config.latent_channels)
 
 
 def vae_sha256(folder: str) -> str:

@@ -27,10 +27,11 @@ SEED = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Scenes that stay the same, with their latents."""
+    """Scenes that stay the same: their cameras and identities, their latents, and the pictures of those that are drawn."""
 
     batch: Batch
     latents: Float[Tensor, "b v c h w"]
+    pictures: Float[Tensor, "k v 3 x y"]
 
     @property
     def places(self) -> Sequence[int]:
@@ -40,21 +41,18 @@ class Validation:
 def open_validation(config: TrainConfig, model: Model) -> Validation:
     """Read the scenes of a validation set; raises what `open_loader` raises, before the first step."""
     own, look = config.loader, config.validation
-    loader = open_loader(
-        replace(
-            own,
-            data=look.data,
-            selection="",
-            batch=look.scenes,
-            latents="",
-            random_background=0.0,
-            workers=0,
-            seed=SEED,
-        )
-    )
-    batch = next(iter(loader)).to(model.device)
+    plain = {"selection": "", "latents": "", "random_background": 0.0, "workers": 0, "pin_memory": False}
+    loader = open_loader(replace(own, data=look.data, batch=look.scenes, seed=SEED, **plain))
+    batch = next(iter(loader))
     assert isinstance(batch.rgb, Tensor)
-    return Validation(batch, model.encode(batch.rgb.float(), batch.normal))
+    # Scene by scene: the autoencoder takes gigabytes for the views of each.
+    latents = []
+    for scene in range(len(batch)):
+        own_part = batch.part(slice(scene, scene + 1)).to(model.device)
+        assert isinstance(own_part.rgb, Tensor)
+        latents.append(model.encode(own_part.rgb, own_part.normal))
+    cameras = replace(batch, rgb=None, normal=None).to(model.device)
+    return Validation(cameras, torch.cat(latents), batch.rgb[: look.pictures].float())
 
 
 def scene_of(model: Model, batch: Batch, latents: Float[Tensor, "b v c h w"], nothing: Nothing) -> Scene:
@@ -105,8 +103,8 @@ def draw_grid(
         batch = validation.batch.part(part)
         scene = scene_of(model, batch, validation.latents[part], nothing)
         made = model.decode(sample(model, network, scene, nothing, SEED + place, look.steps, look.scale))
-        assert isinstance(batch.rgb, Tensor)
-        rows += [batch.rgb[0].float(), *(framed(part[0], batch.is_condition[0]) for part in made)]
+        given = batch.is_condition[0].cpu()
+        rows += [validation.pictures[place], *(framed(part[0].cpu(), given) for part in made)]
     return as_pixels(torch.cat([torch.cat(list(row), -1) for row in rows], -2))
 
 

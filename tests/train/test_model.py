@@ -73,6 +73,23 @@ def test_a_scene_sees_relative_cameras(model):
     assert torch.equal(scene.context, nothing.context.expand(2, -1, -1))
 
 
+def test_rays_are_made_in_single_precision_whatever_the_network_runs_in(model):
+    azimuth = np.array([20.0, 65.0])
+    args = (orbit(azimuth, 0 * azimuth), torch.tensor([[True, False]]), torch.zeros(1, 2, 8, 2, 2), None)
+    plain = model.scene(*args, model.nothing(16)).rays
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.scene(*args, model.nothing(16)).rays, plain)
+
+
+def test_the_autoencoder_of_a_model_is_the_very_one_it_was_trained_with(model, folder, tmp_path):
+    """Another hash, and the latents that were cached with it would not be found."""
+    config = tmp_path / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": 99}))
+    vae = load_vae(str(tmp_path / "vae"))
+    save_model(replace(model, vae=vae), tmp_path / "again")
+    assert load_vae(str(tmp_path / "again" / "vae")).sha256 == vae.sha256
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -95,7 +112,7 @@ def test_folders_that_are_no_model(folder, tmp_path):
         load_model(tmp_path / "nowhere")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"does not fit UNet2DConditionModel"):
+    with pytest.raises(ValueError, match=r"is no safetensors file, or is cut short"):
         load_model(folder)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"the weights of UNet2DConditionModel belong there"):

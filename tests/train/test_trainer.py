@@ -20,6 +20,7 @@ from manifests.dataset import Dataset
 from train.checkpoint import whole_ones
 from train.config import TrainConfig
 from train.edm import NoiseLevels
+from train.ema import EmaConfig
 from train.embedded.folder import HEADS64
 from train.model import load_model
 from train.objective import Objective
@@ -89,11 +90,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_straight_run(config, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     place = max(whole_ones(Path(broken.out) / "checkpoints"))
-    half = json.loads((place / "checkpoint.json").read_text())
-    assert half["seen"] < 32
-    # The length of the run was only there to keep it busy until it was killed.
-    half["fingerprint"], half["config"] = broken.fingerprint, broken.as_json()
-    (place / "checkpoint.json").write_text(json.dumps(half))
+    assert json.loads((place / "checkpoint.json").read_text())["seen"] < 32
     alone(broken)
     assert same(straight, broken)
     assert logged(straight) == {**logged(broken)}
@@ -123,10 +120,7 @@ def test_ranks_change_nothing_and_may_change(config, tmp_path):
     on_ranks(two, 2)
     on_ranks(four, 4)
     for world, samples in ((2, 12), (4, 24), (1, 32)):
-        part = replace(elastic, samples=samples)
-        if whole := whole_ones(Path(part.out) / "checkpoints"):
-            _claim(max(whole), part)
-        on_ranks(part, world)
+        on_ranks(replace(elastic, samples=samples), world)
     for other in (two, four, elastic):
         assert logged(other) == pytest.approx(logged(one), abs=1e-5)
         for name, weight in weights(one).items():
@@ -134,23 +128,19 @@ def test_ranks_change_nothing_and_may_change(config, tmp_path):
 
 
 def test_shards_of_the_network_train_as_its_copies_do(config, tmp_path):
+    # With looks in between, for which the averages take the place of the weights.
+    looks = replace(config.validation, data=config.loader.data, every=8, scenes=2, pictures=1, steps=1)
+    config = replace(config, validation=looks)
     copies, shards, then = (replace(config, out=str(tmp_path / name)) for name in ("ddp", "fsdp", "then"))
     on_ranks(copies, 2)
     on_ranks(replace(shards, strategy="fsdp"), 2)
     assert logged(shards) == pytest.approx(logged(copies), abs=1e-5)
+    looked = "validation/loss"
+    assert logged(shards, looked) == pytest.approx(logged(copies, looked), abs=1e-5)
     # What shards saved, copies on one rank go on from.
-    half = replace(then, samples=16)
-    on_ranks(replace(half, strategy="fsdp"), 2)
-    _claim(max(whole_ones(Path(then.out) / "checkpoints")), then)
+    on_ranks(replace(then, samples=16, strategy="fsdp"), 2)
     alone(then)
     assert logged(then) == pytest.approx(logged(copies), abs=1e-5)
-
-
-def _claim(place: Path, config: TrainConfig) -> None:
-    """Let a checkpoint be one of a run of another length: these tests have no schedule that depends on it."""
-    about = json.loads((place / "checkpoint.json").read_text())
-    about["fingerprint"], about["config"] = config.fingerprint, config.as_json()
-    (place / "checkpoint.json").write_text(json.dumps(about))
 
 
 def test_micro_batches_make_no_difference(config, tmp_path):
@@ -223,7 +213,7 @@ def test_single_pictures_need_no_cameras(config, tmp_path):
 
 def test_averages_of_other_lengths_are_rebuilt(config, tmp_path):
     """From two averages and their snapshots, a third that was kept as well."""
-    config = replace(config, ema=replace(config.ema, sigma_rel=(0.05, 0.15, 0.10)), save_every=4, keep=20)
+    config = replace(config, ema=replace(config.ema, sigma_rel=(0.05, 0.15, 0.10)), snapshot_every=4)
     run(config)
     wanted = Path(config.out) / "ema" / "000000000032-0.100.safetensors"
     from safetensors.torch import load_file
@@ -291,7 +281,9 @@ def test_weights_of_another_shape(config, tmp_path):
     folder = tmp_path / "wrong" / "unet"
     folder.mkdir(parents=True)
     save_file({"conv_in.weight": torch.zeros(2, 4, 3, 3)}, folder / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(ValueError, match=r"is the UNet of another shape"):
+    with pytest.raises(
+        ValueError, match=r"conv_in.weight is \(2, 4, 3, 3\), this model's is .*; give a 4-channel UNet"
+    ):
         run(replace(config, init=str(tmp_path / "wrong")))
 
 
@@ -328,6 +320,41 @@ def test_steps_that_are_not_finite_are_skipped_and_then_end_the_run(config, monk
     limit = replace(config.optim, max_skipped=3)
     with pytest.raises(ValueError, match=r"the gradients of 3 steps in a row were not finite, at 12 samples"):
         run(replace(config, out=config.out + "-nan", optim=limit))
+
+
+@pytest.mark.parametrize(
+    ("loader", "says"),
+    [
+        ({"as_uint8": True}, r"leave --loader.as-uint8"),
+        ({"control": True}, r"leave --loader.as-uint8, --loader.no-decode, --loader.control"),
+        ({"members": ("rgb",)}, r"--loader.members are \('rgb',\); this model takes normal and rgb"),
+        ({"tail": "drop"}, r"--loader.tail at exact"),
+    ],
+)
+def test_ways_of_loading_that_would_train_on_something_else(config, loader, says):
+    with pytest.raises(ValueError, match=says):
+        replace(config, loader=replace(config.loader, **loader))
+
+
+def test_a_model_that_reads_its_inputs_otherwise_is_no_beginning(config, tmp_path):
+    first = str(run(config))
+    other = replace(config, init=first, model=replace(SHAPE, scale_given=False), out=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"was trained with model.scale-given True, this run has False; give the same"):
+        run(other)
+
+
+def test_a_run_without_averages_is_looked_at_and_exported(config):
+    looks = replace(config.validation, data=config.loader.data, every=16, scenes=2, pictures=0)
+    run(replace(config, ema=EmaConfig(sigma_rel=()), validation=looks))
+    assert len(logged(config, "validation/loss")) == 2
+
+
+def test_a_longer_run_goes_on_where_the_shorter_ended(config, tmp_path):
+    straight, longer = (replace(config, out=str(tmp_path / name)) for name in ("straight", "longer"))
+    alone(straight)
+    alone(replace(longer, samples=16))
+    alone(longer)
+    assert same(straight, longer)
 
 
 def test_shapes_that_do_not_go_together():

@@ -131,7 +131,7 @@ def test_residuals_of_nothing_change_nothing(small):
 def test_a_wider_stem_begins_as_the_old_one():
     old = MultiviewUNet(SMALL, 4, 0)
     new = MultiviewUNet(SMALL, 8, 7)
-    grown = grow(old.unet.state_dict(), new.unet, Stem(pose_init="zero", scale=0.5))
+    grown = grow(old.unet.state_dict(), new, Stem(pose_init="zero", scale=0.5))
     new.unet.load_state_dict(grown)
     x, _, level, context = scene(v=1)
     image = x[:, :, :4]
@@ -145,18 +145,25 @@ def test_a_wider_stem_begins_as_the_old_one():
 
 def test_new_channels_are_drawn_as_pytorch_draws_them():
     old, new = MultiviewUNet(SMALL, 4, 0), MultiviewUNet(SMALL, 8, 7)
-    weight = grow(old.unet.state_dict(), new.unet, Stem())["conv_in.weight"]
+    weight = grow(old.unet.state_dict(), new, Stem())["conv_in.weight"]
     bound = (15 * 9) ** -0.5
     assert weight[:, 8:].abs().max() <= bound
     assert weight[:, 8:].std() == pytest.approx(bound / 3**0.5, rel=0.1)
     assert torch.equal(weight[:, :4], weight[:, 4:8])
 
 
+def test_without_normals_rays_are_not_taken_for_them():
+    old, new = MultiviewUNet(SMALL, 4, 0), MultiviewUNet(SMALL, 4, 7)
+    weight = grow(old.unet.state_dict(), new, Stem(pose_init="zero"))["conv_in.weight"]
+    assert torch.equal(weight[:, :4], old.unet.conv_in.weight)
+    assert not weight[:, 4:].any()
+
+
 def test_a_stem_of_another_kind_is_refused():
     new = MultiviewUNet(SMALL, 8, 7)
     wrong = {**new.unet.state_dict(), "conv_in.weight": torch.zeros(16, 9, 3, 3)}
     with pytest.raises(ValueError, match=r"conv_in.weight is \(16, 9, 3, 3\).*give a 4-channel UNet"):
-        grow(wrong, new.unet, Stem())
+        grow(wrong, new, Stem())
 
 
 def test_the_released_size(golden):

@@ -7,13 +7,14 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from train.embedded.folder import HEADS64
-from train.model import FILE, UNET, load_model
-from train.vae import WEIGHTS
+from train.model import FILE, UNET, VAE, load_model
+from train.vae import WEIGHTS, vae_sha256
 
 
 def ship(model: Path) -> None:
     """Copy a model over the embedded one; raises what `load_model` raises if it is none."""
-    load_model(model)
+    if load_model(model).vae.sha256 != vae_sha256(str(HEADS64 / VAE)):
+        raise ValueError(f"{model} was trained with another autoencoder than {HEADS64 / VAE}")
     (HEADS64 / UNET).mkdir(parents=True, exist_ok=True)
     for name in (FILE, f"{UNET}/config.json"):
         shutil.copyfile(model / name, HEADS64 / name)
