@@ -70,6 +70,8 @@ def demo(config: DemoConfig) -> int:
     score(ScoreConfig(config.out))
     selected = select(SelectConfig(config.out, POLICY))
     print(selected)
+    # The models are small: a second thread would only wait for the first, and for a core that is busy.
+    torch.set_num_threads(1)
     held_out = held_out_heads(config.out)
     trained = train_a_little(config.out, held_out)
     seen_around = look_around(config.out, held_out)
