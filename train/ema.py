@@ -33,7 +33,12 @@ class EmaConfig:
     @property
     def names(self) -> list[str]:
         """Of the averages, the first is the one that is exported."""
-        return [*(["classic"] if self.decay else []), *(f"power-{length:.3f}" for length in self.sigma_rel)]
+        return [*(["classic"] if self.decay else []), *map(power_name, self.sigma_rel)]
+
+
+def power_name(sigma_rel: float) -> str:
+    """What a power-function average is called."""
+    return f"power-{sigma_rel:.3f}"
 
 
 def gamma_of(sigma_rel: float) -> float:
@@ -54,7 +59,7 @@ class Ema:
         self.config = config
         self._weights: dict[str, Tensor] = dict(network.named_parameters())
         self.averages = {n: {k: w.detach().clone() for k, w in self._weights.items()} for n in config.names}
-        self._lengths = dict(zip(config.names[-len(config.sigma_rel) :], config.sigma_rel, strict=True))
+        self._lengths = {power_name(length): length for length in config.sigma_rel}
 
     @torch.no_grad()
     def update(self, seen: int, batch: int) -> None:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from train.config import TrainConfig
-from train.ema import Ema, EmaConfig, Snapshot, mixture
+from train.ema import Ema, EmaConfig, Snapshot, mixture, power_name
 from train.model import Model, load_model, save_model
 from train.parallel import Ranks, whole
 
@@ -26,8 +26,7 @@ def write_config(config: TrainConfig, run: Path) -> None:
 def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
     """Keep the power-function averages as they stand, in half precision, so that others can be rebuilt."""
     for length in ema.config.sigma_rel:
-        name = f"power-{length:.3f}"
-        weights = gathered(ema.averages[name])
+        weights = gathered(ema.averages[power_name(length)])
         if ranks.is_first:
             file = run / SNAPSHOTS / f"{seen:012d}-{length:.3f}.safetensors"
             file.parent.mkdir(exist_ok=True)

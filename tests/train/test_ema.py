@@ -46,6 +46,15 @@ def test_averages_follow_their_profiles():
     assert classic == pytest.approx(sum(0.1 * 0.9 ** (49 - i) * v for i, v in enumerate(values)), abs=0.01)
 
 
+def test_the_classic_average_alone():
+    network = nn.Linear(1, 1, bias=False)
+    ema = Ema(network, EmaConfig(sigma_rel=(), decay=0.5))
+    nn.init.constant_(ema.averages["classic"]["weight"], 2.0)
+    nn.init.constant_(network.weight, 4.0)
+    ema.update(seen=100, batch=4)
+    assert float(ema.averages["classic"]["weight"]) == 3
+
+
 def test_the_batch_size_does_not_change_an_average():
     network = nn.Linear(1, 1, bias=False)
     small, large = Ema(network, EmaConfig()), Ema(network, EmaConfig())
