@@ -16,6 +16,8 @@ from train.attention import set_view_attention
 
 MASK = 1
 """Channels of the mask: 1 where a view is to be made, 0 where it is given."""
+KINDS_OF_BLOCKS = 64
+"""At most how many shapes of blocks are compiled; each is with gradients and without."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,18 @@ class MultiviewUNet(nn.Module):
         self.unet.enable_gradient_checkpointing()
 
     def compile_blocks(self) -> None:
-        """Compile each residual and transformer block for itself: blocks of one shape share what was compiled."""
+        """Compile each residual and transformer block for itself: blocks of one shape share what was compiled.
+
+        Shapes are fixed, for they are the same at every step; there are more of them than torch would compile unasked.
+        """
+        import torch._dynamo
         from diffusers.models.resnet import ResnetBlock2D
         from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS_OF_BLOCKS)
         for module in self.unet.modules():
             if isinstance(module, ResnetBlock2D | Transformer2DModel):
-                module.compile()
+                module.compile(dynamic=False)
 
 
 def grow(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,19 @@ def test_checkpointing_activations_keeps_views_together(small):
     assert torch.equal(out, again)
     for one, other in zip(plain, checkpointed, strict=True):
         assert torch.allclose(one, other, atol=1e-7)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
+def test_compiled_blocks_do_the_same_and_keep_their_names():
+    shape = UNetShape(channels=(16,), attention=(False,), blocks=1, heads=2, context=12, groups=8)
+    network = MultiviewUNet(shape, 8, 7)
+    x, condition, level, context = scene(v=2)
+    names = list(network.state_dict())
+    with torch.no_grad():
+        plain = network(x, condition, level, context)
+        network.compile_blocks()
+        assert torch.allclose(network(x, condition, level, context), plain, atol=1e-5)
+    assert list(network.state_dict()) == names
 
 
 def test_banks_are_further_tokens_of_self_attention(small):
