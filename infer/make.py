@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from infer.outputs.write import DEFAULT, check, write
 from infer.own_normals import PULL, own_normals
@@ -78,7 +78,7 @@ class ViewsConfig:
     """How far each further photo is turned from the first, in degrees."""
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
-    portrait: Annotated[PortraitConfig, OmitArgPrefixes] = field(default_factory=PortraitConfig)
+    portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     pull: float = PULL["released"]
     """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""

@@ -156,6 +156,14 @@ def test_mistakes_are_one_line_and_exit_2(folder, photo, tmp_path, capsys, monke
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_of_the_docs(folder, photo, tmp_path, capsys):
+    arguments = ["--aligned", "--face.arcface", str(FILTERS / "arcface.onnx"), "--matte.uniform", "--views", "8"]
+    out = str(tmp_path / "out")
+    assert main(["views", folder, photo, "--out", out, *arguments, "--steps", "2", "--outputs", "sheet"]) == 0
+    assert f"{out}: 8 views" in capsys.readouterr().out
+    assert (tmp_path / "out" / "identity.safetensors").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(folder, photo, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
