@@ -6,6 +6,7 @@ encoded in between. Source: SpinMeRound, section 3.4 and its released sampling f
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ class SamplerConfig:
     sampler: str = "euler"
     """euler, one evaluation a step as released, or heun, two."""
     seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 is autocast over weights in single precision, as in training."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.scale < 1:
@@ -99,8 +102,7 @@ class Painter:
         scale = self.config.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
         levels = edm_levels(self.config.steps, most=most)
-        on_gpu = clean.device.type == "cuda"
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(clean.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
 

@@ -26,7 +26,7 @@ def model(tmp_path_factory) -> Model:
 
 
 def painter(model: Model, **changes) -> Painter:
-    return Painter(model, model.nothing(16), SamplerConfig(**{"steps": 3, **changes}))
+    return Painter(model, model.nothing(16), SamplerConfig(**{"steps": 3, "precision": "fp32", **changes}))
 
 
 @pytest.fixture
@@ -110,6 +110,14 @@ def test_normals_of_a_photo_are_made_by_the_model(model, count):
     untied = own_normals(model, nothing, PHOTO[:4], person(), pull=0.0, steps=4)
     assert not torch.allclose(found, untied, atol=1e-4)
     assert not torch.allclose(found, own_normals(model, nothing, PHOTO[:4] + 1, person(), steps=4), atol=1e-4)
+
+
+def test_half_precision_makes_nearly_the_same(model):
+    plan = plan_views(ring(8), np.zeros(8))
+    full, half = (painter(model, precision=p).paint(plan, {0: PHOTO}, person()).rgb for p in ("fp32", "bf16"))
+    assert not torch.equal(full, half)
+    assert torch.allclose(full, half, atol=0.1)
+    assert half.dtype == torch.float32
 
 
 def test_identities_between_two_are_of_unit_length():
