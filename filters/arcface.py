@@ -89,6 +89,26 @@ def load_arcface(path: str, device: str = "cpu") -> ArcFace:
     return ArcFace(ArcFaceONNX(str(file), session), sha256(file), outputs[0].shape[1])
 
 
+@dataclass(frozen=True, eq=False)
+class Face:
+    """The largest face of a picture, in pixels whose centres are integers."""
+
+    box: Float32[np.ndarray, "4"]
+    points: Float32[np.ndarray, "5 2"]
+    """Eyes, nose and corners of the mouth, the subject's right first."""
+    count: int
+    """Of all faces that were found."""
+
+
+def largest_face(detector: Any, rgb: UInt8[np.ndarray, "h w 3"], min_detection: float) -> Face | None:
+    """What an insightface detector sees, if it is as sure as that of any face."""
+    boxes, points = detector.detect(np.ascontiguousarray(rgb[..., ::-1]), det_thresh=min_detection)
+    if not len(boxes):
+        return None
+    largest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax()
+    return Face(boxes[largest, :4].astype(np.float32), points[largest].astype(np.float32), len(boxes))
+
+
 def load_detector(path: str, device: str = "cpu") -> Any:
     """Load an SCRFD face detector with key points through insightface; raises FileNotFoundError or ValueError."""
     from insightface.model_zoo.scrfd import SCRFD
@@ -184,10 +204,8 @@ class ArcFaceScorer:
             return expected, in_cone
         at, found = expected.copy(), np.zeros(len(in_cone), bool)
         for i in np.flatnonzero(in_cone):
-            boxes, points = self.detector.detect(pictures[i, ..., ::-1], det_thresh=self.config.min_detection)
-            if len(boxes):
-                largest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax()
-                at[i], found[i] = points[largest], True
+            if (face := largest_face(self.detector, pictures[i], self.config.min_detection)) is not None:
+                at[i], found[i] = face.points, True
         return at, found
 
     def score(self, faces: Faces) -> Columns:

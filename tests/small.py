@@ -52,6 +52,18 @@ def choose(dataset: Dataset, name: str, dropped: set[tuple[int, int]], views: in
     write_selection(dataset, name, pa.table(arrays, schema=ROWS))
 
 
+def hide_normals(monkeypatch) -> None:
+    """Let every dataset be one without normals, whatever its shards hold."""
+    original = Dataset.views
+
+    def without_normals(self, shard, columns=None):
+        table = original(self, shard, columns)
+        at = columns.index("normal.size")
+        return table.set_column(at, table.field(at), pa.nulls(len(table), pa.int64()))
+
+    monkeypatch.setattr(Dataset, "views", without_normals)
+
+
 def noise_sample(plan: Plan, identity: int, view: int) -> tuple[dict, dict[str, bytes]]:
     pixels = np.random.default_rng([identity, view]).integers(0, 256, (plan.resolution, plan.resolution, 3), np.uint8)
     row = {

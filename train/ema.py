@@ -38,7 +38,7 @@ class EmaConfig:
 
 def power_name(sigma_rel: float) -> str:
     """What a power-function average is called."""
-    return f"power-{sigma_rel:.3f}"
+    return f"power-{sigma_rel:g}"
 
 
 def gamma_of(sigma_rel: float) -> float:

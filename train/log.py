@@ -100,13 +100,13 @@ class Meter:
 
     def reset(self) -> None:
         self.started, self.waited, self.samples, self.steps = time.perf_counter(), 0.0, 0, 0
-        self.loss, self.lost = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.losses = torch.zeros(2, device=self.device)
+        """The sum of the losses of scenes, and their number, of those that are finite."""
 
-    def add(self, loss: torch.Tensor) -> None:
-        """Count the loss of a micro-batch; one that is not finite is left out, and counted as lost."""
-        finite = torch.isfinite(loss)
-        self.loss += torch.where(finite, loss, 0)
-        self.lost += ~finite
+    def add(self, losses: torch.Tensor) -> None:
+        """Count the losses of some scenes."""
+        finite = torch.isfinite(losses)
+        self.losses += torch.stack([torch.where(finite, losses, 0).sum(), finite.sum()])
 
     @contextmanager
     def aside(self) -> Iterator[None]:

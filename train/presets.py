@@ -12,7 +12,6 @@ from tyro.conf import arg
 from geometry.raymaps import RayMaps
 from train.config import TrainConfig, ValidationConfig
 from train.edm import NoiseLevels
-from train.ema import EmaConfig
 from train.embedded.folder import HEADS64
 from train.identity import IdentityShape
 from train.launch_ray import RayConfig
@@ -78,7 +77,6 @@ HEADS64_RUN = TrainConfig(
     # Of 16 x 16 cells a quarter of the noise hides what it hides of 64 x 64.
     objective=Objective(NoiseLevels(mean=-0.4, std=1.4)),
     optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.5, weight_decay=0.0),
-    ema=EmaConfig(sigma_rel=(0.05, 0.10)),
     validation=ValidationConfig(every=16_000),
     samples=64_000,
     micro=8,

@@ -28,9 +28,9 @@ def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
     for length in ema.config.sigma_rel:
         weights = gathered(ema.averages[power_name(length)])
         if ranks.is_first:
-            file = run / SNAPSHOTS / f"{seen:012d}-{length:.3f}.safetensors"
+            file = run / SNAPSHOTS / f"{seen:012d}-{length:g}.safetensors"
             file.parent.mkdir(exist_ok=True)
-            save_file({k: w.half() for k, w in weights.items()}, scratch := file.with_suffix(".part"))
+            save_file({k: w.half() for k, w in weights.items()}, scratch := file.with_name(f"{file.name}.part"))
             scratch.rename(file)
 
 
@@ -49,7 +49,7 @@ def gathered(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): whole(weight.detach()).cpu() for name, weight in weights.items()}
 
 
-def average(run: Path, dest: Path, sigma_rel: float) -> Model:
+def average(run: Path, dest: Path, sigma_rel: float) -> None:
     """Write the model whose weights are averaged over another length than was kept, rebuilt from all snapshots.
 
     Raises:
@@ -61,11 +61,10 @@ def average(run: Path, dest: Path, sigma_rel: float) -> Model:
     files = sorted((run / SNAPSHOTS).glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{run} has no snapshots of averages; they come with its checkpoints")
-    snapshots = [Snapshot(float(file.stem.split("-")[1]), int(file.stem.split("-")[0])) for file in files]
+    snapshots = [Snapshot(float(length), int(seen)) for seen, length in (file.stem.split("-", 1) for file in files)]
     shares = mixture(snapshots, sigma_rel, max(s.seen for s in snapshots))
     weights: dict[str, Tensor] = {}
     for file, share in zip(files, shares.tolist(), strict=True):
         for name, weight in load_file(file).items():
             weights[name] = weights.get(name, torch.zeros(())) + weight.float() * share
     save_model(model, dest, weights)
-    return model

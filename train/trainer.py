@@ -26,7 +26,7 @@ from train.model import Model
 from train.objective import draw, gaussian, losses
 from train.optimizer import Optimizer
 from train.parallel import Ranks, clip, gathering, joined, spread
-from train.run_folder import export, snapshot, write_config
+from train.run_folder import MODEL, export, snapshot, write_config
 from train.start import (
     about_run,
     lineage,
@@ -95,9 +95,9 @@ def run(config: TrainConfig) -> Path:
                     draws = draw(config.objective, config.seed, places, latents)
                     with gathering(network, last=micro == accumulation - 1), autocast:
                         scene = scene_of(model, part, latents, nothing)
-                        loss = losses(network, scene, latents, draws, config.objective, nothing).sum() / batch_size
+                        loss = losses(network, scene, latents, draws, config.objective, nothing)
                         # Gradients are averaged over the ranks, while the loss is a sum over them.
-                        (loss * ranks.world).backward()
+                        (loss.sum() * ranks.world / batch_size).backward()
                     meter.add(loss.detach())
                 seen, before = seen + batch_size, seen
                 norm = clip(model.network.parameters(), config.optim.clip)
@@ -121,7 +121,7 @@ def run(config: TrainConfig) -> Path:
                         look()
             checkpoints.finish()
         export(replace(model, about=about_run(config, loader, seen)), ema, out, ranks)
-        return out / "model"
+        return out / MODEL
 
 
 def latents_of(model: Model, batch: Batch, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:
@@ -149,13 +149,15 @@ def check_finite(batch: Batch, latents: Tensor) -> None:
 
 def write_numbers(log: Log, meter: Meter, optimizer: Optimizer, config: TrainConfig, seen: int, ranks: Ranks) -> None:
     """One line of the log; raises ValueError if no step has been taken for too long."""
-    # The loss of the whole batch is the sum of what the ranks have of it.
-    loss = float(ranks.mean(meter.loss)) * ranks.world / max(meter.steps - float(meter.lost), 1)
+    total, counted = ranks.mean(meter.losses).tolist()
+    # JSON knows no number for a mean of nothing.
+    loss = {"loss": total / counted} if counted else {}
     skipped, in_row = int(optimizer.skipped), int(optimizer.skipped_in_row)
     numbers, note = meter.numbers(seen, config.samples)
     rate = config.optim.rate(seen, config.samples)
     missed = f", {skipped} steps skipped" if skipped else ""
-    log.write(seen, {"loss": loss, "lr": rate, "skipped": skipped, **numbers}, f"loss {loss:.4f}, {note}{missed}")
+    said = f"loss {loss['loss']:.4f}" if loss else "no finite loss"
+    log.write(seen, {**loss, "lr": rate, "skipped": skipped, **numbers}, f"{said}, {note}{missed}")
     if in_row >= config.optim.max_skipped:
         raise ValueError(
             f"the gradients of {in_row} steps in a row were not finite, at {seen} samples; lower --optim.lr, or try "
@@ -171,7 +173,7 @@ def passed(before: int, now: int, every: int) -> bool:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Says whether SIGTERM or Ctrl-C came; the run saves at its next step, and a second signal ends it at once."""
+    """Says whether SIGTERM or Ctrl-C came; the run saves at its next step, and a second Ctrl-C ends it at once."""
     came = False
 
     def note(number: int, frame: FrameType | None) -> None:

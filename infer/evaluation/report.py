@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -22,6 +21,7 @@ from infer.evaluation.novel_views import Shown
 from infer.evaluation.protocols import Protocol, Table, better
 from infer.evaluation.summary import Result, Row, measured, worst
 from infer.metrics.figures import Figure
+from jobs.page import render
 
 TILE, COLUMNS = 96, 8
 """Pixels of a view in the gallery, and how many views of a person it shows."""
@@ -137,13 +137,9 @@ class Report:
         lists = {x: worst(self.rows, method, x, SHOWN) for x in measured(self.rows, method)}
         names = list(dict.fromkeys(row["name"] for found in lists.values() for row, _ in found))
         cards = {name: file for name in names if (file := picture_file(folder, name)).is_file()}
-        environment = Environment(
-            loader=PackageLoader("infer.evaluation", "."),
-            autoescape=select_autoescape(),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-        )
-        return environment.get_template("evaluation.html").render(
+        return render(
+            "infer.evaluation",
+            "evaluation.html",
             report=self,
             lists={x: [(row["name"], _cell(value)) for row, value in found] for x, found in lists.items()},
             better=better,

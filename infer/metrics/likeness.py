@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from filters.arcface import ArcFace, crops_of
+from filters.arcface import ArcFace, crops_of, largest_face
 from filters.landmarks import face_points, project
 from geometry.cameras import Cameras, azimuth_elevation, turned
 from infer.metrics.figures import Figure, mean_figure
@@ -54,10 +54,8 @@ class FaceEmbedder:
             return at, (turned(azimuth) <= self.max_turn) & (np.abs(elevation) <= self.max_elevation)
         found = np.zeros(len(pictures), bool)
         for i, picture in enumerate(pictures):
-            boxes, detected = self.detector.detect(picture[..., ::-1], det_thresh=self.min_detection)
-            if len(boxes):
-                largest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax()
-                at[i], found[i] = detected[largest], True
+            if (face := largest_face(self.detector, picture, self.min_detection)) is not None:
+                at[i], found[i] = face.points, True
         return at, found
 
     def at(

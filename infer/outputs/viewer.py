@@ -5,13 +5,13 @@ import io
 from dataclasses import dataclass
 
 from jaxtyping import Float32
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 from torch import Tensor
 
 from geometry.cameras import turned
 from infer.outputs.rings import level, rings
 from infer.turn import Turn
+from jobs.page import render
 from train.validate import as_pixels
 
 QUALITY = 88
@@ -45,13 +45,9 @@ def viewer(turn: Turn, title: str) -> str:
         for view in range(len(turn))
     ]
     ring = level(turn)
-    environment = Environment(
-        loader=PackageLoader("infer.outputs", "."),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template("viewer.html").render(
+    return render(
+        "infer.outputs",
+        "viewer.html",
         title=title,
         views=views,
         first=int(ring[turned(azimuth[ring]).argmin()]),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from filters.arcface import ArcFace, load_arcface, load_detector, onnx_session
+from filters.arcface import ArcFace, Face, largest_face, load_arcface, load_detector, onnx_session
 from filters.landmarks import crops
 from filters.weights import existing
 from infer.portrait.align import Frame
@@ -35,17 +35,6 @@ class FaceConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Face:
-    """The largest face of a picture, in pixels whose centres are integers."""
-
-    box: Float32[np.ndarray, "4"]
-    points: Float32[np.ndarray, "5 2"]
-    """Eyes, nose and corners of the mouth, the subject's right first."""
-    count: int
-    """Of all faces that were found."""
-
-
-@dataclass(frozen=True, eq=False)
 class FaceModels:
     """Loaded face models; what was not given is None."""
 
@@ -58,11 +47,7 @@ class FaceModels:
 
     def largest(self, rgb: UInt8[np.ndarray, "h w 3"]) -> Face | None:
         """The largest face, if there is any."""
-        boxes, points = self.detector.detect(np.ascontiguousarray(rgb[..., ::-1]), det_thresh=self.min_detection)
-        if not len(boxes):
-            return None
-        largest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax()
-        return Face(boxes[largest, :4].astype(np.float32), points[largest].astype(np.float32), len(boxes))
+        return largest_face(self.detector, rgb, self.min_detection)
 
     def pose(self, rgb: UInt8[np.ndarray, "h w 3"], face: Face, frame: Frame) -> HeadPose:
         """How the head lies against a frame, from 68 landmarks (see `infer.portrait.pose`)."""

@@ -41,7 +41,7 @@ def test_averages_follow_their_profiles():
     for step, value in enumerate(values):
         nn.init.constant_(network.weight, value)
         ema.update(seen=4 * (step + 1), batch=4)
-    power, classic = (float(ema.averages[name]["weight"]) for name in ("power-0.100", "classic"))
+    power, classic = (float(ema.averages[name]["weight"]) for name in ("power-0.1", "classic"))
     assert power == pytest.approx((profile(gamma_of(0.10), 50) * values).sum(), abs=1e-5)
     assert classic == pytest.approx(sum(0.1 * 0.9 ** (49 - i) * v for i, v in enumerate(values)), abs=0.01)
 
@@ -63,8 +63,8 @@ def test_the_batch_size_does_not_change_an_average():
         small.update(seen, 1)
         if seen % 10 == 0:
             large.update(seen, 10)
-    assert float(small.averages["power-0.050"]["weight"]) == pytest.approx(
-        float(large.averages["power-0.050"]["weight"]), abs=0.01
+    assert float(small.averages["power-0.05"]["weight"]) == pytest.approx(
+        float(large.averages["power-0.05"]["weight"]), abs=0.01
     )
 
 
@@ -72,7 +72,7 @@ def test_weights_come_back_bit_for_bit():
     network = nn.Linear(3, 3)
     ema = Ema(network, EmaConfig())
     before = network.weight.detach().clone()
-    ema.averages["power-0.050"]["weight"].zero_()
+    ema.averages["power-0.05"]["weight"].zero_()
     with ema.in_place():
         assert not network.weight.any()
     assert torch.equal(network.weight, before)

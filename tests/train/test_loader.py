@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import choose
+from small import choose, hide_normals
 
 from manifests.dataset import Dataset
 from manifests.draws import generator
@@ -373,14 +373,7 @@ def test_missing_members_and_datasets_are_said_before_the_first_step(make, tmp_p
     with pytest.raises(ValueError, match="take 3 or 6"):
         open_loader(config_of(make()), 0, 3)
     dataset = make(name="bare")
-    original = Dataset.views
-
-    def without_normals(self, shard, columns=None):
-        table = original(self, shard, columns)
-        at = columns.index("normal.size")
-        return table.set_column(at, table.field(at), pa.nulls(len(table), pa.int64()))
-
-    monkeypatch.setattr(Dataset, "views", without_normals)
+    hide_normals(monkeypatch)
     with pytest.raises(ValueError, match=r"18 of 18 views have no normal \(first: 0000000_v000\)"):
         open_loader(config_of(dataset, members=("rgb", "normal")))
     open_loader(config_of(dataset))

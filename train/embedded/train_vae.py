@@ -99,7 +99,7 @@ def divergence(mean: Float[Tensor, "n c h w"], logvar: Float[Tensor, "n c h w"])
 
 @torch.inference_mode()
 def measure(model: Any, batches: list[Batch]) -> dict[str, float]:
-    """How well views that were not seen yet come back, and the spread of their codes."""
+    """How well views come back that this run has not seen, of the heads it saw others of; and the spread of their codes."""
     found: dict[str, float] = {}
     codes = []
     for name in ("rgb", "normal"):
