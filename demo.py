@@ -28,11 +28,11 @@ from jobs.page import Section, page, picture, render
 from jobs.status import summarise
 from manifests.dataset import Dataset
 from manifests.verify import verify
-from train import report as run_report
 from train.embedded.folder import HEADS64
-from train.model import read_about
-from train.presets import PRESETS
-from train.trainer import run
+from train.networks.model import read_about
+from train.run import report as run_report
+from train.run.presets import PRESETS
+from train.run.trainer import run
 
 POLICY = "spinmeround"
 

@@ -150,7 +150,7 @@ def _convert(parse: Parse) -> int:
 
 
 def _convert_weights(config: ConvertConfig) -> int:
-    from train.convert import convert
+    from train.weights.convert import convert
 
     found = convert(config.file, config.dest, config.like or None)
     for part, tensors in found.parts.items():
@@ -177,7 +177,7 @@ def _export(parse: Parse) -> int:
 
 
 def _latents(parse: Parse) -> int:
-    from train.latents import LatentsConfig, make_latents
+    from train.data.latents import LatentsConfig, make_latents
 
     config = parse(LatentsConfig)
     shards = len(make_latents(config).committed())
@@ -186,9 +186,9 @@ def _latents(parse: Parse) -> int:
 
 
 def _train(parse: Parse) -> int:
-    from train.launch_ray import launch
-    from train.presets import PRESETS, Train
-    from train.trainer import run
+    from train.run.launch_ray import launch
+    from train.run.presets import PRESETS, Train
+    from train.run.trainer import run
 
     asked = parse(Train, PRESETS)
     if not asked.config.loader.data:
@@ -199,7 +199,7 @@ def _train(parse: Parse) -> int:
 
 
 def _average(parse: Parse) -> int:
-    from train.run_folder import average
+    from train.run.run_folder import average
 
     config = parse(AverageConfig)
     average(Path(config.run), Path(config.dest), config.sigma_rel)

@@ -21,14 +21,14 @@ from rich.table import Table
 from torch import Tensor
 
 from geometry.raymaps import RayMaps
-from train.edm import NoiseLevels, like, scalings
-from train.ema import Ema, EmaConfig
-from train.log import PEAK, forward_flops
-from train.model import ModelShape
-from train.objective import Objective, draw, losses
-from train.optimizer import Optimizer, OptimizerConfig
-from train.presets import HEADS64_RUN
-from train.scene import Nothing, Scene
+from train.diffusion.edm import NoiseLevels, like, scalings
+from train.diffusion.objective import Objective, draw, losses
+from train.diffusion.scene import Nothing, Scene
+from train.networks.model import ModelShape
+from train.run.ema import Ema, EmaConfig
+from train.run.log import PEAK, forward_flops
+from train.run.optimizer import Optimizer, OptimizerConfig
+from train.run.presets import HEADS64_RUN
 
 VIEWS, GIVEN = 8, 1
 

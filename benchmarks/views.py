@@ -21,9 +21,9 @@ from geometry.cameras import orbit
 from infer.make import open_painter
 from infer.plan import plan_views, ring
 from infer.views import Painter, SamplerConfig, direction_number
-from train.edm import edm_levels
-from train.objective import gaussian
-from train.scene import denoise, given_in, start, without
+from train.diffusion.edm import edm_levels
+from train.diffusion.objective import gaussian
+from train.diffusion.scene import denoise, given_in, start, without
 
 
 @dataclass(frozen=True)

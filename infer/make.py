@@ -24,7 +24,7 @@ from infer.portrait.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
 from train.embedded.folder import HEADS64
-from train.model import Model, load_model
+from train.networks.model import Model, load_model
 
 EMBEDDED = "heads64"
 IDENTITY = "identity"

@@ -16,10 +16,10 @@ from torch import Tensor
 from geometry.cameras import orbit
 from infer.plan import Call, Plan
 from infer.turn import Turn
-from train.edm import edm_levels, euler, heun
-from train.model import Model
-from train.objective import gaussian
-from train.scene import Nothing, given_in, guided, start
+from train.diffusion.edm import edm_levels, euler, heun
+from train.diffusion.objective import gaussian
+from train.diffusion.scene import Nothing, given_in, guided, start
+from train.networks.model import Model
 
 SAMPLERS = {"euler": euler, "heun": heun}
 

@@ -13,17 +13,17 @@ from tiny_vae import write_vae
 
 from geometry.raymaps import RayMaps
 from manifests.dataset import Dataset
-from train.config import TrainConfig, ValidationConfig
-from train.identity import IdentityShape
-from train.model import ModelShape
-from train.optimizer import OptimizerConfig
-from train.sampling import MultiView
-from train.stream import LoaderConfig
-from train.unet import UNetShape
+from train.data.sampling import MultiView
+from train.data.stream import LoaderConfig
+from train.networks.identity import IdentityShape
+from train.networks.model import ModelShape
+from train.networks.unet import UNetShape
+from train.run.config import TrainConfig, ValidationConfig
+from train.run.optimizer import OptimizerConfig
 
 context = multiprocessing.get_context("forkserver")
 # What takes seconds to import is imported once, by the process from which all others are forked.
-context.set_forkserver_preload(["train.trainer", "diffusers.models.unets.unet_2d_condition"])
+context.set_forkserver_preload(["train.run.trainer", "diffusers.models.unets.unet_2d_condition"])
 
 SHAPE = ModelShape(
     UNetShape(channels=(16, 16), attention=(True, True), blocks=1, heads=2, context=512, groups=4),
@@ -96,7 +96,7 @@ def _rank(config: TrainConfig, rank: int, world: int, port: int, errors) -> None
 
 def alone(config: TrainConfig) -> None:
     """Run in this process, with one thread."""
-    from train.trainer import run
+    from train.run.trainer import run
 
     torch.set_num_threads(1)
     run(config)

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from train.parts import PARTS, TEXT, UNET, VAE, blank_model, write_part
-from train.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
+from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
+from train.weights.parts import PARTS, TEXT, UNET, VAE, blank_model, write_part
 
 UNET_CONFIG = {
     **sd15_unet_config(153, 8),

@@ -10,9 +10,9 @@ from typing import Any
 
 import samples
 
-from train.loader import LoaderConfig, open_loader
-from train.sampling import RandomK
-from train.stream import Loader
+from train.data.loader import LoaderConfig, open_loader
+from train.data.sampling import RandomK
+from train.data.stream import Loader
 
 BATCHES = 20
 

@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from infer.metrics.pixels import l2, ssim
-from train.batch import Batch
-from train.config import TrainConfig
-from train.loader import open_loader
-from train.model import Model, load_model
-from train.presets import PRESETS
-from train.sampling import MultiView
-from train.trainer import run
-from train.validate import sample, scene_of
+from train.data.batch import Batch
+from train.data.loader import open_loader
+from train.data.sampling import MultiView
+from train.networks.model import Model, load_model
+from train.run.config import TrainConfig
+from train.run.presets import PRESETS
+from train.run.trainer import run
+from train.run.validate import sample, scene_of
 
 PAPER = {
     "no-input": (0.1246, 0.4299, 0.568),

@@ -25,10 +25,10 @@ from infer.make import DirectionsConfig, FilesConfig, ViewsConfig, views
 from infer.portrait.face import FaceConfig
 from infer.portrait.studio import PortraitConfig
 from infer.views import SamplerConfig
-from train.convert import convert, export_ldm
-from train.model import About, Model, ModelShape, save_model
-from train.sd15 import SD15_VAE_CONFIG
-from train.vae import load_vae
+from train.networks.model import About, Model, ModelShape, save_model
+from train.networks.sd15 import SD15_VAE_CONFIG
+from train.networks.vae import load_vae
+from train.weights.convert import convert, export_ldm
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from infer.evaluation.held_out import HeldOut, StoredPeople
 from infer.evaluation.novel_views import Shown
 from infer.metrics.likeness import cosines
-from train.sampling import distance
+from train.data.sampling import distance
 
 
 def copied(held: HeldOut) -> Shown:

@@ -30,7 +30,7 @@ from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
 from infer.views import Painter, SamplerConfig
 from train.embedded.folder import HEADS64
-from train.identity import EMBEDDING
+from train.networks.identity import EMBEDDING
 
 MODEL, COPY, NEAREST = "model", "copy", "nearest"
 

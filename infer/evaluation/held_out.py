@@ -18,9 +18,9 @@ from manifests.draws import generator
 from manifests.embeddings import mean_embeddings
 from manifests.index import Subset, open_index
 from manifests.selection import read_selection
-from train.pixels import Pixels
-from train.reader import Reader
-from train.sampling import distance
+from train.data.pixels import Pixels
+from train.data.reader import Reader
+from train.data.sampling import distance
 
 MAX_ELEVATION = 30.0
 """Degrees above or below within which a random input view lies."""

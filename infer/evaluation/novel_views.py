@@ -18,9 +18,9 @@ from infer.evaluation.held_out import HeldOut
 from infer.own_normals import PULL, own_normals
 from infer.plan import ANCHORS, AT_ONCE, SECTOR, Call, nearest_anchors
 from manifests.draws import generator
-from train.model import Model
-from train.scene import Nothing
-from train.validate import sample
+from train.diffusion.scene import Nothing
+from train.networks.model import Model
+from train.run.validate import sample
 
 ONE_STAGE = 7
 """Views made at once from the input alone, which with it are the eight a model is trained on."""

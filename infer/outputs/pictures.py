@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from infer.turn import Turn
-from train.validate import as_pixels
+from train.run.validate import as_pixels
 
 
 def names(turn: Turn) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from infer.outputs.rings import rings
 from infer.turn import Turn
-from train.validate import as_pixels, framed
+from train.run.validate import as_pixels, framed
 
 ACROSS, TILE, LABEL = 12, 128, 18
 """At most how many views lie side by side, and pixels of a view and of the line under it."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from infer.outputs.rings import level
 from infer.turn import Turn
-from train.validate import as_pixels
+from train.run.validate import as_pixels
 
 SMALL = 384
 """Pixels of a GIF at most, which at twice the size is four times as large a file."""

@@ -12,7 +12,7 @@ from geometry.cameras import turned
 from infer.outputs.rings import level, rings
 from infer.turn import Turn
 from jobs.page import render
-from train.validate import as_pixels
+from train.run.validate import as_pixels
 
 QUALITY = 88
 

@@ -16,8 +16,8 @@ from infer.portrait.face import FaceConfig
 from infer.portrait.studio import PortraitConfig
 from infer.views import SamplerConfig
 from spinset import main
-from train.model import About, Model, save_model
-from train.vae import load_vae
+from train.networks.model import About, Model, save_model
+from train.networks.vae import load_vae
 
 QUICK = SamplerConfig(steps=2)
 ALIGNED = PortraitConfig(aligned=True, face=FaceConfig(arcface=str(FILTERS / "arcface.onnx")))

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from infer.own_normals import PULL, pull_towards
-from train.edm import ddpm_levels, euler, like
+from train.diffusion.edm import ddpm_levels, euler, like
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from infer.own_normals import own_normals
 from infer.plan import plan_views, ring
 from infer.views import Painter, SamplerConfig, between
-from train.model import About, Model
-from train.unet import MultiviewUNet
-from train.vae import load_vae
+from train.networks.model import About, Model
+from train.networks.unet import MultiviewUNet
+from train.networks.vae import load_vae
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from train.embedded.folder import HEADS64
-from train.model import FILE, UNET, VAE, load_model
-from train.vae import WEIGHTS, vae_sha256
+from train.networks.model import FILE, UNET, VAE, load_model
+from train.networks.vae import WEIGHTS, vae_sha256
 
 
 def ship(model: Path) -> None:

@@ -25,8 +25,8 @@ from infer.evaluation.protocols import DIFFPORTRAIT360, GEN3D_FACE, PROTOCOLS, S
 from infer.evaluation.rows import FILE
 from infer.metrics.likeness import FaceEmbedder
 from jobs.pool import PoolConfig
-from train.model import load_model, save_model
-from train.trainer import run
+from train.networks.model import load_model, save_model
+from train.run.trainer import run
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 from turns import ball_turn, head_turn
 
 from infer.outputs.video import gif, mp4
-from train.validate import as_pixels
+from train.run.validate import as_pixels
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 from turns import ball_turn
 
 from infer.outputs.viewer import place, viewer
-from train.validate import as_pixels
+from train.run.validate import as_pixels
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NOT_THERE = "no Chromium or Chrome to open the page with"

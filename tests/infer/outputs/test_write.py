@@ -13,7 +13,7 @@ from turns import ball_turn
 
 from infer.outputs.mesh import body
 from infer.outputs.write import OUTPUTS, check, write
-from train.validate import as_pixels
+from train.run.validate import as_pixels
 
 
 @pytest.fixture(autouse=True)

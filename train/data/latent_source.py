@@ -1,0 +1,194 @@
+"""Serves cached latents in the place of pixels: draws from the stored posteriors, the same ones at every resume."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Float32, Int, Int64
+from torch import Tensor
+
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.draws import generator
+from manifests.index import Index, Subset
+from manifests.latents import DTYPE, PARTS, Record, Unusable, caches, latents_file, npy_header, read_record, short_name
+from manifests.storage import Storage
+from train.data.batch import BadMember, Key
+from train.data.stream import LoaderConfig
+from train.networks.vae import vae_sha256
+
+THREADS = 16
+WHITE, COLOURED, NORMAL = range(len(PARTS))
+
+
+def open_latents(dataset: Dataset, subset: Subset, config: LoaderConfig, sample: bool = True) -> "LatentSource":
+    """What the autoencoder `config.latents` made of a dataset; without `sample` the means instead of draws.
+
+    Raises:
+        FileNotFoundError: there is no such autoencoder.
+        ValueError: its latents are missing or not of these shards, or the config asks for what only pixels give.
+    """
+    vae = config.latents
+    _check(config, dataset.plan.resolution)
+    sha256, index = vae_sha256(vae), subset.index
+    again = f"run spinset latents {dataset.storage.url} --vae {vae}"
+    if short_name(sha256) not in (there := caches(dataset)):
+        others = f" (but of {', '.join(there)})" if there else ""
+        raise ValueError(f"{vae} has no latents, its name there would be {short_name(sha256)}{others}; {again}")
+    records = _records(dataset, sha256, np.unique(index.shard[subset.rows]).tolist(), again)
+    some = next(iter(records.values()))
+    view_bytes = int(np.prod(some.shape[1:])) * DTYPE.itemsize
+    origin = np.zeros(dataset.plan.shards, np.int64)
+    for shard, record in records.items():
+        origin[shard] = len(npy_header(record.shape)) - int(np.searchsorted(index.shard, shard)) * view_bytes
+    return LatentSource(
+        url=dataset.storage.url,
+        index=index,
+        vae_sha256=sha256,
+        scaling_factor=some.scaling_factor,
+        shape=some.shape[2:],
+        origin=origin,
+        colours={int(i): colour for record in records.values() for i, colour in record.backgrounds.items()},
+        sample=sample,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSource:
+    """Scaled latents of views by their rows in the index; made by `open_latents`."""
+
+    url: str
+    index: Index
+    vae_sha256: str
+    scaling_factor: float
+    shape: tuple[int, ...]
+    """Of one part of a view: mean and standard deviation, channels, height, width."""
+    origin: Int64[np.ndarray, " s"]
+    """Per shard, where row 0 of the index would begin in its file."""
+    colours: dict[int, list[int]]
+    """Of each identity, what its coloured views lie over."""
+    sample: bool
+    """Draw from the posterior; otherwise give its mean."""
+
+    @property
+    def lineage(self) -> str:
+        return f"latents {self.vae_sha256} {'drawn' if self.sample else 'means'}"
+
+    def read(
+        self,
+        rows: Int64[np.ndarray, "b v"],
+        background: Float32[np.ndarray, "b 3"],
+        members: tuple[str, ...],
+        keys: Sequence[Key],
+    ) -> dict[str, Float32[Tensor, "b v c h w"] | Float32[Tensor, "b 3"]]:
+        """The members by name, and the background they do have: a colour that was drawn becomes the identity's own.
+
+        Raises:
+            BadMember: a file ends before a view does.
+            FileNotFoundError: a file is no longer there.
+        """
+        coloured = (background != 1).any(1)
+        parts = {"rgb": np.where(coloured, COLOURED, WHITE), "normal": np.full(len(rows), NORMAL)}
+        found: dict[str, Any] = {}
+        for member in members:
+            posterior = torch.from_numpy(
+                self._blocks(rows, np.repeat(parts[member][:, None], rows.shape[1], 1))
+            ).float()
+            found[member] = self._latents(posterior, rows, member, keys)
+        background = background.copy()
+        for place in np.flatnonzero(coloured).tolist():
+            background[place] = np.array(self.colours[int(self.index.identity[rows[place, 0]])], np.float32) / 255
+        return {**found, "background": torch.from_numpy(background)}
+
+    def _latents(
+        self,
+        posterior: Float32[Tensor, "b v m c h w"],
+        rows: Int64[np.ndarray, "b v"],
+        member: str,
+        keys: Sequence[Key],
+    ) -> Float32[Tensor, "b v c h w"]:
+        """Mean plus noise, of which every view of every sample has its own, times the factor (Rombach et al. 2022, D.1)."""
+        latents = posterior[:, :, 0]
+        if self.sample:
+            noise = np.empty((*rows.shape, *self.shape[1:]), np.float32)
+            for of_sample, own, (seed, *index) in zip(noise, rows.tolist(), keys, strict=True):
+                for out, row in zip(of_sample, own, strict=True):
+                    generator(seed, f"latent {member}", *index, row).standard_normal(dtype=np.float32, out=out)
+            latents = torch.addcmul(latents, posterior[:, :, 1], torch.from_numpy(noise))
+        return latents * self.scaling_factor
+
+    def _blocks(
+        self, rows: Int64[np.ndarray, "b v"], parts: Int[np.ndarray, "b v"]
+    ) -> Float16[np.ndarray, "b v m c h w"]:
+        """What is stored of one part of each view: exactly these bytes are read, and only the means if nothing is drawn."""
+        shape = (2 if self.sample else 1, *self.shape[1:])
+        found = np.empty((rows.size, *shape), DTYPE)
+        shard, stride = self.index.shard[rows.ravel()], int(np.prod(self.shape)) * DTYPE.itemsize
+        offset = self.origin[shard] + (rows.ravel() * len(PARTS) + parts.ravel()) * stride
+        storage = Storage(self.url)
+        for number in np.unique(shard).tolist():
+            name, places = latents_file(self.vae_sha256, number), np.flatnonzero(shard == number)
+            try:
+                lengths = _fill(storage, name, found, places.tolist(), offset[places].tolist())
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{name} of {self.url} is gone, it was there when the run began; spinset latents makes it anew"
+                ) from error
+            if len(short := np.flatnonzero(lengths < found[0].nbytes)):
+                row = int(rows.ravel()[places[short[0]]])
+                key = schema.sample_key(int(self.index.identity[row]), int(self.index.view[row]))
+                raise BadMember(name, key, "the file ends before it", row)
+        return found.reshape(*rows.shape, *shape)
+
+
+def _fill(
+    storage: Storage, name: str, out: Float16[np.ndarray, "n m c h w"], places: Sequence[int], offsets: Sequence[int]
+) -> Int64[np.ndarray, " p"]:
+    """Read blocks of one file into their places; how many bytes of each there were."""
+    size = out[0].nbytes
+    if storage.is_local:
+        with open(storage.path(name), "rb", buffering=0) as file:
+            pairs = zip(places, offsets, strict=True)
+            return np.array([os.preadv(file.fileno(), [out[place].data], offset) for place, offset in pairs])
+    path = storage.path(name)
+    ends = [offset + size for offset in offsets]
+    ranges = storage.fs.cat_ranges([path] * len(offsets), offsets, ends, on_error="raise")
+    for place, data in zip(places, ranges, strict=True):
+        if len(data) == size:
+            out[place] = np.frombuffer(data, DTYPE).reshape(out[place].shape)
+    return np.array([len(data) for data in ranges])
+
+
+def _check(config: LoaderConfig, resolution: int) -> None:
+    if others := sorted(set(config.members) - {"rgb", "normal"}):
+        raise ValueError(f"--loader.members hold {', '.join(others)}; there are latents of rgb and normal")
+    if config.resolution not in (0, resolution):
+        raise ValueError(
+            f"--loader.resolution is {config.resolution}; these are the latents of {resolution} px, drop it"
+        )
+    if config.as_uint8 or not config.decode:
+        option = "--loader.as-uint8" if config.as_uint8 else "--loader.no-decode"
+        raise ValueError(f"{option} is for pixels; drop it to load latents")
+
+
+def _records(dataset: Dataset, vae_sha256: str, shards: Sequence[int], again: str) -> dict[int, Record]:
+    """The records of some shards, all of which must be good."""
+
+    def attempt(shard: int) -> Record | Unusable:
+        try:
+            return read_record(dataset, vae_sha256, shard)
+        except Unusable as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = dict(zip(shards, pool.map(attempt, shards), strict=True))
+    faults = {shard: record for shard, record in found.items() if isinstance(record, Unusable)}
+    if faults:
+        shard, fault = next(iter(faults.items()))
+        which = f"{len(faults)} of {len(shards)} shards (first: those of {schema.shard_name(shard)} are {fault})"
+        raise ValueError(f"there are no latents that fit {which}; {again}")
+    return {shard: record for shard, record in found.items() if isinstance(record, Record)}

@@ -1,0 +1,190 @@
+"""Caches the latents of a dataset: the config, what one worker does with a shard, and the job over all shards."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Float32, Int64
+from torch import Tensor
+from tyro.conf import OmitArgPrefixes, Positional
+
+from jobs import pool
+from jobs.pool import Event, PoolConfig, Unit
+from jobs.progress import JobProgress
+from manifests import schema
+from manifests.dataset import Dataset
+from manifests.index import Index, open_index
+from manifests.latents import PARTS, Record, Unusable, own_background, read_record, write_latents
+from manifests.scores import tar_sha256
+from manifests.storage import Storage
+from train.data.batch import BadMember
+from train.data.pixels import Pixels
+from train.data.reader import Reader
+from train.networks.vae import load_vae
+
+MEMBERS = ("rgb", "alpha", "normal")
+
+Pictures = Float32[Tensor, "v 3 3 h w"]
+
+
+@dataclass(frozen=True)
+class LatentsConfig:
+    """Cache the latents of every view beside the shards; the same command resumes. Shards are read, never written."""
+
+    out: Positional[str]
+    """Folder or address of the dataset."""
+    vae: str
+    """Folder of a diffusers AutoencoderKL as safetensors, such as the vae folder of Stable Diffusion."""
+    batch: int = 1
+    """Views that are encoded at once, each of them three pictures."""
+    device: str = "cpu"
+    """Where the autoencoder runs: cpu or cuda."""
+    pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"--batch is {self.batch}; it must be at least 1")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"--device is {self.device!r}; it must be cpu or cuda")
+
+
+def make_latents(config: LatentsConfig) -> Dataset:
+    """Encode what is not encoded yet: shards that are new, and those that were made anew since.
+
+    Raises:
+        FileNotFoundError: there is no dataset, or no autoencoder.
+        ValueError: the autoencoder will not do, or a picture is missing or does not decode.
+    """
+    if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    dataset = Dataset(config.out)
+    vae = load_vae(config.vae)
+    if dataset.plan.resolution % vae.factor:
+        raise ValueError(
+            f"--vae {config.vae} makes one latent of {vae.factor} x {vae.factor} px; the dataset has "
+            f"{dataset.plan.resolution} px, which is no multiple of it"
+        )
+    if dataset.plan.background != "white":
+        raise ValueError(
+            f"the pictures of {config.out} lie over {dataset.plan.background}; latents are made of white ones"
+        )
+    index = open_index(dataset)
+    _check_members(index)
+    dataset.storage.clear_leftovers()
+    heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in dataset.committed()}
+    # Workers of a running cluster do not stand in this folder.
+    out = dataset.storage.root if dataset.storage.is_local else config.out
+    config = replace(config, out=out, vae=str(Path(config.vae).absolute()))
+    pending = [shard for shard in heads if _is_due(dataset, vae.sha256, shard)]
+    with JobProgress("latents", sum(heads.values()), sum(heads[s] for s in heads if s not in pending)) as progress:
+        pool.run(pending, partial(LatentsWorker, config), config.pool, progress.update)
+    return dataset
+
+
+def _is_due(dataset: Dataset, vae_sha256: str, shard: int) -> bool:
+    try:
+        read_record(dataset, vae_sha256, shard)
+    except Unusable:
+        return True
+    return False
+
+
+def _check_members(index: Index) -> None:
+    for member in MEMBERS:
+        if len(lacking := np.flatnonzero(index.size[member] == 0)):
+            key = schema.sample_key(int(index.identity[lacking[0]]), int(index.view[lacking[0]]))
+            raise ValueError(
+                f"{len(lacking)} of {len(index)} views have no {member} (first: {key}); "
+                f"latents are made of {', '.join(MEMBERS)}"
+            )
+
+
+class Chunk(NamedTuple):
+    """Views of one identity that are encoded at once."""
+
+    identity: int
+    rows: Int64[np.ndarray, " v"]
+    done: int
+    """Views of the identity before these,"""
+    total: int
+    """and all of them."""
+
+
+class LatentsWorker:
+    """Encodes shards, a few views at a time, while a thread reads and decodes the next ones."""
+
+    def __init__(self, config: LatentsConfig):
+        torch.set_num_threads(config.pool.threads)
+        self.config, self.dataset = config, Dataset(Storage(config.out))
+        self.vae = load_vae(config.vae, config.device)
+        self.index = open_index(self.dataset)
+        side = self.dataset.plan.resolution
+        self.pixels = Pixels(Reader(self.dataset, self.index), side, side)
+        self.beside = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+
+    def run(self, unit: Unit) -> Iterator[Event]:
+        """Encode one shard and commit its latents."""
+        if unit.condemned:
+            identity, reason = next(iter(unit.condemned.items()))
+            raise ValueError(f"identity {identity} cannot be encoded: {reason}")
+        shard, chunks = unit.index, self._chunks(unit.index)
+        with write_latents(self.dataset, shard, self._record(shard, chunks)) as append:
+            for chunk, pictures in self._decoded(chunks):
+                yield Event(shard, chunk.identity, "encode", chunk.done, chunk.total)
+                append(self._encode(chunk, pictures))
+                yield Event(shard, chunk.identity, "encode", chunk.done + len(chunk.rows), chunk.total)
+
+    def _chunks(self, shard: int) -> list[Chunk]:
+        rows = np.flatnonzero(self.index.shard == shard)
+        identities = self.index.identity[rows]
+        chunks = []
+        for own in np.split(rows, np.flatnonzero(np.diff(identities)) + 1) if len(rows) else ():
+            identity, step = int(self.index.identity[own[0]]), self.config.batch
+            chunks += [Chunk(identity, own[k : k + step], k, len(own)) for k in range(0, len(own), step)]
+        return chunks
+
+    def _record(self, shard: int, chunks: Sequence[Chunk]) -> Record:
+        plan, side = self.dataset.plan, self.dataset.plan.resolution // self.vae.factor
+        views = sum(len(chunk.rows) for chunk in chunks)
+        return Record(
+            dataset=plan.fingerprint,
+            tar_sha256=tar_sha256(self.dataset, shard),
+            vae_sha256=self.vae.sha256,
+            scaling_factor=self.vae.scaling_factor,
+            shape=(views, len(PARTS), 2, self.vae.channels, side, side),
+            backgrounds={str(chunk.identity): own_background(plan.seed, chunk.identity) for chunk in chunks},
+        )
+
+    def _decoded(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Pictures]]:
+        """Chunks with their pictures, one of them decoded ahead."""
+        running: deque[tuple[Chunk, Future[Pictures]]] = deque()
+        for chunk in chunks:
+            running.append((chunk, self.beside.submit(self._pictures, chunk)))
+            if len(running) > 1:
+                first, pictures = running.popleft()
+                yield first, pictures.result()
+        for last, pictures in running:
+            yield last, pictures.result()
+
+    def _pictures(self, chunk: Chunk) -> Pictures:
+        """What PARTS are made of, exactly as the loader serves it."""
+        rows, white = chunk.rows[None], np.ones((1, 3), np.float32)
+        colour = np.array([own_background(self.dataset.plan.seed, chunk.identity)], np.float32) / 255
+        try:
+            over_white = self.pixels.read(rows, white, ("rgb", "normal"))
+            over_colour = self.pixels.read(rows, colour, ("rgb",))
+        except BadMember as error:
+            raise ValueError(f"{error}; spinset verify --deep says what is damaged") from None
+        return torch.stack([over_white["rgb"], over_colour["rgb"], over_white["normal"]], 2)[0]
+
+    def _encode(self, chunk: Chunk, pictures: Pictures) -> Float16[np.ndarray, "v p 2 c _ _"]:
+        posterior = self.vae.posterior(pictures.flatten(0, 1)).half().cpu()
+        if not posterior.isfinite().all():
+            raise ValueError(f"the latents of identity {chunk.identity} do not fit float16; is --vae the right one?")
+        return posterior.unflatten(0, pictures.shape[:2]).numpy()

@@ -1,0 +1,157 @@
+"""Opens a dataset for training: everything that is known to go wrong is said here, before the first step."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+from jaxtyping import Float32
+
+from manifests.dataset import Dataset
+from manifests.embeddings import mean_embeddings
+from manifests.index import Index, Subset, open_index
+from manifests.order import Order, State, check_ranks, fingerprint_of
+from manifests.selection import read_selection
+from train.data.batch import Batch, Source
+from train.data.cache import ShardCache
+from train.data.latent_source import open_latents
+from train.data.pixels import Encoded, Pixels
+from train.data.reader import Reader
+from train.data.sampling import open_control, samples, unable
+from train.data.stream import Loader, LoaderConfig
+from train.data.worker import Worker
+
+__all__ = ["Batch", "Loader", "LoaderConfig", "open_loader"]
+
+GB = 10**9
+
+
+def open_loader(
+    config: LoaderConfig,
+    rank: int = 0,
+    world: int = 1,
+    source: Callable[[Dataset, Subset], Source] | None = None,
+) -> Loader:
+    """Open a dataset for one rank of a run; `source` gives something else than what the dataset holds.
+
+    Raises:
+        FileNotFoundError: there is no dataset.
+        ValueError: whatever is known to go wrong later: the selection, members or embeddings are missing, identities
+            cannot be sampled, the batch does not divide among the ranks; says what would work.
+    """
+    check_ranks(config.batch, rank, world)
+    dataset = Dataset(config.data)
+    index = open_index(dataset)
+    subset = index.select(read_selection(dataset, config.selection) if config.selection else None)
+    subset, embeddings, left_out = _usable(dataset, subset, config)
+    if world > 1 and (missing := len(dataset.pending())):
+        raise ValueError(
+            f"{missing} shards of {config.data} are still to be made, and ranks could see different ones; finish it first"
+        )
+    cache = None if config.latents else _cache(dataset, index, config)
+    reader = Reader(dataset, index, cache)
+    worker = Worker(
+        subset=subset,
+        recipe=config.recipe,
+        source=_source(dataset, subset, reader, config) if source is None else source(dataset, subset),
+        members=config.members,
+        seed=config.seed,
+        random_background=config.random_background if "rgb" in config.members and config.decode else 0.0,
+        control=open_control(subset, dataset.plan.rig) if config.control else None,
+        embeddings=embeddings,
+        tolerance=config.tolerance,
+    )
+    order = _order(config, worker)
+    sampling = {
+        "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
+        "control": config.control,
+        "embeddings": config.embeddings,
+        "source": worker.source.lineage,
+    }
+    start = State(
+        dataset=index.fingerprint,
+        selection=subset.fingerprint,
+        sampling=fingerprint_of(sampling),
+        samples=order.samples,
+        **{name: getattr(config, name) for name in ("seed", "batch", "tail", "window")},
+    )
+    return Loader(config, worker, order, start, (rank, world), cache, left_out)
+
+
+def _usable(
+    dataset: Dataset, subset: Subset, config: LoaderConfig
+) -> tuple[Subset, Float32[np.ndarray, "i d"] | None, dict[int, str]]:
+    """The identities that can be sampled, their embeddings, and why the others cannot."""
+    reasons, vectors = unable(config.recipe, subset), None
+    if config.embeddings:
+        identity, means = mean_embeddings(dataset, config.embeddings)
+        by_identity = np.argsort(identity)
+        vectors = means[by_identity[np.searchsorted(identity, subset.identities, sorter=by_identity)]]
+        without = np.flatnonzero(np.isnan(vectors).any(1)).tolist()
+        reasons |= dict.fromkeys(without, f"has no embedding in {config.embeddings}")
+    left_out = {int(subset.identities[place]): reason for place, reason in sorted(reasons.items())}
+    if not left_out:
+        return subset, vectors, left_out
+    identity, reason = next(iter(left_out.items()))
+    problem = f"{len(left_out)} of {len(subset.identities)} identities cannot be sampled (first: {identity} {reason})"
+    if not config.leave_out or len(left_out) == len(subset.identities):
+        hint = "--loader.leave-out goes on without them" if not config.leave_out else "take another recipe"
+        raise ValueError(f"{problem}; {hint}")
+    wanted = np.ones(len(subset.identities), bool)
+    wanted[list(reasons)] = False
+    return subset.only(wanted), None if vectors is None else vectors[wanted], left_out
+
+
+def _source(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
+    """Cached latents or stored pictures, after a look that all of them are there."""
+    return open_latents(dataset, subset, config) if config.latents else _stored(dataset, subset, reader, config)
+
+
+def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
+    stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
+    if resolution > stored:
+        raise ValueError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
+    needed = {*config.members, *(["rgb"] if config.control else [])}
+    if "rgb" in needed and config.random_background and config.decode:
+        needed.add("alpha")
+        if dataset.plan.background != "white":
+            raise ValueError(
+                f"the pictures lie over {dataset.plan.background}, other backgrounds are made of white ones; give "
+                "--loader.random-background 0, or generate with --background white"
+            )
+    for member in sorted(needed):
+        lacking = np.flatnonzero(subset.index.size[member][subset.rows] == 0)
+        if len(lacking):
+            key = subset.index.key(int(subset.rows[lacking[0]]))
+            problem = f"{len(lacking)} of {len(subset.rows)} views have no {member} (first: {key})"
+            hint = "--loader.random-background 0 does without" if member == "alpha" else "load other --loader.members"
+            raise ValueError(f"{problem}; {hint}")
+    return Pixels(reader, stored, resolution, config.as_uint8) if config.decode else Encoded(reader)
+
+
+def _cache(dataset: Dataset, index: Index, config: LoaderConfig) -> ShardCache | None:
+    """A cache for a remote dataset if it can hold what the order comes back to."""
+    if dataset.storage.is_local or not config.cache:
+        return None
+    sizes, bound = index.shard_sizes, int(config.cache_gb * GB)
+    needed = sizes.sum() if not config.window else 2 * config.window * sizes.max()
+    if needed <= bound:
+        return ShardCache(dataset.storage.url, index.fingerprint, config.cache, bound)
+    if config.window:
+        fits = bound // (2 * int(sizes.max()))
+        hint = f"give --loader.window {fits}" if fits else f"give --loader.cache-gb {needed / GB:.3g}"
+        raise ValueError(
+            f"--loader.cache-gb is {config.cache_gb:g}; two windows of {config.window} shards take {needed / GB:.3g}, {hint}"
+        )
+    warnings.warn(
+        f"the shards take {needed / GB:.3g} GB, --loader.cache-gb is {config.cache_gb:g}: byte ranges are read instead; "
+        "a cache this small is of use with --loader.window only",
+        stacklevel=3,
+    )
+    return None
+
+
+def _order(config: LoaderConfig, worker: Worker) -> Order:
+    count = samples(worker.recipe, worker.subset)
+    shards = worker.shard_of(np.arange(count)) if config.window else None
+    return Order(config.seed, count, config.batch, config.tail, config.window, shards)

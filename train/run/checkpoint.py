@@ -1,0 +1,116 @@
+"""Checkpoints of a run: every tensor through torch.distributed.checkpoint as safetensors, everything else as JSON.
+
+    RUN/checkpoints/000000128000/shard-*.safetensors   network, moments and averages, each rank its part
+    RUN/checkpoints/000000128000/checkpoint.json       samples seen, loader state, config, lineage; written last
+
+Any number of ranks, sharded or not, reads what any other wrote. No pickle is written or read.
+"""
+
+import json
+import os
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from train.run.parallel import Ranks
+
+FOLDER, DONE = "checkpoints", "checkpoint.json"
+ABOUT = ("seen", "steps", "loader", "config", "fingerprint")
+"""What a resume reads of it."""
+
+
+class Checkpoints:
+    """The checkpoints of a run; one is written in the background while training goes on."""
+
+    def __init__(self, run: Path, ranks: Ranks, keep: int):
+        self.folder, self.ranks, self.keep = run / FOLDER, ranks, keep
+        # A group of its own: what is written in the background must not meet the collectives of the run.
+        self.group: Any = dist.new_group(backend="gloo")
+        self._writing: tuple[Future[Any], Path, dict[str, Any]] | None = None
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is whole, as the first rank sees it."""
+        found = [str(max(whole_ones(self.folder), default=""))]
+        dist.broadcast_object_list(found, device=torch.device("cpu"), group=self.group)
+        return Path(found[0]) if found[0] else None
+
+    def settle(self) -> None:
+        """Mark what is being written as whole if it is by now; asked at every step, so that a crash loses little."""
+        if self._writing is not None and not self.ranks.any(not self._writing[0].done()):
+            self.finish()
+
+    def save(self, tensors: dict[str, Tensor], seen: int, about: dict[str, Any]) -> None:
+        """Copy the tensors and write them in the background; the run goes on when they are copied."""
+        self.finish()
+        place = self.folder / f"{seen:012d}"
+        if self.ranks.is_first:
+            for part in self.folder.glob("*"):
+                if part == place or not (part / DONE).exists():  # of a run that died while it wrote
+                    shutil.rmtree(part)
+            place.mkdir(parents=True)
+        self.ranks.wait()
+        writer = HuggingFaceStorageWriter(str(place), save_distributed=True)
+        writing: Any = async_save(tensors, storage_writer=writer, process_group=self.group)
+        self._writing = writing, place, about
+
+    def finish(self) -> None:
+        """Wait for what is being written, mark it as whole, and drop what is too old."""
+        if self._writing is None:
+            return
+        writing, place, about = self._writing
+        self._writing = None
+        if (error := writing.exception()) is not None:
+            # Of a kind that is no Exception; it lists the ranks and their tracebacks.
+            raise OSError(f"{place} could not be written ({str(error).splitlines()[-1].strip()})") from error
+        self.ranks.wait()
+        if self.ranks.is_first:
+            scratch = place / f"{DONE}.part"
+            with scratch.open("w") as file:
+                file.write(json.dumps(about, indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.rename(place / DONE)
+            for old in sorted(whole_ones(self.folder))[: -self.keep]:
+                # Not whole any more from here on, whatever interrupts this.
+                (old / DONE).unlink()
+                shutil.rmtree(old)
+
+    def load(self, place: Path, tensors: dict[str, Tensor]) -> None:
+        """Fill the tensors in place.
+
+        Raises:
+            ValueError: the checkpoint holds others.
+        """
+        reader = HuggingFaceStorageReader(str(place))
+        metadata: Any = reader.read_metadata().state_dict_metadata
+        stored = {name: tuple(about.size) for name, about in metadata.items()}
+        if wrong := [n for n, t in tensors.items() if stored.get(n) != tuple(t.shape)] or sorted(
+            stored.keys() - tensors
+        ):
+            raise ValueError(
+                f"{place} is of another model: {wrong[0]} is {stored.get(wrong[0], 'not there')}; train into another folder"
+            )
+        load(tensors, storage_reader=reader, process_group=self.group)
+
+
+def whole_ones(folder: Path) -> list[Path]:
+    return [done.parent for done in folder.glob(f"*/{DONE}")]
+
+
+def about_checkpoint(place: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; raises ValueError if that is damaged."""
+    try:
+        about = json.loads((place / DONE).read_text())
+        return {name: about[name] for name in ABOUT}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{place / DONE} is damaged ({type(error).__name__}: {error}); remove {place}, an older one is used then"
+        ) from error

@@ -1,0 +1,81 @@
+"""Ray Train as a launcher: it places the workers and starts them again, and each of them runs the very same `run`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from train.run.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
+
+    address: str = ""
+    """Of a Ray cluster, such as auto; local starts one on this machine."""
+    workers: int = 1
+    """Ranks; each takes one GPU if the device is cuda."""
+    failures: int = 3
+    """How often the workers are started again after a failure; they go on from the last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.failures < 0:
+            raise ValueError(
+                f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
+            )
+
+
+def launch(config: TrainConfig, ray: RayConfig) -> Path:
+    """Train on a Ray cluster; returns the folder of the model, on storage that all workers share.
+
+    Raises:
+        FileNotFoundError, ValueError: as `run`, from whichever worker met it first.
+    """
+    import ray as ray_
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    config.accumulation(ray.workers)
+    config = with_absolute_paths(config)
+    if own := not ray_.is_initialized():
+        ray_.init(address=None if ray.address == "local" else ray.address, log_to_driver=True)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"config": config},
+        torch_config=TorchConfig(backend="gloo" if config.device == "cpu" else "cpu:gloo,cuda:nccl"),
+        scaling_config=ScalingConfig(num_workers=ray.workers, use_gpu=config.device == "cuda"),
+        run_config=RunConfig(
+            name="ray", storage_path=config.out, failure_config=FailureConfig(max_failures=ray.failures)
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        mistakes = [e for e in error.worker_failures.values() if isinstance(e, ValueError | OSError)]
+        raise mistakes[0] if mistakes else error from None
+    finally:
+        if own:
+            ray_.shutdown()
+    return Path(config.out) / "model"
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The config for workers that start in another folder."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).absolute()) if path and "://" not in path else path
+
+    return replace(
+        config,
+        **{name: absolute(getattr(config, name)) for name in ("out", "vae", "text_encoder", "init")},
+        loader=replace(config.loader, data=absolute(config.loader.data), cache=absolute(config.loader.cache)),
+        validation=replace(config.validation, data=absolute(config.validation.data)),
+    )
+
+
+def _work(given: dict[str, Any]) -> None:
+    """What each worker does; Ray has set the environment of torchrun and the process group already."""
+    # Importing it takes seconds, which only workers need to spend.
+    from train.run.trainer import run
+
+    run(given["config"])

@@ -1,0 +1,123 @@
+"""Several processes as one trainer: who this one is, how the network is spread, and the few things all must agree on.
+
+The contract is torchrun's: RANK, WORLD_SIZE and LOCAL_RANK in the environment; Ray Train, which initialises the process
+group itself, keeps it too.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from train.networks.unet import MultiviewUNet
+
+TIMEOUT = timedelta(minutes=30)
+"""Of collectives: the first step compiles, and rank 0 writes pictures while the others wait."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all ranks."""
+        dist.all_reduce(values := values.clone())
+        return values / self.world
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; asked on the CPU, for a GPU would have to finish its step first."""
+        dist.all_reduce(found := torch.tensor(float(flag)), dist.ReduceOp.MAX)
+        return bool(found)
+
+    def wait(self) -> None:
+        dist.barrier()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the other processes that torchrun or Ray started, if there are any.
+
+    Raises:
+        ValueError: the device is cuda and there is none; nothing runs on the CPU instead.
+    """
+    rank, world, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("--device is cuda, and this machine has none; give --device cpu")
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    # gloo beside nccl, for checkpoints are written in the background from the CPU.
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    if own := not dist.is_initialized():
+        # A process alone is a group of one: nothing else has to know the difference.
+        alone: Any = {"store": HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
+        dist.init_process_group(backend, timeout=TIMEOUT, **alone)
+    try:
+        yield Ranks(
+            rank, world, torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
+        )
+    finally:
+        if own:
+            dist.destroy_process_group()
+
+
+def spread(network: MultiviewUNet, ranks: Ranks, sharded: bool, bf16: bool) -> Callable[..., Any]:
+    """The network as all ranks run it: FSDP2's shards, DDP's copies, or itself if there is one rank.
+
+    Blocks are compiled, and told to checkpoint their activations, before this: what is wrapped is what runs.
+    """
+    if sharded:
+        # Inputs stay as they are: noise levels and ray maps are told in single precision.
+        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        mesh = dist.device_mesh.init_device_mesh(ranks.device.type, (ranks.world,))
+        options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": half} if bf16 else {})}
+        for block in (*network.unet.down_blocks, network.unet.mid_block, *network.unet.up_blocks):
+            fully_shard(block, **options)
+        # Told to, for a root keeps its weights gathered after a look, when the averages had their place.
+        fully_shard(network, reshard_after_forward=True, **options)
+        return network
+    if ranks.world == 1:
+        return network
+    on_gpu = ranks.device.type == "cuda"
+    return DistributedDataParallel(network, device_ids=[ranks.device] if on_gpu else None, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def gathering(network: Callable[..., Any], last: bool) -> Iterator[None]:
+    """Gradients of several micro-batches are summed over the ranks once, with the last of them."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(last)
+        yield
+    elif isinstance(network, DistributedDataParallel) and not last:
+        with network.no_sync():
+            yield
+    else:
+        yield
+
+
+def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+    """Clip the gradients to a norm over all of them, which is returned; the same number on every rank."""
+    norm = nn.utils.clip_grad_norm_(parameters, most)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be spread over ranks, as a whole; all ranks must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

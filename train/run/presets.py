@@ -1,0 +1,129 @@
+"""The runs there are: SpinMeRound's three phases, its ablations, and two small ones; each a complete config.
+
+Source: SpinMeRound, sections 3 and 4.1 and its released config; where the paper is silent, docs/training.md says what was
+chosen.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from tyro.conf import arg
+
+from geometry.raymaps import RayMaps
+from train.data.sampling import MultiView, SingleView
+from train.data.stream import LoaderConfig
+from train.diffusion.edm import NoiseLevels
+from train.diffusion.objective import Objective
+from train.embedded.folder import HEADS64
+from train.networks.identity import IdentityShape
+from train.networks.model import ModelShape
+from train.networks.unet import UNetShape
+from train.run.config import TrainConfig, ValidationConfig
+from train.run.launch_ray import RayConfig
+from train.run.optimizer import OptimizerConfig
+
+DATA = ""
+"""Stands for the dataset, which every run must name."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a multiview model; the same command goes on where it was stopped."""
+
+    config: Annotated[TrainConfig, arg(name="")]
+    ray: RayConfig = field(default_factory=RayConfig)
+
+
+EDM = TrainConfig(
+    LoaderConfig(DATA, SingleView(), batch=32, tail="exact", embeddings="arcface", members=("rgb",)),
+    model=ModelShape(rays=None, normals=False),
+    objective=Objective(NoiseLevels(shift="none")),
+    samples=31_000 * 32,
+    micro=4,
+    device="cuda",
+)
+"""Phase A: Arc2Face's UNet learns EDM's process on single pictures."""
+
+ONE_VIEW = replace(
+    EDM,
+    loader=LoaderConfig(DATA, MultiView(conditions=(1,)), batch=8, tail="exact", embeddings="arcface"),
+    model=ModelShape(),
+    objective=Objective(),
+    samples=600_000 * 8,
+    micro=1,
+)
+"""Phase B: seven views and all normals from one picture."""
+
+SPINMEROUND = replace(
+    ONE_VIEW,
+    loader=replace(ONE_VIEW.loader, recipe=MultiView(conditions=(0, 1, 3))),
+    samples=1_000_000 * 8,
+)
+"""Phase C: from none, one or three."""
+
+HEADS64_RUN = TrainConfig(
+    LoaderConfig(
+        DATA, MultiView(), batch=8, tail="exact", embeddings="arcface", resolution=64, workers=1, random_background=0.0
+    ),
+    model=ModelShape(
+        UNetShape(channels=(48, 96, 160), attention=(False, True, True), blocks=1, heads=4, context=512, groups=16),
+        RayMaps("geometric", origin_octaves=3, direction_octaves=5),
+        IdentityShape("token", 512),
+        scale_given=False,
+        shared_noise=False,
+        sigma_max=80.0,
+    ),
+    vae=str(HEADS64 / "vae"),
+    # Of 16 x 16 cells a quarter of the noise hides what it hides of 64 x 64.
+    objective=Objective(NoiseLevels(mean=-0.4, std=1.4)),
+    optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.5, weight_decay=0.0),
+    validation=ValidationConfig(every=16_000),
+    samples=64_000,
+    micro=8,
+    save_every=8_000,
+    snapshot_every=8_000,
+)
+"""A model of procedural heads at 64 px that a person can train in an hour or two on a few cores."""
+
+SMALL = replace(
+    HEADS64_RUN,
+    loader=replace(HEADS64_RUN.loader, batch=4),
+    model=replace(
+        HEADS64_RUN.model,
+        unet=UNetShape(channels=(32, 64), attention=(False, True), blocks=1, heads=4, context=512, groups=16),
+    ),
+    optim=replace(HEADS64_RUN.optim, warmup=40),
+    samples=240,
+    micro=4,
+    save_every=240,
+    snapshot_every=240,
+    log_every=10,
+)
+"""For tests and the demo: a few dozen steps, which teach it little."""
+
+PRESETS = {
+    name: Train(config)
+    for name, config in {
+        "spinmeround-edm": EDM,
+        "spinmeround-1view": ONE_VIEW,
+        "spinmeround": SPINMEROUND,
+        "spinmeround-no-input": replace(
+            SPINMEROUND, loader=replace(SPINMEROUND.loader, recipe=MultiView(conditions=(0,)))
+        ),
+        "spinmeround-no-identity": replace(SPINMEROUND, loader=replace(SPINMEROUND.loader, embeddings="")),
+        "spinmeround-no-normals": replace(
+            SPINMEROUND,
+            model=replace(SPINMEROUND.model, normals=False),
+            loader=replace(SPINMEROUND.loader, members=("rgb",)),
+        ),
+        "small": SMALL,
+        "heads64": HEADS64_RUN,
+        "heads64-no-input": replace(HEADS64_RUN, loader=replace(HEADS64_RUN.loader, recipe=MultiView(conditions=(0,)))),
+        "heads64-no-identity": replace(HEADS64_RUN, loader=replace(HEADS64_RUN.loader, embeddings="")),
+        "heads64-no-normals": replace(
+            HEADS64_RUN,
+            model=replace(HEADS64_RUN.model, normals=False),
+            loader=replace(HEADS64_RUN.loader, members=("rgb",)),
+        ),
+    }.items()
+}

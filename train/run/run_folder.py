@@ -1,0 +1,70 @@
+"""The files of a run beside its log and checkpoints: its config, snapshots of its averages, and the model it made."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from train.networks.model import Model, load_model, save_model
+from train.run.config import TrainConfig
+from train.run.ema import Ema, EmaConfig, Snapshot, mixture, power_name
+from train.run.parallel import Ranks, whole
+
+CONFIG, MODEL, SNAPSHOTS = "config.json", "model", "ema"
+PREFIX = "unet."
+"""Of the UNet's weights within the network."""
+
+
+def write_config(config: TrainConfig, run: Path) -> None:
+    """Every setting of the run, resolved."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / CONFIG).write_text(json.dumps(config.as_json(), indent=1) + "\n")
+
+
+def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
+    """Keep the power-function averages as they stand, in half precision, so that others can be rebuilt."""
+    for length in ema.config.sigma_rel:
+        weights = gathered(ema.averages[power_name(length)])
+        if ranks.is_first:
+            file = run / SNAPSHOTS / f"{seen:012d}-{length:g}.safetensors"
+            file.parent.mkdir(exist_ok=True)
+            save_file({k: w.half() for k, w in weights.items()}, scratch := file.with_name(f"{file.name}.part"))
+            scratch.rename(file)
+
+
+def export(model: Model, ema: Ema, run: Path, ranks: Ranks) -> None:
+    """Write the model with its first average, or with its weights if no average is kept."""
+    own: dict[str, Tensor] = dict(model.network.named_parameters())
+    averages = next(iter(ema.averages.values()), own)
+    weights = gathered(averages)
+    if ranks.is_first:
+        save_model(model, run / MODEL, weights)
+    ranks.wait()
+
+
+def gathered(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the UNet as a whole, on the CPU."""
+    return {name.removeprefix(PREFIX): whole(weight.detach()).cpu() for name, weight in weights.items()}
+
+
+def average(run: Path, dest: Path, sigma_rel: float) -> None:
+    """Write the model whose weights are averaged over another length than was kept, rebuilt from all snapshots.
+
+    Raises:
+        FileNotFoundError: the run has no model or no snapshots.
+        ValueError: no average has that length.
+    """
+    EmaConfig((sigma_rel,))
+    model = load_model(run / MODEL)
+    files = sorted((run / SNAPSHOTS).glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{run} has no snapshots of averages; they come with its checkpoints")
+    snapshots = [Snapshot(float(length), int(seen)) for seen, length in (file.stem.split("-", 1) for file in files)]
+    shares = mixture(snapshots, sigma_rel, max(s.seen for s in snapshots))
+    weights: dict[str, Tensor] = {}
+    for file, share in zip(files, shares.tolist(), strict=True):
+        for name, weight in load_file(file).items():
+            weights[name] = weights.get(name, torch.zeros(())) + weight.float() * share
+    save_model(model, dest, weights)

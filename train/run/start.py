@@ -1,0 +1,188 @@
+"""What happens before the first step: the model and its first weights, the data's config, and where a resumed run goes on."""
+
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from manifests.dataset import Dataset
+from manifests.order import State
+from train.data.stream import Loader, LoaderConfig
+from train.diffusion.scene import Nothing
+from train.networks.identity import Arc2FaceTokens
+from train.networks.model import FILE, TEXT, UNET, VAE, About, Model, fill, misfits, read_about
+from train.networks.unet import MultiviewUNet, grow
+from train.networks.vae import WEIGHTS, load_vae
+from train.run.checkpoint import Checkpoints, about_checkpoint
+from train.run.config import TrainConfig
+from train.run.ema import Ema
+from train.run.log import forward_flops
+from train.run.optimizer import Optimizer
+
+
+def loader_config(config: TrainConfig) -> LoaderConfig:
+    """The loader's own config, with the autoencoder whose latents are cached."""
+    latents = vae_folder(config) if config.latents else ""
+    return replace(config.loader, latents=latents, pin_memory=config.device == "cuda")
+
+
+def vae_folder(config: TrainConfig) -> str:
+    return config.vae or str(Path(config.init) / VAE)
+
+
+def open_model(config: TrainConfig, device: torch.device) -> Model:
+    """The model with its first weights.
+
+    Raises:
+        FileNotFoundError, ValueError: files are missing or do not fit; names them, and where they come from.
+    """
+    shape, from_convert = config.model, "make it with spinset convert from the official file"
+    if not config.vae and not config.init:
+        raise ValueError(
+            "--vae is needed: the folder of an AutoencoderKL, such as the vae folder of Stable Diffusion 1.5"
+        )
+    vae = load_vae(vae_folder(config), str(device))
+    with torch.random.fork_rng():
+        # The one place where torch's own stream is used: the first weights of a network.
+        torch.manual_seed(config.seed)
+        network, tokens = shape.network(vae.channels), shape.identity.build()
+    if isinstance(tokens, Arc2FaceTokens):
+        folder = Path(config.text_encoder or f"{config.init}/{TEXT}")
+        if not (config.text_encoder or config.init) or not (folder / "model.safetensors").is_file():
+            raise FileNotFoundError(
+                f"--text-encoder is needed: {folder} has no model.safetensors; it is Arc2Face's encoder, {from_convert}"
+            )
+        fill(tokens.text, folder / "model.safetensors")
+    if config.init:
+        file = Path(config.init) / UNET / WEIGHTS
+        if not file.is_file():
+            raise FileNotFoundError(f"--init is {config.init}, which has no {UNET}/{WEIGHTS}; {from_convert}")
+        check_same_kind(Path(config.init), config)
+        first = torch.Generator().manual_seed(config.seed)
+        try:
+            grown = grow(load_file(file), network, config.stem, first)
+        except ValueError as error:
+            raise ValueError(f"{file} does not fit: {error}") from error
+        if wrong := misfits(network.unet, grown):
+            raise ValueError(f"{file} does not fit: {wrong}")
+        network.unet.load_state_dict(grown)
+    return Model(shape, network.to(device), tokens.to(device), vae)
+
+
+def check_same_kind(folder: Path, config: TrainConfig) -> None:
+    """Raise ValueError if a model to begin with would load, but reads its inputs otherwise."""
+    if not (folder / FILE).is_file():
+        return
+    there, here = read_about(folder)[0], config.model
+    if there.rays is None:  # of single pictures: its inputs are a part of these
+        return
+    for name, old, new in (
+        ("rays", there.rays, here.rays),
+        ("unet.joint-from", there.unet.joint_from, here.unet.joint_from),
+        ("scale-given", there.scale_given, here.scale_given),
+        ("identity.kind", there.identity.kind, here.identity.kind),
+    ):
+        if old != new:
+            raise ValueError(f"{folder} was trained with model.{name} {old}, this run has {new}; give the same")
+
+
+def prepared(config: TrainConfig, model: Model) -> MultiviewUNet:
+    """The network as its ranks will spread it: checkpointed and compiled first."""
+    network = model.network
+    if config.checkpoint_activations:
+        network.checkpoint_activations()
+    if config.compile:
+        network.compile_blocks()
+    return network
+
+
+def resume(
+    config: TrainConfig, checkpoints: Checkpoints, tensors: dict[str, Tensor], optimizer: Optimizer, loader: Loader
+) -> int:
+    """Go on from the newest checkpoint; returns the samples seen.
+
+    Raises:
+        ValueError: it is of another run, or of other data.
+    """
+    place = checkpoints.latest()
+    if place is None:
+        return 0
+    about = about_checkpoint(place)
+    if about["fingerprint"] != config.fingerprint:
+        differ = differences(about["config"], config.as_json())
+        raise ValueError(f"{place} is of a run with other settings ({differ}); give those, or another --out")
+    loader.resume(State.from_json(about["loader"]))
+    checkpoints.load(place, tensors)
+    optimizer.steps = about["steps"]
+    return about["seen"]
+
+
+def differences(there: Any, here: Any, name: str = "") -> str:
+    """The first few settings that are not the same."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        parts = [differences(there.get(k), here.get(k), f"{name}.{k}" if name else k) for k in {**there, **here}]
+        return ", ".join([part for part in parts if part][:3])
+    return "" if there == here else f"{name} was {there!r}, is {here!r}"
+
+
+def named_tensors(network: MultiviewUNet, optimizer: Optimizer, ema: Ema) -> dict[str, Tensor]:
+    """Everything that a checkpoint holds; the tensors themselves, which loading fills."""
+    return {
+        **{f"network.{name}": weight.data for name, weight in network.named_parameters()},
+        **{f"adam.{name}": moment for name, moment in optimizer.moments.items()},
+        **{f"ema.{n}.{k}": weight for n, average in ema.averages.items() for k, weight in average.items()},
+    }
+
+
+def scene_flops(model: Model, config: TrainConfig, nothing: Nothing) -> float:
+    """Of one scene forward."""
+    with torch.device("meta"):
+        network = model.shape.network(model.vae.channels)
+    return forward_flops(network, config.loader.recipe.views, nothing.latents.shape[-1], len(nothing.context))
+
+
+def resolution_of(config: TrainConfig) -> int:
+    """Pixels of a side of the views that are trained on."""
+    return config.loader.resolution or Dataset(config.loader.data).plan.resolution
+
+
+def about_run(config: TrainConfig, loader: Loader, seen: int) -> About:
+    """What the model of a run was made from."""
+    source = Dataset(config.loader.data).plan.source["name"]
+    return About(
+        knows=f"{len(loader.worker.subset.identities)} {source} heads",
+        resolution=resolution_of(config),
+        conditions=getattr(config.loader.recipe, "conditions", (0,)),
+        identity=bool(config.loader.embeddings),
+        samples_seen=seen,
+    )
+
+
+def lineage(config: TrainConfig, loader: Loader) -> dict[str, Any]:
+    """What a checkpoint was made of."""
+    state = loader.state()
+    return {
+        "loader": state.to_json(),
+        "fingerprint": config.fingerprint,
+        "config": config.as_json(),
+        "dataset": state.dataset,
+        "selection": state.selection,
+        "commit": commit(),
+        "torch": torch.__version__,
+    }
+
+
+@cache
+def commit() -> str:
+    """The git commit of this code, with a + if it was changed since; empty if it is no checkout, or git is not here."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return said.stdout.strip()

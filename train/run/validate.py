@@ -1,0 +1,126 @@
+"""A look at a run: the loss at fixed noise levels, and views beside the truth, of heads that are not trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from geometry.cameras import Cameras
+from train.data.batch import Batch
+from train.data.loader import open_loader
+from train.diffusion.edm import edm_levels, euler
+from train.diffusion.objective import gaussian, losses_at
+from train.diffusion.scene import Network, Nothing, Scene, given_in, guided, start
+from train.networks.model import Model
+from train.run.config import TrainConfig
+
+QUANTILES = (-1.5, -0.75, 0.0, 0.75, 1.5)
+"""Noise levels at which the loss is taken, in standard deviations of their law."""
+SEED = 20_000
+"""Of noise that is the same at every look of every run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """Scenes that stay the same: their cameras and identities, their latents, and the pictures of those that are drawn."""
+
+    batch: Batch
+    latents: Float[Tensor, "b v c h w"]
+    pictures: Float[Tensor, "k v 3 x y"]
+
+    @property
+    def places(self) -> Sequence[int]:
+        return range(len(self.latents))
+
+
+def open_validation(config: TrainConfig, model: Model) -> Validation:
+    """Read the scenes of a validation set; raises what `open_loader` raises, before the first step."""
+    own, look = config.loader, config.validation
+    plain = {"selection": "", "latents": "", "random_background": 0.0, "workers": 0, "pin_memory": False}
+    loader = open_loader(replace(own, data=look.data, batch=look.scenes, seed=SEED, **plain))
+    batch = next(iter(loader))
+    assert isinstance(batch.rgb, Tensor)
+    # Scene by scene: the autoencoder takes gigabytes for the views of each.
+    latents = []
+    for scene in range(len(batch)):
+        own_part = batch.part(slice(scene, scene + 1)).to(model.device)
+        assert isinstance(own_part.rgb, Tensor)
+        latents.append(model.encode(own_part.rgb, own_part.normal))
+    cameras = replace(batch, rgb=None, normal=None).to(model.device)
+    return Validation(cameras, torch.cat(latents), batch.rgb[: look.pictures].float())
+
+
+def scene_of(model: Model, batch: Batch, latents: Float[Tensor, "b v c h w"], nothing: Nothing) -> Scene:
+    """The scenes of a batch with their given views clean; whoever has no embedding is nobody."""
+    cameras = Cameras(batch.c2w.flatten(0, 1), batch.K.flatten(0, 1))
+    return model.scene(cameras, batch.is_condition, latents, batch.identity_embedding, nothing)
+
+
+@torch.no_grad()
+def level_losses(
+    model: Model, network: Network, validation: Validation, config: TrainConfig, nothing: Nothing
+) -> dict[str, float]:
+    """The mean loss at each level, and over all of them; nothing is dropped."""
+    found: dict[str, float] = {}
+    noise = gaussian(SEED, "validation noise", validation.places, validation.latents)
+    for quantile in QUANTILES:
+        parts = []
+        for begin in range(0, len(validation.latents), config.micro):
+            part = slice(begin, begin + config.micro)
+            scene = scene_of(model, validation.batch.part(part), validation.latents[part], nothing)
+            targets = (~scene.is_condition).sum(1).float()
+            sigma = config.objective.noise.sigma(torch.full_like(targets, quantile), targets)
+            parts.append(losses_at(network, scene, validation.latents[part], noise[part], sigma))
+        found[f"loss/{quantile:+.2f}"] = float(torch.cat(parts).mean())
+    return {"validation/loss": float(np.mean(list(found.values()))), **{f"validation/{k}": v for k, v in found.items()}}
+
+
+@torch.no_grad()
+def sample(
+    model: Model, network: Network, scene: Scene, nothing: Nothing, seed: int, steps: int, scale: float
+) -> Float[Tensor, "b v c h w"]:
+    """Latents of all views of some scenes; the given ones stay as they are."""
+    most = model.shape.sigma_max
+    noise = gaussian(seed, "sample", range(len(scene.clean)), scene.clean)
+    x = start(noise, most, model.shape.shared_noise)
+    return given_in(scene, euler(guided(network, scene, scale, nothing), x, edm_levels(steps, most=most)))
+
+
+@torch.no_grad()
+def draw_grid(
+    model: Model, network: Network, validation: Validation, config: TrainConfig, nothing: Nothing
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Per scene a row of the truth, one of what was made (given views framed), and one of its normals."""
+    look = config.validation
+    rows: list[Tensor] = []
+    for place in range(look.pictures):
+        part = slice(place, place + 1)
+        batch = validation.batch.part(part)
+        scene = scene_of(model, batch, validation.latents[part], nothing)
+        made = model.decode(sample(model, network, scene, nothing, SEED + place, look.steps, look.scale))
+        given = batch.is_condition[0].cpu()
+        rows += [validation.pictures[place], *(framed(part[0].cpu(), given) for part in made)]
+    return as_pixels(torch.cat([torch.cat(list(row), -1) for row in rows], -2))
+
+
+def framed(views: Float[Tensor, "v 3 h w"], is_condition: Tensor) -> Float[Tensor, "v 3 h w"]:
+    """Views, the given ones with a dark frame of one pixel in 32."""
+    out, width = views.clone(), max(1, views.shape[-1] // 32)
+    for side in (slice(None, width), slice(-width, None)):
+        out[is_condition, :, side, :] = -1
+        out[is_condition, :, :, side] = -1
+    return out
+
+
+def as_pixels(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def save_picture(pixels: UInt8[np.ndarray, "h w 3"], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)

@@ -1,0 +1,1 @@
+"""Reads official weights and turns them into models."""
