@@ -30,7 +30,7 @@ def sections(run: Path) -> list[Section]:
     numbers = {"loss": curve(lines, "loss"), "validation loss": curve(lines, "validation/loss")}
     steps = max(line["samples"] for line in lines) // config["loader"]["batch"]
     curves = {name: found for name, found in numbers.items() if found}
-    return [Section("Training", render("train", "run.html", curves=curves, shown=shown, steps=steps))]
+    return [Section("Training", render("train.run", "run.html", curves=curves, shown=shown, steps=steps))]
 
 
 def curve(lines: list[dict[str, float]], name: str) -> Curve | None:
