@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from filters.weights import sha256
+from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement
 from infer.evaluation.baselines import Nearest, copied
 from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
 from infer.evaluation.importers.open import open_stage
-from infer.evaluation.measure import Kit, PictureEmbedder, look_at_truth, measure, open_kit, to_unit
-from infer.evaluation.novel_views import NovelViews, make_views, number_of
+from infer.evaluation.measure import Kit, PictureEmbedder, Truth, look_at_truth, measure, open_kit
+from infer.evaluation.novel_views import NovelViews, Shown, make_views, number_of
 from infer.evaluation.pairs import evaluate_pair
 from infer.evaluation.progress import people_shown
 from infer.evaluation.protocols import PROTOCOLS, Protocol
@@ -28,6 +29,7 @@ from infer.evaluation.rows import Rows
 from infer.evaluation.summary import TRUTH, results_of, save_features
 from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
+from infer.metrics.pixels import to_unit
 from infer.views import Painter, SamplerConfig
 from train.embedded.folder import HEADS64
 from train.networks.identity import EMBEDDING
@@ -110,9 +112,13 @@ class Run:
             "elevation": held.elevation[1:].tolist(),
             "identity": embedding is not None,
             "nearest": like,
-            "methods": {m: measure(self.kit, truth, views) for m, views in shown.items()},
+            "methods": {m: self._measured(truth, views) for m, views in shown.items()},
             "seconds": round(time.monotonic() - begin, 3),
         }
+
+    def _measured(self, truth: Truth, shown: Shown) -> dict[str, Any]:
+        found = measure(self.kit, truth, shown)
+        return {**found, "person": {**found["person"], **agreement(shown, truth.held)}}
 
     def _identity(self, embedding: Float32[np.ndarray, " d"] | None, held: HeldOut) -> Float32[np.ndarray, " d"] | None:
         if not self.painter.model.about.identity or embedding is None:
@@ -177,6 +183,9 @@ def report(run: Run, out: Path, rows: list[dict[str, Any]]) -> Report:
     if not known:
         own = run.painter.model.shape.normals
         missing["normal_error"] = "the true normals are not known" if own else "the model makes no normals"
+    missing |= dict.fromkeys(EPIPOLAR, f"SIFT finds no spot twice in views within {NEAR:g} degrees")
+    missing |= dict.fromkeys(HULL, "the true views have no masks, or nothing is seen twice")
+    missing |= dict.fromkeys(BORDER, f"no two calls of the sampler made views within {NEAR:g} degrees")
     if any(NEAREST in row["methods"] for row in rows):
         methods[NEAREST] = "nearest training head"
     about = {

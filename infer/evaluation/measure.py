@@ -23,14 +23,15 @@ from infer.metrics.likeness import (
     similarity,
 )
 from infer.metrics.picture_metrics import PictureMetrics, picture_metrics
-from infer.metrics.pixels import normal_error
+from infer.metrics.pixels import normal_error, to_bytes, to_unit
 
 PictureEmbedder = Callable[[UInt8[np.ndarray, "v h w 3"]], Float32[np.ndarray, "v d"]]
 """Pictures to vectors whose cosines mean likeness, such as CLIP's tower."""
 
 VIEW_METRICS = ("id", "reid_distance", "reid_match", "clip", "normal_error")
 """Of single views, beside those of `picture_metrics`."""
-PERSON_METRICS = Consistency._fields
+FACE_METRICS = Consistency._fields
+"""Of all views of a person, as the recogniser sees them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,22 +63,12 @@ def open_kit(
     except (FileNotFoundError, ValueError) as error:
         missing |= dict.fromkeys(FID, str(error))
     if faces is None:
-        missing |= dict.fromkeys(("id", "reid_distance", "reid_match", *PERSON_METRICS), without_faces)
+        missing |= dict.fromkeys(("id", "reid_distance", "reid_match", *FACE_METRICS), without_faces)
     elif not reid_limit:
         missing["reid_match"] = "--reid-limit tells below which distance the recogniser sees one person (dlib's: 0.6)"
     if clip is None:
         missing["clip"] = "it needs a CLIP; --clip names an open_clip folder"
     return Kit(pictures, faces, inception, clip, reid_limit, missing)
-
-
-def to_unit(pictures: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 h w"]:
-    """From [-1, 1] to [0, 1]."""
-    return ((pictures + 1) / 2).clamp(0, 1)
-
-
-def to_bytes(pictures: Float32[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
-    """From [-1, 1] to 255 steps, channels last."""
-    return (to_unit(pictures) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 @dataclass(frozen=True, eq=False)

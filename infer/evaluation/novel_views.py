@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from geometry.cameras import Cameras, orbit
@@ -49,6 +49,8 @@ class Shown:
     cameras: Cameras
     """Where they were seen from, which for a baseline is not where they should be."""
     points: Float[np.ndarray, "5 3"]
+    call: Int[np.ndarray, " k"] | None = None
+    """Which call of the sampler made each view."""
 
 
 def number_of(name: str) -> int:
@@ -88,7 +90,10 @@ def make_views(
         latents.update(zip(call.made, made[len(call.given) :], strict=True))
     parts = model.decode(torch.stack([latents[place] for place in range(1, len(held))])[None])
     pictures = [part[0].float().cpu() for part in parts]
-    return Shown(pictures[0], pictures[1] if len(pictures) > 1 else None, held.cameras[slice(1, None)], held.points)
+    normal = pictures[1] if len(pictures) > 1 else None
+    made_by = {place: number for number, call in enumerate(calls) for place in call.made}
+    call = np.array([made_by[place] for place in range(1, len(held))])
+    return Shown(pictures[0], normal, held.cameras[slice(1, None)], held.points, call)
 
 
 def _groups(views: int, given: tuple[int, ...]) -> list[Call]:

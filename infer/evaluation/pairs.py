@@ -13,12 +13,13 @@ from torch import Tensor
 from geometry.cameras import orbit
 from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut
-from infer.evaluation.measure import PERSON_METRICS, PictureEmbedder, look_at_truth, measure, open_kit, to_unit
+from infer.evaluation.measure import PictureEmbedder, look_at_truth, measure, open_kit
 from infer.evaluation.novel_views import Shown
 from infer.evaluation.progress import people_shown
 from infer.evaluation.report import Report, grid, save_strip
 from infer.evaluation.rows import Rows
-from infer.evaluation.summary import TRUTH, results_of, save_features
+from infer.evaluation.summary import PERSON_METRICS, TRUTH, results_of, save_features
+from infer.metrics.pixels import to_unit
 from infer.portrait.align import over_white
 from infer.portrait.photo import read_photo
 

@@ -60,7 +60,10 @@ class Protocol:
         return tuple(dict.fromkeys(metric for table in self.tables for _, metric in table.columns))
 
 
-LOWER = frozenset({"l2", "lpips_alex", "lpips_vgg", "dists", "reid_distance", "normal_error", "fid"})
+LOWER = frozenset(
+    {"l2", "lpips_alex", "lpips_vgg", "dists", "reid_distance", "normal_error", "fid"}
+    | {"epipolar_median", "hull_spread", "hull_ratio", "border_ratio"}
+)
 """Metrics of which less is better, without the endings _front and _back."""
 
 

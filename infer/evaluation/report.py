@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from infer.evaluation.held_out import HeldOut
-from infer.evaluation.measure import to_bytes
 from infer.evaluation.novel_views import Shown
 from infer.evaluation.protocols import Protocol, Table, better
 from infer.evaluation.summary import Result, Row, measured, worst
 from infer.metrics.figures import Figure
+from infer.metrics.pixels import to_bytes
 from jobs.page import render
 
 TILE, COLUMNS = 96, 8

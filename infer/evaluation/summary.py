@@ -10,7 +10,8 @@ from jaxtyping import Float
 from safetensors.numpy import load_file, save_file
 
 from geometry.cameras import turned
-from infer.evaluation.measure import PERSON_METRICS, VIEW_METRICS
+from infer.evaluation.agreement import AGREEMENT
+from infer.evaluation.measure import FACE_METRICS, VIEW_METRICS
 from infer.evaluation.protocols import better
 from infer.metrics.figures import Figure, mean_figure
 from infer.metrics.frechet import FID, fid_figures
@@ -19,6 +20,7 @@ from infer.metrics.perceptual import PERCEPTUAL
 FRONT = 90.0
 """Degrees turned from the front up to which a view is one of the front."""
 PICTURE_METRICS = ("l2", "psnr", "ssim", *PERCEPTUAL)
+PERSON_METRICS = (*FACE_METRICS, *AGREEMENT)
 FEATURES, TRUTH = "features", "truth"
 
 Row = Mapping[str, Any]

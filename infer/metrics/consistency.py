@@ -1,4 +1,4 @@
-"""Whether generated views fit together, without weights: under the known cameras, and across chunks of a turntable."""
+"""Whether generated views fit together, without weights: under the known cameras, and across the chunks they were made in."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -116,15 +116,17 @@ class Borders(NamedTuple):
 
 
 def chunk_borders(
-    pictures: Float[Tensor, "v 3 h w"], chunk: Int[np.ndarray, " v"], distance: Measure = l2, closed: bool = True
+    pictures: Float[Tensor, "v 3 h w"],
+    chunk: Int[np.ndarray, " v"],
+    pairs: Int[np.ndarray, "p 2"],
+    distance: Measure = l2,
 ) -> Borders:
-    """How much neighbouring views of a turntable differ within the chunks they were made in, and across them.
+    """How much neighbouring views differ within the chunks they were made in, and across them.
 
-    Pictures in [0, 1] in order around the head, `chunk` numbers what was made together; `distance` may be LPIPS.
-    Profiles change faster than fronts, so compare with the same figure of true views.
+    Pictures in [0, 1], `chunk` numbers what was made together; `distance` may be LPIPS. Profiles change faster than fronts,
+    so compare with the same figure of true views.
     """
-    count = len(pictures) if closed else len(pictures) - 1
-    i, j = ring(len(pictures))[:count].T
+    i, j = pairs.T
     apart = distance(pictures[torch.from_numpy(i)], pictures[torch.from_numpy(j)]).cpu().numpy()
     border = chunk[i] != chunk[j]
     return Borders(*(float(d.mean()) if len(d) else float("nan") for d in (apart[~border], apart[border])))

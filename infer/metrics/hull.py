@@ -47,7 +47,7 @@ def colour_spread(
     inside = (seen[..., :2] > 0).all(-1) & (seen[..., :2] < pictures.shape[-1]).all(-1)
     weight = torch.where(inside & (facing > FACING) & _visible(seen, pictures.shape[-1], cameras, grid), facing, 0)
     at = (2 * seen[..., :2] / pictures.shape[-1] - 1)[:, :, None]
-    colours = functional.grid_sample(pictures, at, align_corners=False)[..., 0]
+    colours = functional.grid_sample(pictures, at, padding_mode="border", align_corners=False)[..., 0]
     several = (weight > 0).sum(0) >= 2
     weight = weight[:, several] / weight[:, several].sum(0)
     colours = colours[..., several]

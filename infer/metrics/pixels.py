@@ -5,8 +5,9 @@ Pictures are in [0, 1] everywhere in the metrics; those of the loader are in [-1
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 Measure = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
@@ -16,6 +17,16 @@ SIGMA, WINDOW = 1.5, 11
 """SSIM's Gaussian window, in pixels."""
 SPLIT = 8
 """Pictures that are convolved at once, so that memory stays that of a few."""
+
+
+def to_unit(pictures: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 h w"]:
+    """From [-1, 1] to [0, 1]."""
+    return ((pictures + 1) / 2).clamp(0, 1)
+
+
+def to_bytes(pictures: Float32[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
+    """From [-1, 1] to 255 steps, channels last."""
+    return (to_unit(pictures) * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def check_pictures(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> None:

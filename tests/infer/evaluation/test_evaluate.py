@@ -75,6 +75,7 @@ def test_everything_is_written_and_nothing_is_measured_twice(model, noise, tmp_p
         "The numbers of the papers are their own" in text
         and "People have 4 views to make where the protocol has 10" in text
     )
+    assert rows["border_ratio"]["reason"].startswith("no two calls of the sampler")
     page = (out / "failures.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and "http" not in page
     # More people take the rows that are there.
@@ -204,8 +205,8 @@ def test_which_views_are_given_and_made():
 
 
 def test_tables_have_columns_that_are_measured():
-    from infer.evaluation.measure import PERSON_METRICS, VIEW_METRICS
-    from infer.evaluation.summary import PICTURE_METRICS
+    from infer.evaluation.measure import VIEW_METRICS
+    from infer.evaluation.summary import PERSON_METRICS, PICTURE_METRICS
     from infer.metrics.frechet import FID
 
     known = {

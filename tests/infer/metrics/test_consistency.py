@@ -66,10 +66,10 @@ def test_a_ring_is_closed():
 def test_borders_of_chunks_show_where_colours_jump():
     pictures = torch.linspace(0.2, 0.5, 6)[:, None, None, None].repeat(1, 3, 8, 8)
     chunk = np.array([0, 0, 0, 1, 1, 1])
-    even = chunk_borders(pictures, chunk, closed=False)
+    even = chunk_borders(pictures, chunk, ring(6)[:-1])
     assert even.ratio == pytest.approx(1, rel=1e-4)
     pictures[3:] += 0.3
-    jump = chunk_borders(pictures, chunk, closed=False)
+    jump = chunk_borders(pictures, chunk, ring(6)[:-1])
     assert jump.inside == pytest.approx(even.inside, rel=1e-4)
     assert jump.across == pytest.approx(0.36**2, rel=1e-4) and jump.ratio == pytest.approx(36, rel=1e-3)
 
@@ -81,7 +81,7 @@ def test_borders_of_a_closed_turntable_and_of_another_distance():
     def largest(a, b):
         return (a - b).abs().flatten(1).amax(1)
 
-    assert tuple(chunk_borders(pictures, chunk, largest)) == (0.25, 0.25)
-    assert tuple(chunk_borders(pictures, chunk, largest, closed=False)) == (0.25, 0.0)
-    one = chunk_borders(pictures, np.zeros(4, int), largest)
+    assert tuple(chunk_borders(pictures, chunk, ring(4), largest)) == (0.25, 0.25)
+    assert tuple(chunk_borders(pictures, chunk, ring(4)[:-1], largest)) == (0.25, 0.0)
+    one = chunk_borders(pictures, np.zeros(4, int), ring(4), largest)
     assert np.isnan(one.across) and np.isnan(one.ratio)
