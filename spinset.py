@@ -77,6 +77,25 @@ def _demo(parse: Parse) -> int:
     return demo(parse(DemoConfig))
 
 
+def _plan(parse: Parse) -> int:
+    from datagen.estimate import estimate
+    from datagen.generate import GenerateConfig
+    from filters.early import RejectConfig
+
+    @dataclass(frozen=True)
+    class Plan:
+        """Say how much `spinset generate` with the same options would make and how long it would take; writes nothing."""
+
+        config: Annotated[GenerateConfig, arg(name="")]
+        probes: int = 4
+        """Heads that are made for it, and thrown away."""
+        reject: RejectConfig = field(default_factory=RejectConfig)
+
+    asked = parse(Plan)
+    print(estimate(asked.config, asked.probes, asked.reject.absolute() if asked.reject.policy else None))
+    return DONE
+
+
 def _generate(parse: Parse) -> int:
     from datagen.generate import GenerateConfig, generate
     from filters.early import RejectConfig
@@ -118,6 +137,24 @@ def _verify(parse: Parse) -> int:
     checked = "every byte, hash and picture" if config.deep else "every file and size"
     print(f"{faults} faults" if faults else f"{dataset.plan.shards} shards are whole ({checked})")
     return FAULTS if faults else DONE
+
+
+def _repair(parse: Parse) -> int:
+    from datagen.repair import RepairConfig, repair
+    from filters.early import RejectConfig
+
+    @dataclass(frozen=True)
+    class Repair:
+        """Make damaged shards anew, as the dataset's plan says, and prove them equal to what was lost."""
+
+        config: Annotated[RepairConfig, arg(name="")]
+        reject: RejectConfig = field(default_factory=RejectConfig)
+
+    asked = parse(Repair)
+    config, reject = asked.config, asked.reject
+    found = list(repair(config, reject.absolute() if reject.policy else None))
+    print("\n".join(map(str, found)) if found else f"{config.out}: no shard is damaged")
+    return DONE if all(one.is_whole for one in found) else FAULTS
 
 
 def _score(parse: Parse) -> int:
@@ -246,6 +283,7 @@ def _evaluate(parse: Parse) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "demo": (_demo, "make, verify, judge and show procedural heads, in minutes"),
+    "plan": (_plan, "how much generate would make, and how long it would take"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
     "score": (_score, "write scores of every view and identity beside the shards"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),
@@ -260,6 +298,7 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "convert": (_convert, "an official checkpoint to safetensors, without executing it"),
     "status": (_status, "how far a dataset is, and what failed"),
     "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),
+    "repair": (_repair, "make damaged shards anew and prove them equal to what was lost"),
 }
 
 

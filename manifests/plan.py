@@ -82,12 +82,14 @@ def write_plan(storage: Storage, plan: Plan) -> None:
         return
     there = read_plan(storage)
     if there.fingerprint != plan.fingerprint:
-        differences = "; ".join(
-            f"{k} is {a}, asked for {b}" for k, a, b in _differences(_as_json(there), _as_json(plan))
-        )
         raise PlanMismatch(
-            f"{storage.url} holds another dataset: {differences}. Choose another folder to make this one."
+            f"{storage.url} holds another dataset: {differences(there, plan)}. Choose another folder to make this one."
         )
+
+
+def differences(there: Plan, asked: Plan) -> str:
+    """Where two plans differ, with both values in short."""
+    return "; ".join(f"{at} is {a}, asked for {b}" for at, a, b in _differences(_as_json(there), _as_json(asked)))
 
 
 def read_plan(storage: Storage) -> Plan:

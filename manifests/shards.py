@@ -42,6 +42,11 @@ def padding(size: int) -> int:
     return -size % tarfile.BLOCKSIZE
 
 
+def stored_size(size: int) -> int:
+    """Bytes that a member of so many takes in a tar."""
+    return tarfile.BLOCKSIZE + size + padding(size)
+
+
 class ShardWriter:
     """Writes one shard of a dataset; nothing is visible until `commit`, and leaving without it leaves nothing behind."""
 

@@ -89,6 +89,17 @@ class Storage:
         finally:
             os.close(folder)
 
+    def take(self, other: "Storage", name: str) -> None:
+        """Move a file here from another place of the same file system, over what was there."""
+        if self.is_local:
+            os.replace(other.path(name), self.path(name))
+        else:
+            self.fs.mv(other.path(name), self.path(name))
+
+    def remove_all(self) -> None:
+        """Remove the root and everything below it."""
+        self.fs.rm(self.root, recursive=True)
+
     def remove(self, name: str) -> None:
         self.fs.rm_file(self.path(name))
 

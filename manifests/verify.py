@@ -39,12 +39,13 @@ def verify(dataset: Dataset, deep: bool = False) -> Iterator[Fault]:
     committed = set(dataset.committed())
     for shard in range(dataset.plan.shards):
         if shard in committed:
-            yield from _verify_shard(dataset, shard, deep)
+            yield from verify_shard(dataset, shard, deep)
         else:
             yield Fault(dataset.file(shard, ".tar"), "not made yet")
 
 
-def _verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
+def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
+    """Yield every fault of a shard that was committed."""
     marker = dataset.file(shard, DONE)
     try:
         done = dataset.done(shard)
@@ -66,7 +67,7 @@ def _verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
             damaged.append(suffix)
             if suffix != ".tar":
                 yield Fault(file, f"has {there} bytes, was written with {size}", byte=min(there, size))
-        elif deep and _sha256(dataset, file) != sha256:
+        elif deep and sha256_of(dataset, file) != sha256:
             damaged.append(suffix)
             if suffix != ".tar":
                 yield Fault(file, "its bytes were changed")
@@ -185,6 +186,7 @@ def _wrong_json(data: bytes, row: dict[str, Any]) -> str | None:
     return None if same else f"speaks of identity {view['identity']} view {view['view']}"
 
 
-def _sha256(dataset: Dataset, file: str) -> str:
+def sha256_of(dataset: Dataset, file: str) -> str:
+    """The hash of a file as it is now."""
     with dataset.storage.open(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

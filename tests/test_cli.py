@@ -83,7 +83,7 @@ def test_no_or_unknown_command(capsys):
     code, out, _ = run(capsys)
     assert code == 2 and "usage: spinset COMMAND" in out
     code, _, err = run(capsys, "dance")
-    assert code == 2 and "unknown command 'dance'; there are demo, generate" in one_line(err)
+    assert code == 2 and "unknown command 'dance'; there are demo, plan, generate" in one_line(err)
 
 
 def test_help_lists_every_command(capsys):
@@ -274,3 +274,26 @@ def test_full_disk_stops_cleanly_and_resumes(tmp_path):
         assert verified.returncode == 0, verified.stdout
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_plan_foretells_and_repair_mends(capsys, tmp_path):
+    out = str(tmp_path / "heads")
+    assert run(capsys, "plan", out, *SMALL, "--probes", "1")[::2] == (
+        2,
+        "spinset plan: --probes is 1; two heads or more tell how much heads differ\n",
+    )
+    code, said, _ = run(capsys, "plan", out, *SMALL)
+    assert (
+        code == 0 and said.startswith("1 identities of 2 views, 16 px: 2 views in 1 shards") and not Path(out).exists()
+    )
+    run(capsys, "generate", out, *SMALL)
+    assert run(capsys, "repair", out, "--inline")[:2] == (0, f"{out}: no shard is damaged\n")
+    tar = Path(out) / "shards" / "heads-000000.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:2000])
+    code, said, _ = run(capsys, "repair", out, "--inline")
+    assert (code, said) == (0, "heads-000000: made anew, and proven equal to what it was\n")
+    assert tar.read_bytes() == whole
+    tar.with_suffix(".done.json").write_text("{")
+    tar.write_bytes(whole[:2000])
+    assert run(capsys, "repair", out, "--inline")[0] == 3
