@@ -12,7 +12,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -23,6 +23,7 @@ from infer.plan import Plan, plan_views, ring
 from infer.portrait.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
+from manifests.tensors import save_tensors
 from train.embedded.folder import HEADS64
 from train.networks.model import Model, load_model
 
@@ -161,7 +162,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
         notes.append(f"without identity: {portraits[0].without_identity}")
     notes += write(turn, config.out, config.files.outputs, config.files.fps)
     if portraits[0].identity is not None:
-        save_file({IDENTITY: portraits[0].identity.numpy()}, Path(config.out) / f"{IDENTITY}.safetensors")
+        save_tensors({IDENTITY: portraits[0].identity}, Path(config.out) / f"{IDENTITY}.safetensors")
     yield f"{config.out}: {len(turn)} views"
     yield from notes + about_model(painter.model, plan)
 

@@ -8,13 +8,14 @@ from textwrap import shorten
 from typing import Any, get_args
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from datagen.panohead.build import build
 from datagen.panohead.config import Family, GeneratorConfig
 from datagen.panohead.generator import Generator
 from datagen.panohead.official_file import read_pickle
+from manifests.tensors import save_tensors
 
 FORMAT = "spinset panohead 1"
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
@@ -62,7 +63,7 @@ def convert(file: str | Path, dest: str | Path) -> Checkpoint:
     """
     checkpoint, dest = load(file), Path(dest)
     dest.mkdir(parents=True, exist_ok=True)
-    save_file(checkpoint.generator.state_dict(), dest / WEIGHTS)
+    save_tensors(checkpoint.generator.state_dict(), dest / WEIGHTS)
     described = {
         "format": FORMAT,
         "licence": LICENCE,

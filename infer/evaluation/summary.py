@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from geometry.cameras import turned
 from infer.evaluation.agreement import AGREEMENT
@@ -16,6 +17,7 @@ from infer.evaluation.protocols import better
 from infer.metrics.figures import Figure, mean_figure
 from infer.metrics.frechet import FID, fid_figures
 from infer.metrics.perceptual import PERCEPTUAL
+from manifests.tensors import save_tensors
 
 FRONT = 90.0
 """Degrees turned from the front up to which a view is one of the front."""
@@ -56,7 +58,8 @@ def results_of(rows: Sequence[Row], method: str, missing: Mapping[str, str], fol
 def save_features(folder: Path, name: str, features: Mapping[str, Float[np.ndarray, "k d"]]) -> None:
     """Keep what FID is made of."""
     (folder / FEATURES).mkdir(exist_ok=True)
-    save_file({method: np.ascontiguousarray(f) for method, f in features.items()}, _features_file(folder, name))
+    tensors = {method: torch.from_numpy(np.ascontiguousarray(f)) for method, f in features.items()}
+    save_tensors(tensors, _features_file(folder, name))
 
 
 def person_value(row: Row, method: str, metric: str) -> float:

@@ -4,8 +4,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from manifests.tensors import save_tensors
 from train.embedded.folder import HEADS64
 from train.networks.model import FILE, UNET, VAE, load_model
 from train.networks.vae import WEIGHTS, vae_sha256
@@ -19,8 +20,7 @@ def ship(model: Path) -> None:
     for name in (FILE, f"{UNET}/config.json"):
         shutil.copyfile(model / name, HEADS64 / name)
     half = {name: weight.half() for name, weight in load_file(model / UNET / WEIGHTS).items()}
-    save_file(half, HEADS64 / UNET / WEIGHTS)
-    (HEADS64 / UNET / WEIGHTS).chmod(0o644)
+    save_tensors(half, HEADS64 / UNET / WEIGHTS)
 
 
 if __name__ == "__main__":

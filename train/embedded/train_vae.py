@@ -1,12 +1,15 @@
 """Trains the embedded autoencoder on views of procedural heads: python -m train.embedded.train_vae DATASET.
 
-It halves a picture of 64 px twice, to 16 x 16 cells, and encodes colours and normals alike, as Stable Diffusion's does at
-512 px. Loss: absolute difference, of the picture and of its halves down to 8 px, without which faces keep their edges and lose
-their colour; and a little of the Kullback-Leibler divergence that keeps codes smooth.
+It reads a picture of 64 px as 16 x 16 patches of 4 x 4 pixels and encodes colours and normals alike. It begins as the best
+linear code of patches (principal components, 29 dB of 12) and learns what a line cannot. Stable Diffusion's design, which
+halves a picture and doubles it again, learns too slowly for it: 27 dB of as many channels after as long, and no faces.
+Loss: absolute difference, of the picture and of its halves down to 8 px, which keeps colours; and a little of the
+Kullback-Leibler divergence that keeps codes smooth.
 """
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +21,86 @@ from rich.progress import track
 from torch import Tensor
 from tyro.conf import Positional
 
+from manifests.tensors import save_tensors
 from train.data.batch import Batch
 from train.data.loader import LoaderConfig, open_loader
 from train.data.sampling import SingleView
 from train.embedded.folder import HEADS64
+from train.networks.vae import WEIGHTS
 
 
 @dataclass(frozen=True)
 class TrainVaeConfig:
-    """Train the embedded autoencoder; about half an hour on one core."""
+    """Train the embedded autoencoder; about five minutes on one core."""
 
     dataset: Positional[str]
     """Views of procedural heads with normals."""
     out: Path = HEADS64 / "vae"
-    channels: int = 8
-    """Of the code: with Stable Diffusion's 4, a face of 64 px is blurred beyond recognition."""
-    steps: int = 2400
+    channels: int = 12
+    """Of the code, for 48 numbers of a patch: with Stable Diffusion's 4, a face of 64 px is blurred beyond recognition."""
+    steps: int = 500
     batch: int = 24
     """Views; each counts twice, for its colours and its normals."""
     resolution: int = 64
-    lr: float = 2e-3
+    lr: float = 5e-4
     kl: float = 1e-4
     seed: int = 0
     threads: int = 1
 
 
-def build(channels: int, seed: int) -> Any:
-    """A new autoencoder."""
+PATCH = 4
+"""Pixels of a side that become one cell."""
+LOUD = 10.0
+"""What is added to every group that is normalised, so that its size hardly depends on the picture."""
+
+
+def build(channels: int, images: Float[Tensor, "n 3 h w"], seed: int) -> Any:
+    """A new autoencoder that codes pictures like these by their principal components."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        sizes: dict[str, Any] = {"block_out_channels": (32, 48, 64), "norm_num_groups": 8, "sample_size": 64}
-        sizes |= {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
-        return AutoencoderKL(latent_channels=channels, mid_block_add_attention=False, **sizes)
+        sizes: dict[str, Any] = {"block_out_channels": (128,), "norm_num_groups": 8, "sample_size": 64 // PATCH}
+        sizes |= {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+        sizes |= {"in_channels": 3 * PATCH**2, "out_channels": 3 * PATCH**2, "mid_block_add_attention": False}
+        model: Any = AutoencoderKL(latent_channels=channels, **sizes)
+    patches = F.pixel_unshuffle(images, PATCH).movedim(1, -1).flatten(0, -2)
+    mean = patches.mean(0)
+    variance, basis = torch.linalg.eigh(torch.cov(patches.T))
+    # Halfway to equal variances: large shapes and colours stay the louder part of a code, and are learned first.
+    variance, basis = variance[-channels:], basis[:, -channels:] * variance[-channels:] ** 0.25
+    inverse = basis.T / variance[:, None] ** 0.5
+    with torch.no_grad():
+        begin_linear(model.encoder, inverse, -inverse @ mean)
+        begin_linear(model.decoder, basis, mean)
+        model.encoder.conv_out.bias[channels:] = -6.0
+        for convolution in (model.quant_conv, model.post_quant_conv):
+            torch.nn.init.dirac_(convolution.weight)
+            convolution.bias.zero_()
+    return model
+
+
+def begin_linear(part: Any, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"]) -> None:
+    """Set an encoder or decoder so that it computes weight x + bias at every place, which training then leaves.
+
+    Its blocks add nothing at first. Every number goes through the last activation twice, with both signs, for
+    silu(x) - silu(-x) = x; and beside a loud constant, which makes the group norm before it nearly a fixed factor.
+    """
+    first, norm, last = part.conv_in, part.conv_norm_out, part.conv_out
+    for block in (m for m in part.modules() if hasattr(m, "conv_shortcut")):
+        block.conv2.weight.zero_()
+        block.conv2.bias.zero_()
+    for convolution in (first, last):
+        convolution.weight.zero_()
+        convolution.bias.zero_()
+    size = first.out_channels // norm.num_groups
+    size_of_one = (2 * LOUD**2 / size) ** 0.5
+    for number, (row, offset) in enumerate(zip(weight, bias, strict=True)):
+        plus = number % norm.num_groups * size + number // norm.num_groups * 2
+        for at, sign in ((plus, 1), (plus + 1, -1)):
+            first.weight[at, :, 1, 1], first.bias[at] = sign * row, sign * offset
+            last.weight[number, at, 1, 1] = sign * size_of_one
+    first.bias[size - 2 :: size], first.bias[size - 1 :: size] = LOUD, -LOUD
 
 
 def main() -> None:
@@ -63,17 +112,16 @@ def main() -> None:
             config.dataset, SingleView(), batch=config.batch, resolution=config.resolution, seed=config.seed, workers=1
         )
     )
-    model = build(config.channels, config.seed).to(memory_format=torch.channels_last)
+    batches = list(islice(loader, 8))
+    model = build(config.channels, torch.cat([pictures_of(batch) for batch in batches]), config.seed)
     noise = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.05)
     for step, batch in track(zip(range(config.steps), loader, strict=False), "autoencoder", config.steps):
-        assert isinstance(batch.rgb, Tensor)
-        assert isinstance(batch.normal, Tensor)
-        images = torch.cat([batch.rgb[:, 0], batch.normal[:, 0]]).contiguous(memory_format=torch.channels_last)
+        images = pictures_of(batch)
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = model.encode(images).latent_dist
-            seen = model.decode(posterior.sample(noise)).sample
+            posterior = model.encode(F.pixel_unshuffle(images, PATCH)).latent_dist
+            seen = F.pixel_shuffle(model.decode(posterior.sample(noise)).sample, PATCH)
         loss = difference(seen.float(), images) + config.kl * divergence(posterior.mean, posterior.logvar)
         optimizer.zero_grad()
         loss.backward()
@@ -83,10 +131,18 @@ def main() -> None:
         if step % 100 == 0:
             print(f"step {step} of {config.steps}, loss {loss:.4f}", flush=True)
     model.eval()
-    figures = measure(model, [next(iter(loader)) for _ in range(8)])
+    figures = measure(model, list(islice(loader, 8)))
     model.register_to_config(scaling_factor=round(1 / figures.pop("std"), 4))
-    model.save_pretrained(config.out)
+    model.save_config(config.out)
+    save_tensors(model.state_dict(), config.out / WEIGHTS)
     print(json.dumps(figures))
+
+
+def pictures_of(batch: Batch) -> Float[Tensor, "n 3 h w"]:
+    """Colours, then normals."""
+    assert isinstance(batch.rgb, Tensor)
+    assert isinstance(batch.normal, Tensor)
+    return torch.cat([batch.rgb[:, 0], batch.normal[:, 0]])
 
 
 def difference(seen: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
@@ -107,9 +163,9 @@ def measure(model: Any, batches: list[Batch]) -> dict[str, float]:
     codes = []
     for name in ("rgb", "normal"):
         images = torch.cat([getattr(batch, name)[:, 0] for batch in batches])
-        code = model.encode(images).latent_dist
-        codes.append(code.mean)
-        error = (model.decode(code.mean).sample.clamp(-1, 1) - images).square().mean(dim=(1, 2, 3))
+        code = model.encode(F.pixel_unshuffle(images, PATCH)).latent_dist.mean
+        codes.append(code)
+        error = (F.pixel_shuffle(model.decode(code).sample, PATCH).clamp(-1, 1) - images).square().mean(dim=(1, 2, 3))
         found[f"psnr_{name}"] = round(float((10 * torch.log10(4 / error)).mean()), 2)
     return {**found, "std": float(torch.cat(codes).std())}
 

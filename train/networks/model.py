@@ -15,11 +15,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geometry.cameras import Cameras
 from geometry.raymaps import RayMaps, relative_rotations
+from manifests.tensors import save_tensors
 from train.diffusion.scene import Nothing, Scene
 from train.networks.identity import Arc2FaceTokens, IdentityShape, IdentityToken
 from train.networks.unet import MASK, MultiviewUNet, UNetShape
@@ -107,8 +108,7 @@ class Model:
     def decode(self, latents: Float[Tensor, "b v c i j"]) -> list[Float[Tensor, "b v 3 h w"]]:
         """Views in [-1, 1]: pictures, and normals if the model makes them; view by view, to bound the memory."""
         flat = rearrange(latents / self.vae.scaling_factor, "b v (k c) h w -> k (b v) c h w", c=self.vae.channels)
-        decode: Any = self.vae.model.decode
-        views = [torch.cat([decode(one[None]).sample for one in part]).clamp(-1, 1) for part in flat]
+        views = [torch.cat([self.vae.decode(one[None]) for one in part]).clamp(-1, 1) for part in flat]
         return [rearrange(part, "(b v) c h w -> b v c h w", v=latents.shape[1]) for part in views]
 
     def nothing(self, resolution: int) -> Nothing:
@@ -143,14 +143,17 @@ def save_model(model: Model, folder: Path, weights: dict[str, Tensor] | None = N
     unet: Any = model.network.unet
     unet.save_config(folder / UNET)
     own: dict[str, Tensor] = unet.state_dict()
-    save_file({name: w.detach().cpu().contiguous() for name, w in (weights or own).items()}, folder / UNET / WEIGHTS)
+    save_tensors(weights or own, folder / UNET / WEIGHTS)
     # Its very files: saved anew they would be another autoencoder to whoever cached its latents.
     (folder / VAE).mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, WEIGHTS):
         if (source := Path(model.vae.folder) / name).resolve() != (folder / VAE / name).resolve():
             copyfile(source, folder / VAE / name)
     if isinstance(model.tokens, Arc2FaceTokens):
-        model.tokens.text.save_pretrained(folder / TEXT)
+        text = model.tokens.text
+        text.config.architectures = [type(text).__name__]
+        text.config.save_pretrained(folder / TEXT)
+        save_tensors(text.state_dict(), folder / TEXT / "model.safetensors")
     write_about(model.shape, model.about, folder)
 
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
@@ -28,6 +30,9 @@ class Vae:
     factor: int
     """Pixels of a side per latent cell."""
     channels: int
+    patch: int = 1
+    """Pixels of a side that the network reads and writes as channels of one place: an autoencoder of 3 p^2 channels in and out
+    works on patches, which costs little and keeps every pixel in reach."""
 
     @torch.inference_mode()
     def posterior(self, images: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 2 c _ _"]:
@@ -36,8 +41,12 @@ class Vae:
         # Plain float32, the same at every run: these numbers are kept for years.
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with exact, torch.autocast(images.device.type, enabled=False):
-            latents: Any = self.model.encode(images).latent_dist  # pyright: ignore[reportCallIssue]
+            latents: Any = self.model.encode(pixel_unshuffle(images, self.patch)).latent_dist  # pyright: ignore[reportCallIssue]
         return torch.stack([latents.mean, latents.std], 1)
+
+    def decode(self, latents: Float[Tensor, "n c i j"]) -> Float[Tensor, "n 3 h w"]:
+        """Images of latents that are not scaled, about in [-1, 1]."""
+        return pixel_shuffle(self.model.decode(latents).sample, self.patch)  # pyright: ignore[reportCallIssue]
 
 
 def load_vae(folder: str, device: str = "cpu") -> Vae:
@@ -46,7 +55,8 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
     Raises:
         FileNotFoundError: the folder lacks its config or its safetensors.
         ValueError: the config is damaged.
-        ValueError: the weights are not all there, or not this model's; or its latents are shifted, not only scaled.
+        ValueError: the weights are not all there, or not this model's; its latents are shifted, not only scaled; or its
+            channels are neither colours nor patches of them.
     """
     sha256 = vae_sha256(folder)
     # Importing diffusers takes seconds, and only whoever encodes or decodes needs it.
@@ -63,8 +73,15 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
         raise ValueError(f"{folder} is not whole: {len(wrong)} weights are missing or unknown (first: {wrong[0]})")
     if shifted := [name for name in SHIFTS if model.config.get(name) is not None]:
         raise ValueError(f"{folder} has a {shifted[0]}; only autoencoders with a scaling_factor alone are supported")
-    scaling, factor = float(model.config.scaling_factor), 2 ** (len(model.config.block_out_channels) - 1)
-    return Vae(model.to(device).eval(), folder, sha256, scaling, factor, model.config.latent_channels)
+    read, written = model.config.in_channels, model.config.out_channels
+    patch = math.isqrt(read // 3)
+    if not read == written == 3 * patch**2:
+        raise ValueError(
+            f"{folder} has {read} channels in and {written} out; 3 are colours, 3 p^2 patches of p x p pixels"
+        )
+    factor = patch * 2 ** (len(model.config.block_out_channels) - 1)
+    scaling = float(model.config.scaling_factor)
+    return Vae(model.to(device).eval(), folder, sha256, scaling, factor, model.config.latent_channels, patch)
 
 
 def vae_sha256(folder: str) -> str:

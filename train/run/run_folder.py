@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from manifests.tensors import save_tensors
 from train.networks.model import Model, load_model, save_model
 from train.run.config import TrainConfig
 from train.run.ema import Ema, EmaConfig, Snapshot, mixture, power_name
@@ -30,7 +31,7 @@ def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
         if ranks.is_first:
             file = run / SNAPSHOTS / f"{seen:012d}-{length:g}.safetensors"
             file.parent.mkdir(exist_ok=True)
-            save_file({k: w.half() for k, w in weights.items()}, scratch := file.with_name(f"{file.name}.part"))
+            save_tensors({k: w.half() for k, w in weights.items()}, scratch := file.with_name(f"{file.name}.part"))
             scratch.rename(file)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from manifests.tensors import save_tensors
 from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
 from train.weights.checkpoint_file import one_line
 from train.weights.ldm_names import Config, Names, old_vae_names, shape_there, text_names, unet_names, vae_names
@@ -131,25 +131,13 @@ def write_part(part: Part, model: Any, weights: Mapping[str, Tensor], dest: Path
     scratch = dest / f"{part.folder}.unfinished"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    save(weights, scratch / part.weights)
+    save_tensors(weights, scratch / part.weights)
     if part is TEXT:
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(scratch)
     else:
         model.save_config(scratch)
     scratch.rename(dest / part.folder)
-
-
-def save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, straight from where they are mapped."""
-    apart: dict[str, Tensor] = {}
-    places = set()
-    for name, value in tensors.items():
-        # The format knows no two tensors in one memory, which a pickle may hold.
-        place = value.untyped_storage().data_ptr()
-        apart[name] = value.clone(memory_format=torch.contiguous_format) if place in places else value.contiguous()
-        places.add(place)
-    save_file(apart, path, {"format": "pt"})
 
 
 def _build(part: Part, config: Config) -> nn.Module:

@@ -35,6 +35,30 @@ def test_the_posterior_is_that_of_diffusers(folder):
     assert torch.equal(vae.posterior(images)[:, 1], theirs.std)
 
 
+def test_patches_are_channels_of_one_place(tmp_path):
+    one = {
+        name: (kind,)
+        for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D"))
+    }
+    shape = {**one, "block_out_channels": (8,), "in_channels": 48, "out_channels": 48, "latent_channels": 6}
+    vae = load_vae(write_vae(tmp_path / "patches", **shape))
+    assert (vae.factor, vae.channels) == (4, 6)
+    images = torch.rand(2, 3, 16, 8) * 2 - 1
+    codes = vae.posterior(images)[:, 0]
+    assert codes.shape == (2, 6, 4, 2)
+    # What the network reads of a cell are the pixels of its patch, colour by colour, row by row.
+    patches = images.reshape(2, 3, 4, 4, 2, 4).permute(0, 1, 3, 5, 2, 4).reshape(2, 48, 4, 2)
+    with torch.no_grad():
+        theirs = vae.model.encode(patches).latent_dist.mean
+        assert torch.equal(theirs, codes)
+        back = vae.model.decode(codes).sample.reshape(2, 3, 4, 4, 4, 2).permute(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 8)
+        assert torch.equal(vae.decode(codes), back)
+    for channels in ({"in_channels": 4}, {"in_channels": 12}, {"out_channels": 3}):
+        odd = write_vae(tmp_path / "odd", **{**shape, **channels})
+        with pytest.raises(ValueError, match=r"channels in and .* out; 3 are colours, 3 p.2 patches of p x p pixels"):
+            load_vae(odd)
+
+
 def test_the_hash_is_of_what_decides_the_latents(folder, tmp_path):
     before = vae_sha256(str(folder))
     edit(folder, _diffusers_version="0.0.1", _name_or_path="elsewhere")
