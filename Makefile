@@ -41,10 +41,10 @@ heads64: install
 		--mesh.resolution 64 --identities-per-shard 32
 	$(BIN)/spinset score out/heads64 --scorers arcface
 	$(BIN)/spinset score out/held64 --scorers arcface
-	$(BIN)/python -m train.embedded.train_vae out/heads64 --out out/vae --steps 1100
-	$(BIN)/python -m train.embedded.train_vae out/heads64 --init out/vae --steps 1500 --batch 10 --kl 1e-4 --lr 1e-3 --seed 1
-	$(BIN)/spinset latents out/heads64 --vae train/embedded/heads64/vae --batch 8
-	$(BIN)/spinset train heads64 --data out/heads64 --out out/heads64-run --validation.data out/held64 --samples 48000
+	$(BIN)/python -m train.embedded.train_vae out/heads64
+	$(BIN)/spinset latents out/heads64 --vae train/embedded/heads64/vae --batch 16
+	$(BIN)/torchrun --nproc-per-node 2 -m spinset train heads64 --data out/heads64 --out out/heads64-run --micro 4 \
+		--validation.data out/held64
 	$(BIN)/python -m train.embedded.ship out/heads64-run/model
 
 clean:

@@ -128,7 +128,7 @@ def look_around(out: str, held_out: Dataset) -> Section:
         (str(photo),),
         folder,
         directions=DirectionsConfig(16),
-        sampler=SamplerConfig(20, 2.0),
+        sampler=SamplerConfig(20),
         portrait=portrait,
     )
     for line in views(asked):

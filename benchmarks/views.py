@@ -70,7 +70,7 @@ def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor
             level = torch.full((1,), sigma, device=given.device)
             bare = denoise(model.network, without(scene, everything, everything, nothing), x, level)
             full = denoise(model.network, scene, x, level)
-            x = x + (following - sigma) * (x - (bare + config.scale * (full - bare))) / sigma
+            x = x + (following - sigma) * (x - (bare + painter.scale * (full - bare))) / sigma
         made = given_in(scene, x)[0, len(call.given) :]
         latents.update(zip(call.made, made, strict=True))
     pictures = [model.decode(latents[place][None, None])[0][0, 0] for place in plan.wanted]

@@ -29,8 +29,8 @@ class SamplerConfig:
     """How views are sampled."""
 
     steps: int = 50
-    scale: float = 3.0
-    """Of guidance; the paper takes 3, and 3.5 for heads from an identity alone."""
+    scale: float = 0.0
+    """Of guidance; the model's own unless told. The paper takes 3, and 3.5 for heads from an identity alone."""
     sampler: str = "euler"
     """euler, one evaluation a step as released, or heun, two."""
     seed: int = 0
@@ -38,7 +38,7 @@ class SamplerConfig:
     """bf16 is autocast over weights in single precision, as in training."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.scale < 1:
+        if self.steps < 1 or (self.scale and self.scale < 1):
             raise ValueError(f"--steps is {self.steps} (1 or more), --scale {self.scale:g} (1 or more)")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
@@ -55,6 +55,11 @@ class Painter:
     @property
     def cells(self) -> int:
         return self.nothing.latents.shape[-1]
+
+    @property
+    def scale(self) -> float:
+        """Of guidance."""
+        return self.config.scale or self.model.about.scale
 
     @torch.inference_mode()
     def paint(
@@ -99,7 +104,7 @@ class Painter:
         seeds = [0 if shared else direction_number(plan.azimuth[place], plan.elevation[place]) for place in places]
         noise = gaussian(self.config.seed, "view noise", seeds, clean[0])[None]
         # Without a photo and without an identity both branches are one.
-        scale = self.config.scale if call.given or embedding is not None else 1.0
+        scale = self.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
         levels = edm_levels(self.config.steps, most=most)
         with torch.autocast(clean.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):

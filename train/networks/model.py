@@ -73,6 +73,8 @@ class About:
     identity: bool = True
     """Whether it was trained with identities."""
     samples_seen: int = 0
+    scale: float = 3.0
+    """Of the guidance that suits it; the paper's."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ class ValidationConfig:
     steps: int = 20
     """Of the sampler."""
     scale: float = 3.0
-    """Of its guidance."""
+    """Of its guidance, and of that of views by the model unless they are told another."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.steps < 1 or self.scenes < 1 or not 0 <= self.pictures <= self.scenes:

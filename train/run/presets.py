@@ -66,7 +66,7 @@ HEADS64_RUN = TrainConfig(
         DATA, MultiView(), batch=8, tail="exact", embeddings="arcface", resolution=64, workers=1, random_background=0.0
     ),
     model=ModelShape(
-        UNetShape(channels=(48, 96, 160), attention=(False, True, True), blocks=1, heads=4, context=512, groups=16),
+        UNetShape(channels=(64, 96, 160), attention=(False, True, True), blocks=1, heads=2, context=512, groups=16),
         RayMaps("geometric", origin_octaves=3, direction_octaves=5),
         IdentityShape("token", 512),
         scale_given=False,
@@ -76,12 +76,12 @@ HEADS64_RUN = TrainConfig(
     vae=str(HEADS64 / "vae"),
     # Of 16 x 16 cells a quarter of the noise hides what it hides of 64 x 64.
     objective=Objective(NoiseLevels(mean=-0.4, std=1.4)),
-    optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.5, weight_decay=0.0),
-    validation=ValidationConfig(every=16_000),
-    samples=64_000,
+    optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.7, weight_decay=0.0),
+    validation=ValidationConfig(every=16_000, scale=2.0),
+    samples=96_000,
     micro=8,
     save_every=8_000,
-    snapshot_every=8_000,
+    snapshot_every=24_000,
 )
 """A model of procedural heads at 64 px that a person can train in an hour or two on a few cores."""
 

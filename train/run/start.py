@@ -160,6 +160,7 @@ def about_run(config: TrainConfig, loader: Loader, seen: int) -> About:
         conditions=getattr(config.loader.recipe, "conditions", (0,)),
         identity=bool(config.loader.embeddings),
         samples_seen=seen,
+        scale=config.validation.scale,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from manifests.tensors import save_tensors
 from train.networks.model import About, ModelShape, write_about
 from train.networks.sd15 import sd15_unet_config
 from train.weights.checkpoint_file import read_checkpoint
@@ -18,7 +19,6 @@ from train.weights.parts import (
     blank_model,
     names_in,
     read_config,
-    save,
     settings,
     take,
     write_part,
@@ -118,7 +118,7 @@ def export_ldm(folder: str | Path, file: str | Path) -> int:
             tensors[part.prefixes[0] + there] = weights[here].reshape(shape)
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_name(file.name + ".unfinished")
-    save(tensors, scratch)
+    save_tensors(tensors, scratch)
     scratch.replace(file)
     return len(tensors)
 
