@@ -92,7 +92,7 @@ def _plan(parse: Parse) -> int:
         reject: RejectConfig = field(default_factory=RejectConfig)
 
     asked = parse(Plan)
-    print(estimate(asked.config, asked.probes, asked.reject.absolute() if asked.reject.policy else None))
+    print(estimate(asked.config, asked.probes, asked.reject.asked))
     return DONE
 
 
@@ -110,7 +110,7 @@ def _generate(parse: Parse) -> int:
 
     asked = parse(Generate)
     config, reject = asked.config, asked.reject
-    status = summarise(generate(config, reject.absolute() if reject.policy else None))
+    status = summarise(generate(config, reject.asked))
     print(f"{status}\nnext: spinset verify {config.out} --deep")
     complete = status.shards_done == status.shards
     return DONE if complete and status.failed <= config.max_failed else FAULTS
@@ -152,7 +152,7 @@ def _repair(parse: Parse) -> int:
 
     asked = parse(Repair)
     config, reject = asked.config, asked.reject
-    found = list(repair(config, reject.absolute() if reject.policy else None))
+    found = repair(config, reject.asked)
     print("\n".join(map(str, found)) if found else f"{config.out}: no shard is damaged")
     return DONE if all(one.is_whole for one in found) else FAULTS
 

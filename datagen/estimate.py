@@ -1,6 +1,5 @@
 """Says what `generate` would do before it is begun: views, bytes and time, from a few heads that are made and thrown away."""
 
-import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,10 +8,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from datagen.generate import GenerateConfig, GenerateWorker, make_plan
+from datagen.generate import GenerateConfig, GenerateWorker, check_device, make_plan
 from datagen.identity import Made, Rejected, make_identity
 from datagen.preview import Rejection
-from jobs.pool import Event
+from jobs.pool import Event, PoolConfig, local_cores, workers_that_fit
 from jobs.progress import JobProgress
 from manifests.plan import Plan
 from manifests.shards import stored_size
@@ -75,53 +74,57 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
     """
     if probes < 2:
         raise ValueError(f"--probes is {probes}; two heads or more tell how much heads differ")
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    check_device(asked.device)
     plan = make_plan(asked, asked.source.open("cpu"), rejection)
     worker = GenerateWorker(asked, plan, rejection)
     count = max(2, min(probes, asked.identities))
     spread = np.linspace(0, asked.identities - 1, count).round().astype(int).tolist()
-    seconds, sizes, failed, rejected = [], [], [], 0
     # One more is made first and not counted: it pays for what is done once.
+    probed = []
     with JobProgress("probe", count + 1) as progress:
-        for number, identity in enumerate([0, *spread]):
-            begun, size = time.monotonic(), 0
-            try:
-                for step in make_identity(worker.source, worker.recipe, identity, worker.beside, worker.judge):
-                    if isinstance(step, Made):
-                        size = sum(stored_size(len(data)) for _, members in step.samples for data in members.values())
-                    rejected += isinstance(step, Rejected) and number > 0
-            except Exception as error:
-                # As in generation, what one head raises concerns that head alone.
-                failed += [f"identity {identity}: {type(error).__name__}: {error}"] * (number > 0)
-            if number:
-                seconds.append(time.monotonic() - begun)
-                sizes.append(float(size))
+        for number, identity in enumerate([spread[0], *spread]):
+            probed.append(_probe(worker, identity))
             progress.update(Event(number, number, "probe", 1, 1))
+    probed = probed[1:]
+    failed = tuple(probe.failed for probe in probed if probe.failed)
     if len(failed) == count:
         raise ValueError(f"no head can be made: {failed[0]}")
     return Estimate(
         plan,
         len(worker.recipe.rig),
-        Interval.of_total(sizes, asked.identities),
-        Interval.of_total(seconds, asked.identities),
-        workers_of(asked),
+        Interval.of_total([probe.bytes for probe in probed], asked.identities),
+        Interval.of_total([probe.seconds for probe in probed], asked.identities),
+        workers_of(asked.pool),
         count,
-        rejected,
-        tuple(failed),
+        sum(probe.rejected for probe in probed),
+        failed,
     )
 
 
-def workers_of(config: GenerateConfig) -> int:
-    """How many workers `generate` would start on this machine, unless it is told."""
-    if config.pool.inline:
-        return 1
-    if config.pool.workers:
-        return config.pool.workers
-    fit = (os.cpu_count() or 1) // config.pool.threads
-    if config.pool.gpus_per_worker:
-        fit = min(fit, int(torch.cuda.device_count() / config.pool.gpus_per_worker + 1e-6))
-    return max(fit, 1)
+@dataclass(frozen=True)
+class _Probe:
+    seconds: float
+    bytes: float
+    rejected: bool
+    failed: str
+
+
+def _probe(worker: GenerateWorker, identity: int) -> _Probe:
+    """Make one head and throw it away."""
+    begun, last, failed = time.monotonic(), None, ""
+    try:
+        *_, last = make_identity(worker.source, worker.recipe, identity, worker.beside, worker.judge)
+    except Exception as error:
+        # As in generation, what one head raises concerns that head alone.
+        failed = f"identity {identity}: {type(error).__name__}: {error}"
+    samples = last.samples if isinstance(last, Made) else []
+    size = sum(stored_size(len(data)) for _, members in samples for data in members.values())
+    return _Probe(time.monotonic() - begun, float(size), isinstance(last, Rejected), failed)
+
+
+def workers_of(config: PoolConfig) -> int:
+    """How many workers would be started on this machine."""
+    return 1 if config.inline else max(1, workers_that_fit(config, local_cores(config), torch.cuda.device_count()))
 
 
 def _span(seconds: Interval) -> str:

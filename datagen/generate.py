@@ -113,8 +113,8 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
         PlanMismatch: the folder holds a dataset of another plan; nothing was touched.
         OSError: the storage refuses to be written; what was committed stays, the same call resumes.
     """
-    if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    if config.pool.ray == "local":
+        check_device(config.device)
     plan = make_plan(config, config.source.open("cpu"), rejection)
     storage = Storage(config.out)
     write_plan(storage, plan)
@@ -133,6 +133,12 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
     if any(dataset.done(shard)["views"] for shard in dataset.committed()):
         open_index(dataset)  # made here once, or every reader would begin by making it
     return dataset
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError if heads cannot be made on a device of this machine."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
 
 
 class GenerateWorker:

@@ -4,7 +4,6 @@ Seeds, settings and fixed orders make a shard a function of the plan, so what wa
 committed with, which tables of scores, selections and latents stand on, are the proof.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated
@@ -12,7 +11,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional
 
 from datagen.encode import ImageConfig
-from datagen.generate import GenerateConfig, GenerateWorker, make_plan
+from datagen.generate import GenerateConfig, GenerateWorker, check_device, make_plan
 from datagen.meshing import MeshConfig
 from datagen.panohead.head import PanoHeadConfig
 from datagen.preview import Rejection
@@ -68,15 +67,18 @@ class Repaired:
         return f"{self.shard}: left as it was; {why} The new shard is in {ASIDE}/"
 
 
-def repair(config: RepairConfig, rejection: Rejection | None = None) -> Iterator[Repaired]:
+def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Repaired]:
     """Find the damaged shards by every byte, make them anew, and say of each what became of it.
 
     Shards that were never made are not damaged; `generate` makes them.
 
     Raises:
         FileNotFoundError: there is no dataset.
-        ValueError: it was packed, or the plan that would be followed is not its own: another version or other weights.
+        ValueError: the device is not there; it was packed; or the plan that would be followed is not its own: another
+            version or other weights.
     """
+    if config.pool.ray == "local":
+        check_device(config.device)
     dataset = Dataset(config.out)
     if dataset.plan.packed is not None:
         raise ValueError(f"{config.out} was packed from another dataset; repair that one, and pack it again")
@@ -91,10 +93,11 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> Iterator
     with JobProgress("verify", len(committed)) as progress:
         damaged = []
         for shard in committed:
-            damaged += [shard] * (next(verify_shard(dataset, shard, deep=True), None) is not None)
+            if next(verify_shard(dataset, shard, deep=True), None) is not None:
+                damaged.append(shard)
             progress.update(Event(shard, shard, "verify", 1, 1))
     if not damaged:
-        return
+        return []
     aside = Storage(f"{dataset.storage.url.rstrip('/')}/{ASIDE}")
     write_plan(aside, plan)
     work = replace(asked, out=aside.root if aside.is_local else aside.url, source=asked.source.absolute())
@@ -103,7 +106,7 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> Iterator
     found = [_replace(dataset, Dataset(aside), shard) for shard in damaged]
     if all(one.is_whole for one in found):
         aside.remove_all()
-    yield from found
+    return found
 
 
 def generation(config: RepairConfig, plan: Plan) -> GenerateConfig:

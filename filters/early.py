@@ -79,6 +79,11 @@ class RejectConfig:
         policy, _ = read_policy(self.policy)
         return EarlyJudge(policy, self.scorers(policy, device), self.resolution)
 
+    @property
+    def asked(self) -> "RejectConfig | None":
+        """Itself, wherever a worker runs; nothing if no policy is given."""
+        return self.absolute() if self.policy else None
+
     def absolute(self) -> "RejectConfig":
         """The same, with paths that hold wherever a worker runs."""
 

@@ -75,6 +75,19 @@ class PoolConfig:
             raise ValueError(f"--stall-minutes is {self.stall_minutes}; it must be positive")
 
 
+def local_cores(config: PoolConfig) -> int:
+    """The cores that Ray is told this machine has: more than there are if so many workers are wanted."""
+    return max(config.workers * config.threads, os.cpu_count() or 1)
+
+
+def workers_that_fit(config: PoolConfig, cores: int | float, gpus: int | float) -> int:
+    """How many workers run at once on so many cores and GPUs: no more than are wanted, 0 if none fits."""
+    fit = int(cores // config.threads)
+    if config.gpus_per_worker:
+        fit = min(fit, int(gpus / config.gpus_per_worker + 1e-6))
+    return min(config.workers, fit) if config.workers else fit
+
+
 class WorkersKeepDying(RuntimeError):
     """Workers die where no item can be blamed: before the first, or while a unit is committed."""
 
@@ -108,7 +121,7 @@ class _RayPool:
 
         self.ray, self.config, self.make_worker = ray, config, make_worker
         if config.ray == "local":
-            cores = max(config.workers * config.threads, os.cpu_count() or 1)
+            cores = local_cores(config)
             ray.init(
                 address="local",
                 num_cpus=cores,
@@ -134,9 +147,7 @@ class _RayPool:
     def _room(self) -> int:
         """How many workers are wanted and fit; one that does not fit would wait for ever and look silent."""
         has, config = self.ray.cluster_resources(), self.config
-        fit = int(has.get("CPU", 0) // config.threads)
-        if config.gpus_per_worker:
-            fit = min(fit, int(has.get("GPU", 0) / config.gpus_per_worker + 1e-6))
+        fit = workers_that_fit(config, has.get("CPU", 0), has.get("GPU", 0))
         if fit == 0:
             self.ray.shutdown()
             found = f"{has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs"
@@ -144,7 +155,7 @@ class _RayPool:
                 f"no worker fits: each takes --threads {config.threads} and --gpus-per-worker "
                 f"{config.gpus_per_worker:g}, Ray has {found}"
             )
-        return min(config.workers, fit) if config.workers else fit
+        return fit
 
     def run(self, todo: deque[Unit], on_event: Callable[[Event], None]) -> None:
         running: dict[Any, _Running] = {}

@@ -19,6 +19,8 @@ def save_tensors(tensors: Mapping[str, Tensor], file: str | os.PathLike[str]) ->
         place = here.untyped_storage().data_ptr()
         apart[name] = here.clone(memory_format=torch.contiguous_format) if place in places else here.contiguous()
         places.add(place)
+    # safetensors leaves its files to their owner alone, on a shared disk too; this one is open to whom any other would be.
+    Path(file).touch()
+    mode = Path(file).stat().st_mode
     save_file(apart, file, {"format": "pt"})
-    # safetensors leaves its files to their owner alone, on a shared disk too.
-    Path(file).chmod(0o644)
+    Path(file).chmod(mode)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float32, Int
+from torch import Tensor
 
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.novel_views import Shown
@@ -20,24 +21,34 @@ BORDER = ("border_ratio",)
 AGREEMENT = (*EPIPOLAR, *HULL, *BORDER)
 
 
-def agreement(shown: Shown, held: HeldOut) -> dict[str, float]:
+def true_spread(held: HeldOut) -> float:
+    """The spread of colours that the true targets have on their own hull; NaN without masks."""
+    return _spread(held.rgb[1:], held)
+
+
+def agreement(shown: Shown, held: HeldOut, of_truth: float) -> dict[str, float]:
     """Figures of one person's views where they claim to be seen from; NaN where there is nothing to compare.
 
-    Masks are those of the true views, so that a wrong outline counts as wrong colours.
+    Masks are those of the true views, so that a wrong outline counts as wrong colours; `of_truth` is `true_spread`.
     """
     made, true, cameras = to_unit(shown.rgb), to_unit(held.rgb[1:]), held.cameras[slice(1, None)]
     pairs = near_pairs(held.azimuth[1:], held.elevation[1:])
-    masks = None if held.alpha is None else held.alpha[1:] > 0.5
-    apart = epipolar_distances(to_bytes(shown.rgb), cameras, pairs, None if masks is None else masks.numpy())
+    masks = None if held.alpha is None else (held.alpha[1:] > 0.5).numpy()
+    apart = epipolar_distances(to_bytes(shown.rgb), cameras, pairs, masks)
     found = {figure.name: np.nan if figure.value is None else figure.value for figure in epipolar_figures(apart)}
-    if masks is not None:
-        spreads = [colour_spread(pictures, masks, cameras) for pictures in (made, true)]
-        spread, of_truth = (float(s.mean()) if len(s) else np.nan for s in spreads)
-        found |= {"hull_spread": spread, "hull_ratio": spread / of_truth if of_truth else np.nan}
+    spread = _spread(shown.rgb, held)
+    found |= {"hull_spread": spread, "hull_ratio": spread / of_truth if of_truth else np.nan}
     if shown.call is not None:
-        own, of_truth = (chunk_borders(pictures, shown.call, pairs).ratio for pictures in (made, true))
-        found["border_ratio"] = own / of_truth if of_truth else np.nan
+        own, usual = (chunk_borders(pictures, shown.call, pairs).ratio for pictures in (made, true))
+        found["border_ratio"] = own / usual if usual else np.nan
     return found
+
+
+def _spread(rgb: Float32[Tensor, "k 3 h w"], held: HeldOut) -> float:
+    if held.alpha is None:
+        return float("nan")
+    spread = colour_spread(to_unit(rgb), held.alpha[1:] > 0.5, held.cameras[slice(1, None)])
+    return float(spread.mean()) if len(spread) else float("nan")
 
 
 def near_pairs(azimuth: Float32[np.ndarray, " v"], elevation: Float32[np.ndarray, " v"]) -> Int[np.ndarray, "p 2"]:

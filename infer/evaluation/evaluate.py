@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from filters.weights import sha256
-from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement
+from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement, true_spread
 from infer.evaluation.baselines import Nearest, copied
 from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
@@ -112,13 +112,17 @@ class Run:
             "elevation": held.elevation[1:].tolist(),
             "identity": embedding is not None,
             "nearest": like,
-            "methods": {m: self._measured(truth, views) for m, views in shown.items()},
+            "methods": self._measured(truth, shown),
             "seconds": round(time.monotonic() - begin, 3),
         }
 
-    def _measured(self, truth: Truth, shown: Shown) -> dict[str, Any]:
-        found = measure(self.kit, truth, shown)
-        return {**found, "person": {**found["person"], **agreement(shown, truth.held)}}
+    def _measured(self, truth: Truth, shown: dict[str, Shown]) -> dict[str, Any]:
+        """What is measured of a person, by method."""
+        found = {method: measure(self.kit, truth, views) for method, views in shown.items()}
+        of_truth = true_spread(truth.held)
+        for method, views in shown.items():
+            found[method]["person"] |= agreement(views, truth.held, of_truth)
+        return found
 
     def _identity(self, embedding: Float32[np.ndarray, " d"] | None, held: HeldOut) -> Float32[np.ndarray, " d"] | None:
         if not self.painter.model.about.identity or embedding is None:
@@ -162,6 +166,7 @@ def _open_run(
         "stages": how.stages,
         "input_normals": how.normals if painter.model.shape.normals else None,
         "seed": config.seed,
+        "near": NEAR,
         **kit_settings(config, kit),
     }
     return Run(config, protocol, painter, how, people, nearest, kit, settings)

@@ -41,7 +41,11 @@ def match(
 ) -> Spots:
     """SIFT features that two pictures (RGB) have in common: each the other's best by far, inside the masks if given."""
     masks_of = masks or (None, None)
-    (here, a), (there, b) = (_features(*seen) for seen in zip((first, second), masks_of, strict=True))
+    return _common(_features(first, masks_of[0]), _features(second, masks_of[1]))
+
+
+def _common(first: "_Features", second: "_Features") -> Spots:
+    (here, a), (there, b) = first, second
     if a is None or b is None or min(len(a), len(b)) < 2:
         return Spots(here[:0], there[:0])
     back = _best(b, a)
@@ -49,16 +53,20 @@ def match(
     return Spots(here[[i for i, _ in pairs]], there[[j for _, j in pairs]])
 
 
-def _features(
-    picture: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"] | None
-) -> tuple[Float[np.ndarray, "n 2"], Float32[np.ndarray, "n d"] | None]:
-    """Pixels of the features, and what they look like."""
+class _Features(NamedTuple):
+    """Pixels of the features of a picture, and what they look like; None if there are none."""
+
+    pixels: Float[np.ndarray, "n 2"]
+    looks: Float32[np.ndarray, "n d"] | None
+
+
+def _features(picture: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"] | None) -> _Features:
     window = None
     if mask is not None:
         window = cv2.erode(mask.astype(np.uint8), np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8))
     points, looks = cv2.SIFT.create().detectAndCompute(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), window)
     # OpenCV counts from the centre of the first pixel.
-    return np.array([point.pt for point in points]).reshape(-1, 2) + 0.5, looks
+    return _Features(np.array([point.pt for point in points]).reshape(-1, 2) + 0.5, looks)
 
 
 def _best(a: Float32[np.ndarray, "n d"], b: Float32[np.ndarray, "m d"]) -> dict[int, int]:
@@ -79,9 +87,11 @@ def epipolar_distances(
     """
     cameras = cameras.to("cpu")
     matrices = fundamental(cameras[pairs[:, 0].tolist()], cameras[pairs[:, 1].tolist()], pictures.shape[1])
+    # Each view is in several pairs and looked at once.
+    features = {i: _features(pictures[i], None if masks is None else masks[i]) for i in np.unique(pairs).tolist()}
     distances = []
-    for (i, j), F in zip(pairs, matrices, strict=True):
-        spots = match(pictures[i], pictures[j], None if masks is None else (masks[i], masks[j]))
+    for (i, j), F in zip(pairs.tolist(), matrices, strict=True):
+        spots = _common(features[i], features[j])
         distances.append(epipolar_distance(F, torch.from_numpy(spots.first), torch.from_numpy(spots.second)).numpy())
     return distances
 

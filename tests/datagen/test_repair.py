@@ -112,3 +112,9 @@ def test_other_plans_are_refused(heads, tmp_path, monkeypatch):
     write_shard(storage, plan, 0)
     with pytest.raises(ValueError, match="--weights is needed: the panohead checkpoint that the heads of"):
         mended(tmp_path / "real")
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device is cuda, but this machine has no usable CUDA device"):
+        repair(RepairConfig(str(tmp_path / "nowhere"), device="cuda"))

@@ -1,4 +1,4 @@
-"""Tensors come back as they were, and everybody who may see the folder may read them."""
+"""Tensors come back as they were, and whoever may read the other files of a folder may read them."""
 
 import stat
 
@@ -15,4 +15,9 @@ def test_they_come_back_even_from_one_memory(tmp_path):
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
-    assert stat.S_IMODE((tmp_path / "x.safetensors").stat().st_mode) == 0o644
+    (tmp_path / "any.txt").write_text("")
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("x.safetensors", "any.txt")}
+    assert len(modes) == 1
+    (tmp_path / "x.safetensors").chmod(0o640)
+    save_tensors(tensors, tmp_path / "x.safetensors")
+    assert stat.S_IMODE((tmp_path / "x.safetensors").stat().st_mode) == 0o640

@@ -1,8 +1,8 @@
 """Trains the embedded autoencoder on views of procedural heads: python -m train.embedded.train_vae DATASET.
 
 It reads a picture of 64 px as 16 x 16 patches of 4 x 4 pixels and encodes colours and normals alike. It begins as the best
-linear code of patches (principal components, 29 dB of 12) and learns what a line cannot. Stable Diffusion's design, which
-halves a picture and doubles it again, learns too slowly for it: 27 dB of as many channels after as long, and no faces.
+linear code of patches (principal components) and learns what a line cannot. Stable Diffusion's design, which halves a picture
+and doubles it again by repeating cells, has to learn where in a cell a pixel is, and left faces nobody knows (docs/results.md).
 Loss: absolute difference, of the picture and of its halves down to 8 px, which keeps colours; and a little of the
 Kullback-Leibler divergence that keeps codes smooth.
 """
