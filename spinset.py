@@ -17,6 +17,7 @@ from tyro import MISSING_NONPROP
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.pool import WorkersKeepDying
+from manifests.errors import UserError
 
 DONE, BAD_INPUT, FAULTS, INTERRUPTED = 0, 2, 3, 130
 
@@ -229,7 +230,7 @@ def _train(parse: Parse) -> int:
 
     asked = parse(Train, PRESETS)
     if not asked.config.loader.data:
-        raise ValueError("--data is needed: the folder or address of the dataset to train on")
+        raise UserError("--data is needed: the folder or address of the dataset to train on")
     model = launch(asked.config, asked.ray) if asked.ray.address else run(asked.config)
     print(f"model: {model}\nnext: spinset views {model} PHOTO --out DIR")
     return DONE
@@ -335,7 +336,7 @@ def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, 
             raise SystemExit(DONE)
         if not args or args[0] not in presets:
             given = f"{args[0]!r} is no preset" if args else "a preset comes first"
-            raise ValueError(
+            raise UserError(
                 f"{given}; there are {', '.join(presets)} (spinset {name} PRESET --help lists its settings)"
             )
         prog, args, default = f"{prog} {args[0]}", args[1:], presets[args[0]]
@@ -346,7 +347,7 @@ def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, 
             )
     except SystemExit as stop:
         if stop.code == BAD_INPUT:
-            raise ValueError(_first_sentence(box.getvalue())) from None
+            raise UserError(_first_sentence(box.getvalue())) from None
         raise
     return config
 

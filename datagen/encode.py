@@ -11,6 +11,7 @@ from PIL import Image
 
 from geometry.meshes import Mesh
 from geometry.normals import encode_normals
+from manifests.errors import UserError
 
 RGB_FORMATS = ("jpg", "png", "webp")
 
@@ -26,9 +27,9 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         if self.format not in RGB_FORMATS:
-            raise ValueError(f"image format is {self.format!r}; it must be one of {', '.join(RGB_FORMATS)}")
+            raise UserError(f"image format is {self.format!r}; it must be one of {', '.join(RGB_FORMATS)}")
         if not 1 <= self.quality <= 100:
-            raise ValueError(f"image quality is {self.quality}; it must be from 1 to 100")
+            raise UserError(f"image quality is {self.quality}; it must be from 1 to 100")
 
     @property
     def members(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from datagen.identity import Made, Rejected, make_identity
 from datagen.preview import Rejection
 from jobs.pool import Event, PoolConfig, local_cores, workers_that_fit
 from jobs.progress import JobProgress
+from manifests.errors import UserError
 from manifests.plan import Plan
 from manifests.shards import stored_size
 
@@ -73,7 +74,7 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
         ValueError: there are too few probes; the source or the device is not there; or no head can be made.
     """
     if probes < 2:
-        raise ValueError(f"--probes is {probes}; two heads or more tell how much heads differ")
+        raise UserError(f"--probes is {probes}; two heads or more tell how much heads differ")
     check_device(asked.device)
     plan = make_plan(asked, asked.source.open("cpu"), rejection)
     worker = GenerateWorker(asked, plan, rejection)
@@ -88,7 +89,7 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
     probed = probed[1:]
     failed = tuple(probe.failed for probe in probed if probe.failed)
     if len(failed) == count:
-        raise ValueError(f"no head can be made: {failed[0]}")
+        raise UserError(f"no head can be made: {failed[0]}")
     return Estimate(
         plan,
         len(worker.recipe.rig),

@@ -26,6 +26,7 @@ from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.plan import Plan, write_plan
 from manifests.shards import DONE, ShardWriter
@@ -75,13 +76,13 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         for name, least in (("identities", 1), ("seed", 0), ("identities_per_shard", 1), ("max_failed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
         if self.resolution < 8 or self.resolution % 8:
-            raise ValueError(f"--resolution is {self.resolution}; it must be a positive multiple of 8")
+            raise UserError(f"--resolution is {self.resolution}; it must be a positive multiple of 8")
         if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"--device is {self.device!r}; it must be cpu or cuda")
+            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
         if self.seed + self.identities >= 1 << 63:
-            raise ValueError(f"--seed is {self.seed}; the last seed must be below 2^63")
+            raise UserError(f"--seed is {self.seed}; the last seed must be below 2^63")
         find_rig(self.rig)
 
 
@@ -138,7 +139,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
 def check_device(device: str) -> None:
     """Raise ValueError if heads cannot be made on a device of this machine."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
 
 
 class GenerateWorker:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datagen.heads import DensityField
 from geometry.meshes import Mesh
+from manifests.errors import UserError
 
 COARSE = 64
 TUNNEL_CELLS = 128
@@ -41,11 +42,11 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         if self.resolution not in (64, 128, 256, 512):
-            raise ValueError(f"mesh resolution is {self.resolution}; it must be 64, 128, 256 or 512")
+            raise UserError(f"mesh resolution is {self.resolution}; it must be 64, 128, 256 or 512")
         if self.method not in METHODS:
-            raise ValueError(f"mesh method is {self.method!r}; it must be one of {', '.join(METHODS)}")
+            raise UserError(f"mesh method is {self.method!r}; it must be one of {', '.join(METHODS)}")
         if not 0 <= self.dust < 1:
-            raise ValueError(f"mesh dust is {self.dust}; it must be in [0, 1)")
+            raise UserError(f"mesh dust is {self.dust}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def marching_cubes(grid: Float[np.ndarray, "n n n"], level: float, method: str =
     Source: Lorensen and Cline 1987; Lewiner et al. 2003 for the topologically correct table.
     """
     if not grid.min() < level < grid.max():
-        raise ValueError(f"no surface: densities from {grid.min():.3g} to {grid.max():.3g} never cross {level:g}")
+        raise UserError(f"no surface: densities from {grid.min():.3g} to {grid.max():.3g} never cross {level:g}")
     padded = np.pad(grid, 1, constant_values=min(float(grid.min()), level - 1))
     if method == "pymcubes":
         import mcubes

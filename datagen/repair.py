@@ -21,6 +21,7 @@ from jobs import pool
 from jobs.pool import Event, PoolConfig
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.plan import Plan, differences, write_plan
 from manifests.shards import DONE, SUFFIXES
 from manifests.storage import Storage
@@ -81,11 +82,11 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
         check_device(config.device)
     dataset = Dataset(config.out)
     if dataset.plan.packed is not None:
-        raise ValueError(f"{config.out} was packed from another dataset; repair that one, and pack it again")
+        raise UserError(f"{config.out} was packed from another dataset; repair that one, and pack it again")
     asked = generation(config, dataset.plan)
     plan = make_plan(asked, asked.source.open("cpu"), rejection)
     if plan.fingerprint != dataset.plan.fingerprint:
-        raise ValueError(
+        raise UserError(
             f"{config.out} would not be made the same: {differences(dataset.plan, plan)}; repair it with the version, the "
             "weights and the --reject settings that made it"
         )
@@ -117,7 +118,7 @@ def generation(config: RepairConfig, plan: Plan) -> GenerateConfig:
         source = SourceConfig(name, procedural=ProceduralConfig(**{**own, "defects": tuple(own["defects"])}))
     else:
         if not config.weights:
-            raise ValueError(f"--weights is needed: the {name} checkpoint that the heads of {config.out} came from")
+            raise UserError(f"--weights is needed: the {name} checkpoint that the heads of {config.out} came from")
         source = SourceConfig(name, panohead=PanoHeadConfig(weights=config.weights, **plan.source["settings"]))
     return GenerateConfig(
         config.out,

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from geometry.cameras import Cameras, orbit
 from manifests.draws import generator
+from manifests.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -87,5 +88,5 @@ def find_rig(name: str, grid: bool = False) -> Rig:
     elif name in RIGS:
         rig = RIGS[name]
     else:
-        raise ValueError(f"unknown rig {name!r}; there are {', '.join(RIGS)}, orbit-N and scatter-N (N from 1 to 999)")
+        raise UserError(f"unknown rig {name!r}; there are {', '.join(RIGS)}, orbit-N and scatter-N (N from 1 to 999)")
     return Rig(rig.id, rig.azimuth, rig.elevation) if grid else rig

@@ -6,6 +6,7 @@ from pathlib import Path
 from datagen.heads import HeadSource
 from datagen.panohead.head import PanoHeadConfig, PanoHeadSource, SphereHeadSource
 from datagen.procedural import ProceduralConfig, ProceduralSource
+from manifests.errors import UserError
 
 SOURCES = ("procedural", "panohead", "spherehead")
 
@@ -22,7 +23,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
-            raise ValueError(f"unknown source {self.source!r}; there are {', '.join(SOURCES)}")
+            raise UserError(f"unknown source {self.source!r}; there are {', '.join(SOURCES)}")
 
     def absolute(self) -> "SourceConfig":
         """The same, with paths that hold wherever a worker runs."""

@@ -15,6 +15,7 @@ from filters.landmarks import SIZE, crops, face_points, mirrored, project
 from filters.scorer import Columns, Subject
 from filters.weights import EMBEDDED, absolute, existing, sha256
 from geometry.cameras import turned
+from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 BATCH = 64
@@ -46,12 +47,12 @@ class ArcFaceConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.max_turn < self.back_turn <= 180:
-            raise ValueError(
+            raise UserError(
                 f"--arcface.max-turn is {self.max_turn:g} and --arcface.back-turn {self.back_turn:g}; "
                 "the cone must end before the back begins, within 180 degrees"
             )
         if self.min_views < 2:
-            raise ValueError(f"--arcface.min-views is {self.min_views}; a pair needs 2 views or more")
+            raise UserError(f"--arcface.min-views is {self.min_views}; a pair needs 2 views or more")
 
     def absolute(self) -> "ArcFaceConfig":
         """The same, with paths that hold wherever a worker runs."""
@@ -81,11 +82,11 @@ def load_arcface(path: str, device: str = "cpu") -> ArcFace:
     session = onnx_session(str(file), device)
     shape, outputs = session.get_inputs()[0].shape, session.get_outputs()
     if len(session.get_inputs()) != 1 or len(shape) != 4 or shape[1:] != [3, SIZE, SIZE]:
-        raise ValueError(f"{file} reads {shape}; a recogniser reads [batch, 3, {SIZE}, {SIZE}]")
+        raise UserError(f"{file} reads {shape}; a recogniser reads [batch, 3, {SIZE}, {SIZE}]")
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
-        raise ValueError(f"{file} writes {[o.shape for o in outputs]}; a recogniser writes [batch, dimensions]")
+        raise UserError(f"{file} writes {[o.shape for o in outputs]}; a recogniser writes [batch, dimensions]")
     if isinstance(shape[0], int) and shape[0] != 1:
-        raise ValueError(f"{file} reads batches of {shape[0]} only; export it with a batch of any size")
+        raise UserError(f"{file} reads batches of {shape[0]} only; export it with a batch of any size")
     return ArcFace(ArcFaceONNX(str(file), session), sha256(file), outputs[0].shape[1])
 
 
@@ -116,7 +117,7 @@ def load_detector(path: str, device: str = "cpu") -> Any:
     file = existing(path, "detector")
     session = onnx_session(str(file), device)
     if len(session.get_outputs()) not in (9, 15):
-        raise ValueError(f"{file} has {len(session.get_outputs())} outputs; an SCRFD with key points has 9 or 15")
+        raise UserError(f"{file} has {len(session.get_outputs())} outputs; an SCRFD with key points has 9 or 15")
     detector = SCRFD(str(file), session)
     detector.prepare(0 if device == "cuda" else -1, input_size=(640, 640))
     return detector
@@ -128,12 +129,12 @@ def onnx_session(file: str, device: str) -> Any:
 
     cuda = "CUDAExecutionProvider"
     if device == "cuda" and cuda not in onnxruntime.get_available_providers():
-        raise ValueError("--device is cuda, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
+        raise UserError("--device is cuda, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
     providers = [cuda, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
     try:
         return onnxruntime.InferenceSession(file, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no base but this one
-        raise ValueError(f"{file} is not an ONNX model that runs here: {str(error).splitlines()[0][:160]}") from error
+        raise UserError(f"{file} is not an ONNX model that runs here: {str(error).splitlines()[0][:160]}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from torch import Tensor
 from filters.scorer import Columns, Subject
 from filters.weights import EMBEDDED, absolute, existing, sha256
 from geometry.cameras import turned
+from manifests.errors import MissingFile, UserError
 from manifests.scores import VIEW, Lineage, column
 
 FRONT, BACK = "human front face", "back of human head"
@@ -43,11 +44,11 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         if bad := [t for t in self.templates if t.count("{}") != 1]:
-            raise ValueError(f"--clip.templates holds {bad[0]!r}; a template has one {{}} where the class goes")
+            raise UserError(f"--clip.templates holds {bad[0]!r}; a template has one {{}} where the class goes")
         if not 0 <= self.min_turn <= 180:
-            raise ValueError(f"--clip.min-turn is {self.min_turn:g}; it must be between 0 and 180 degrees")
+            raise UserError(f"--clip.min-turn is {self.min_turn:g}; it must be between 0 and 180 degrees")
         if self.model.startswith("hf-hub:"):
-            raise ValueError(f"--clip.model is {self.model!r}; weights are never downloaded, give local-dir:FOLDER")
+            raise UserError(f"--clip.model is {self.model!r}; weights are never downloaded, give local-dir:FOLDER")
 
     def absolute(self) -> "ClipConfig":
         """The same, with paths that hold wherever a worker runs."""
@@ -95,9 +96,9 @@ def load_clip(model: str, checkpoint: str = "", device: str = "cpu") -> Clip:
         net, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=checkpoint or None, device=device)
         tokenize = open_clip.get_tokenizer(model)
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{weights} does not load as {model}: {_first_line(error)}") from error
+        raise UserError(f"{weights} does not load as {model}: {_first_line(error)}") from error
     if not callable(getattr(net, "encode_text", None)):
-        raise ValueError(f"{weights} has no text tower; the Janus scorer needs one")
+        raise UserError(f"{weights} has no text tower; the Janus scorer needs one")
     return Clip(net.eval().requires_grad_(False), preprocess, tokenize, sha256(weights), device)
 
 
@@ -105,31 +106,29 @@ def _weights(model: str, checkpoint: str, open_clip: Any) -> Path:
     """The file that will be loaded, so that nothing else (a download, random weights) ever is."""
     if model.startswith("local-dir:"):
         if checkpoint:
-            raise ValueError(f"{model} holds its own weights; leave --clip.checkpoint out, or name an architecture")
+            raise UserError(f"{model} holds its own weights; leave --clip.checkpoint out, or name an architecture")
         folder = Path(model.removeprefix("local-dir:"))
         config = existing(folder / "open_clip_config.json", "clip")
         try:
             towers = json.loads(config.read_text())["model_cfg"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{config} is not a config of open_clip: it has no model_cfg") from None
+            raise UserError(f"{config} is not a config of open_clip: it has no model_cfg") from None
         _check_towers(str(config), towers, ("hf_model_name",))
         return existing(folder / "open_clip_model.safetensors", "clip")
     if model not in open_clip.list_models():
         count = len(open_clip.list_models())
-        raise ValueError(
-            f"open_clip knows no model {model!r}; it knows ViT-L-14-quickgelu, ViT-B-32 and {count} in all"
-        )
+        raise UserError(f"open_clip knows no model {model!r}; it knows ViT-L-14-quickgelu, ViT-B-32 and {count} in all")
     _check_towers(model, open_clip.get_model_config(model), ("hf_model_name", "hf_tokenizer_name"))
     if not checkpoint:
-        raise FileNotFoundError(f"clip {model} needs --clip.checkpoint, a local file; weights are never downloaded")
+        raise MissingFile(f"clip {model} needs --clip.checkpoint, a local file; weights are never downloaded")
     return existing(checkpoint, f"clip {model}")
 
 
 def _check_towers(where: str, towers: dict[str, Any], online: Sequence[str]) -> None:
     if missing := [tower for tower in ("vision_cfg", "text_cfg") if tower not in towers]:
-        raise ValueError(f"{where} has no {missing[0]}; the Janus scorer needs a picture tower and a text tower")
+        raise UserError(f"{where} has no {missing[0]}; the Janus scorer needs a picture tower and a text tower")
     if fetched := [name for name in online if towers["text_cfg"].get(name)]:
-        raise ValueError(
+        raise UserError(
             f"{where} would fetch {towers['text_cfg'][fetched[0]]} from the net; save it as local-dir:FOLDER"
         )
 

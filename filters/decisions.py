@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from filters.policy import DROP, KEEP, UNDECIDED, Decisions, Heads
+from manifests.errors import UserError
 from manifests.storage import Storage
 
 VERDICTS = {"keep": KEEP, "drop": DROP, "clear": UNDECIDED}
@@ -26,7 +27,7 @@ class Decision:
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict is {self.verdict!r}; it must be one of {', '.join(VERDICTS)}")
+            raise UserError(f"verdict is {self.verdict!r}; it must be one of {', '.join(VERDICTS)}")
 
 
 def log_file(selection: str) -> str:
@@ -52,9 +53,9 @@ def read_decisions(storage: Storage, selection: str) -> list[Decision]:
             linked = fields.pop("previous") == previous
             decisions.append(Decision(**fields))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{log_file(selection)} line {number} does not read: {error}") from None
+            raise UserError(f"{log_file(selection)} line {number} does not read: {error}") from None
         if not linked:
-            raise ValueError(
+            raise UserError(
                 f"{log_file(selection)} line {number} does not follow line {number - 1}: the log was edited"
             )
         previous = _hash(line)
@@ -73,13 +74,13 @@ def place(decisions: list[Decision], heads: Heads) -> tuple[Decisions, dict[tupl
         about = f"the decision on identity {decision.identity}"
         owner = int(np.searchsorted(heads.identity, decision.identity))
         if owner == len(heads.identity) or heads.identity[owner] != decision.identity:
-            raise ValueError(f"{about} is about nobody: the scores hold no such identity")
+            raise UserError(f"{about} is about nobody: the scores hold no such identity")
         if decision.view is None:
             placed.identities[owner] = VERDICTS[decision.verdict]
         else:
             rows = slice(first_view[owner], first_view[owner + 1])
             if decision.view not in (views := heads.view[rows]):
-                raise ValueError(f"{about} view {decision.view} is about no view of it")
+                raise UserError(f"{about} view {decision.view} is about no view of it")
             placed.views[rows.start + int(np.flatnonzero(views == decision.view)[0])] = VERDICTS[decision.verdict]
         last[decision.identity, decision.view] = decision
     return placed, {at: decision for at, decision in last.items() if decision.verdict != "clear"}

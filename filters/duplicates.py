@@ -8,6 +8,7 @@ from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.embeddings import mean_embeddings
+from manifests.errors import UserError
 from manifests.scores import (
     IDENTITY,
     WHOLE,
@@ -40,7 +41,7 @@ def score_duplicates(dataset: Dataset, arcface: str) -> None:
     try:
         scores = open_scores(dataset, arcface, shard_hashes(dataset))
     except ValueError as error:
-        raise ValueError(f"duplicates compares the embeddings of {arcface}: {error}") from None
+        raise UserError(f"duplicates compares the embeddings of {arcface}: {error}") from None
     identity, means = mean_embeddings(dataset, arcface)
     cosine, nearest, earlier = nearest_others(means)
     own = {"cosine": cosine, "nearest": np.where(nearest >= 0, identity[nearest], -1), "earlier_cosine": earlier}

@@ -18,6 +18,7 @@ from filters.scorer import Scorer, make_subject
 from filters.select import check_requires, column_of, heads_of
 from filters.weights import absolute
 from geometry.cameras import orbit
+from manifests.errors import UserError
 from manifests.scores import Scores
 
 AZIMUTH = (0.0, 30.0, -30.0, 150.0, 180.0, -150.0)
@@ -37,7 +38,7 @@ class RejectConfig:
 
     def __post_init__(self) -> None:
         if self.resolution < 32:
-            raise ValueError(f"--reject.resolution is {self.resolution}; less than 32 pixels show no face")
+            raise UserError(f"--reject.resolution is {self.resolution}; less than 32 pixels show no face")
 
     def lineage(self) -> dict[str, Any]:
         """The policy, the views, and the scorers with the hashes of their weights.
@@ -50,7 +51,7 @@ class RejectConfig:
         for scorer in scorers:
             known = [f.name for f in scorer.columns]
             if unknown := [name for name in policy.tables[scorer.table] if name not in known]:
-                raise ValueError(
+                raise UserError(
                     f"the scores of {scorer.table} have no column {unknown[0]!r}; they have {', '.join(known)}"
                 )
         check_requires(policy, {scorer.table: scorer.lineage for scorer in scorers})
@@ -66,11 +67,11 @@ class RejectConfig:
             self.arcface.table: lambda: ArcFaceScorer(self.arcface, device),
         }
         if unknown := [table for table in policy.tables if table not in makers]:
-            raise ValueError(
+            raise UserError(
                 f"--reject.policy {self.policy} reads {unknown[0]}; before a head is made there are {', '.join(makers)}"
             )
         if ranked := [rule.name for rule in policy.rules if rule.is_quantile]:
-            raise ValueError(
+            raise UserError(
                 f"--reject.policy {self.policy}: rule {ranked[0]} ranks all heads; one at a time has no rank"
             )
         return [makers[table]() for table in policy.tables]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64, Integer, UInt64
 
 from filters.rules import IDENTITY, VIEW, Policy, Rule, Sector, Softmax
+from manifests.errors import UserError
 
 KEEP, DROP, UNDECIDED = 1, -1, 0
 
@@ -105,10 +106,10 @@ def rule_scores(rule: Rule, column: Callable[[str], Column]) -> Column:
     """The numbers that a rule compares with its limits; raises ValueError where they mix views and identities."""
     columns = [column(name) for name in rule.columns]
     if len({c.level for c in columns}) > 1:
-        raise ValueError(f"rule {rule.name} mixes scores of views and of identities: {', '.join(rule.columns)}")
+        raise UserError(f"rule {rule.name} mixes scores of views and of identities: {', '.join(rule.columns)}")
     first = columns[0]
     if first.level == IDENTITY and (rule.where != Sector() or rule.drop == VIEW):
-        raise ValueError(
+        raise UserError(
             f"rule {rule.name}: {rule.score} is a score of identities, so where and drop = view mean nothing"
         )
     if not isinstance(rule.score, Softmax):
@@ -121,7 +122,7 @@ def rule_scores(rule: Rule, column: Callable[[str], Column]) -> Column:
 def _judge_identities(i: int, rule: Rule, scores: Column, heads: Heads, identities: Verdict) -> Tally:
     if not scores.valid.all():
         unscored = heads.identity[np.argmin(scores.valid)]
-        raise ValueError(f"rule {rule.name}: {rule.score} was not scored for identity {unscored}")
+        raise UserError(f"rule {rule.name}: {rule.score} was not scored for identity {unscored}")
     judged = identities.failed == 0 if rule.is_quantile else np.ones(len(heads.identity), bool)
     failing = _failing(rule, scores.values, judged)
     identities.add(i, failing, scores.values)
@@ -134,7 +135,7 @@ def _judge_views(
     judged = in_sector(rule.where, heads) & (decisions.views != DROP)
     if not (scored := scores.valid | ~judged).all():
         at = int(np.argmin(scored))
-        raise ValueError(
+        raise UserError(
             f"rule {rule.name} judges {rule.where}, but {rule.score} was not scored for {int((~scored).sum())} of those "
             f"views (identity {heads.identity[heads.owner[at]]} view {heads.view[at]} at azimuth {heads.azimuth[at]:g})"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW
 
 PRESETS = ("gen3d-face", "spinmeround", "diffportrait360", "early")
@@ -124,15 +125,15 @@ def read_policy(name: str) -> tuple[Policy, dict[str, Any]]:
     preset = Path(__file__).parent / "policies" / f"{name}.json"
     path = preset if name in PRESETS else Path(name)
     if not path.is_file():
-        raise ValueError(f"there is no policy {name!r}: it is neither a preset ({', '.join(PRESETS)}) nor a file")
+        raise UserError(f"there is no policy {name!r}: it is neither a preset ({', '.join(PRESETS)}) nor a file")
     try:
         document = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"policy {name} is not JSON: {error}") from None
+        raise UserError(f"policy {name} is not JSON: {error}") from None
     try:
         return parse_policy(document), document
     except ValueError as error:
-        raise ValueError(f"policy {name}: {error}") from None
+        raise UserError(f"policy {name}: {error}") from None
 
 
 def parse_policy(document: Any) -> Policy:
@@ -140,19 +141,19 @@ def parse_policy(document: Any) -> Policy:
     known = _object(document, "the policy", Policy)
     name = _text(known, "name", "the policy")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"name is {name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
+        raise UserError(f"name is {name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
     rules = known.get("rules")
     if not isinstance(rules, list) or not 1 <= len(rules) <= 60:
-        raise ValueError("rules must be a list of 1 to 60 rules")
+        raise UserError("rules must be a list of 1 to 60 rules")
     parsed = tuple(_rule(rule, i) for i, rule in enumerate(rules, 1))
     names = [rule.name for rule in parsed]
     if double := next((n for n in names if names.count(n) > 1), None):
-        raise ValueError(f"two rules are called {double!r}")
+        raise UserError(f"two rules are called {double!r}")
     requires, whole, about = known.get("requires", {}), known.get("whole_identities", False), known.get("about", "")
     if not isinstance(requires, dict) or not all(isinstance(pins, dict) for pins in requires.values()):
-        raise ValueError('requires must map tables to what their lineage must say, e.g. {"arcface": {"version": 1}}')
+        raise UserError('requires must map tables to what their lineage must say, e.g. {"arcface": {"version": 1}}')
     if not isinstance(whole, bool) or not isinstance(about, str):
-        raise ValueError("whole_identities must be true or false, about a text")
+        raise UserError("whole_identities must be true or false, about a text")
     return Policy(name, parsed, about, whole, requires)
 
 
@@ -176,49 +177,49 @@ def _rule(document: Any, number: int) -> Rule:
 def _check_sense(rule: Rule, at: str) -> None:
     ways = (rule.min is not None or rule.max is not None, rule.keep_top is not None, rule.keep_bottom is not None)
     if sum(ways) != 1:
-        raise ValueError(f"{at} must have min and/or max, or keep_top, or keep_bottom")
+        raise UserError(f"{at} must have min and/or max, or keep_top, or keep_bottom")
     if rule.min is not None and rule.max is not None and rule.min > rule.max:
-        raise ValueError(f"{at} has min {rule.min:g} above max {rule.max:g}, so nothing passes")
+        raise UserError(f"{at} has min {rule.min:g} above max {rule.max:g}, so nothing passes")
     if rule.drop not in (None, VIEW, IDENTITY):
-        raise ValueError(f"{at} has drop {rule.drop!r}; it must be view or identity")
+        raise UserError(f"{at} has drop {rule.drop!r}; it must be view or identity")
     counts = [k for k in ("max_failing", "max_failing_share", "min_passing") if getattr(rule, k) is not None]
     if len(counts) > 1:
-        raise ValueError(f"{at} has {' and '.join(counts)}; one of them is enough")
+        raise UserError(f"{at} has {' and '.join(counts)}; one of them is enough")
     if counts and rule.drop != IDENTITY:
-        raise ValueError(f"{at} has {counts[0]}, which needs drop = identity")
+        raise UserError(f"{at} has {counts[0]}, which needs drop = identity")
 
 
 def _object(document: Any, at: str, kind: type) -> Mapping[str, Any]:
     known = [f.name for f in fields(kind)]
     if not isinstance(document, dict):
-        raise ValueError(f"{at} must be an object with {', '.join(known)}")
+        raise UserError(f"{at} must be an object with {', '.join(known)}")
     if unknown := [k for k in document if k not in known]:
-        raise ValueError(f"{at} has an unknown field {unknown[0]!r}; there are {', '.join(known)}")
+        raise UserError(f"{at} has an unknown field {unknown[0]!r}; there are {', '.join(known)}")
     return document
 
 
 def _text(known: Mapping[str, Any], name: str, at: str) -> str:
     if not isinstance(known.get(name), str) or not known[name]:
-        raise ValueError(f"{at} needs a {name}")
+        raise UserError(f"{at} needs a {name}")
     return known[name]
 
 
 def _score(value: Any, at: str) -> str | Softmax:
     if isinstance(value, dict):
         if unknown := [k for k in value if k not in ("softmax", "scale")]:
-            raise ValueError(f"{at}: score has an unknown field {unknown[0]!r}; there are softmax and scale")
+            raise UserError(f"{at}: score has an unknown field {unknown[0]!r}; there are softmax and scale")
         columns, scale = value.get("softmax"), value.get("scale", 100.0)
         if not isinstance(columns, list) or len(columns) < 2:
-            raise ValueError(f"{at}: softmax needs two columns or more")
+            raise UserError(f"{at}: softmax needs two columns or more")
         if not _is_number(scale) or scale <= 0:
-            raise ValueError(f"{at}: scale is {scale!r}; it must be a positive number")
+            raise UserError(f"{at}: scale is {scale!r}; it must be a positive number")
         return Softmax(tuple(_column(c, at) for c in columns), float(scale))
     return _column(value, at)
 
 
 def _column(value: Any, at: str) -> str:
     if not isinstance(value, str) or not _COLUMN.fullmatch(value):
-        raise ValueError(f"{at}: {value!r} is no score; scores are written table.column, as arcface.mean_cosine")
+        raise UserError(f"{at}: {value!r} is no score; scores are written table.column, as arcface.mean_cosine")
     return value
 
 
@@ -227,7 +228,7 @@ def _sector(document: Any, at: str) -> Sector:
     ranges = {}
     for name, value in known.items():
         if not isinstance(value, list) or len(value) != 2 or not all(map(_is_number, value)) or value[0] > value[1]:
-            raise ValueError(f"{at}: {name} is {value!r}; it must be [from, to] in degrees, from <= to")
+            raise UserError(f"{at}: {name} is {value!r}; it must be [from, to] in degrees, from <= to")
         ranges[name] = (float(value[0]), float(value[1]))
     return Sector(**ranges)
 
@@ -235,21 +236,21 @@ def _sector(document: Any, at: str) -> Sector:
 def _number(known: Mapping[str, Any], name: str, at: str) -> float | None:
     value = known.get(name)
     if value is not None and not _is_number(value):
-        raise ValueError(f"{at}: {name} is {value!r}; it must be a number")
+        raise UserError(f"{at}: {name} is {value!r}; it must be a number")
     return None if value is None else float(value)
 
 
 def _share(known: Mapping[str, Any], name: str, at: str) -> float | None:
     value = _number(known, name, at)
     if value is not None and not 0 <= value <= 1:
-        raise ValueError(f"{at}: {name} is {value:g}; it must be between 0 and 1")
+        raise UserError(f"{at}: {name} is {value:g}; it must be between 0 and 1")
     return value
 
 
 def _count(known: Mapping[str, Any], name: str, at: str) -> int | None:
     value = known.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise ValueError(f"{at}: {name} is {value!r}; it must be a whole number from 0")
+        raise UserError(f"{at}: {name} is {value!r}; it must be a whole number from 0")
     return value
 
 

@@ -27,6 +27,7 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.embeddings import COLUMN as EMBEDDING
 from manifests.embeddings import gather_embeddings
+from manifests.errors import UserError
 from manifests.scores import gather, is_current, table_schema, tar_sha256, write_part
 from manifests.storage import Storage
 
@@ -56,13 +57,13 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.scorers if name not in SCORERS]:
-            raise ValueError(f"--scorers holds {unknown[0]!r}; there are {', '.join(SCORERS)}")
+            raise UserError(f"--scorers holds {unknown[0]!r}; there are {', '.join(SCORERS)}")
         if not self.scorers or len(set(self.scorers)) < len(self.scorers):
-            raise ValueError("--scorers must name one scorer or more, each once")
+            raise UserError("--scorers must name one scorer or more, each once")
         if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"--device is {self.device!r}; it must be cpu or cuda")
+            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
         if self.decoders < 0:
-            raise ValueError(f"--decoders is {self.decoders}; it must be at least 0")
+            raise UserError(f"--decoders is {self.decoders}; it must be at least 0")
 
 
 def open_scorers(config: ScoreConfig) -> list[Scorer]:
@@ -84,7 +85,7 @@ def score(config: ScoreConfig) -> Dataset:
         ValueError: bad weights, a damaged picture, or duplicates without the table of arcface.
     """
     if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
     dataset = Dataset(config.out)
     scorers = open_scorers(config)
     due = {shard: _due(dataset, shard, scorers, config.replace) for shard in dataset.committed()}

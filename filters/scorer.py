@@ -13,6 +13,7 @@ from PIL import Image
 
 from geometry.cameras import Cameras
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.scores import Lineage
 
 Columns = Mapping[str, Any]
@@ -83,6 +84,6 @@ def _decode(data: bytes, key: str, member: str) -> UInt8[np.ndarray, "h w *c"]:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L" if member == "alpha" else "RGB"))
     except (OSError, SyntaxError) as error:
-        raise ValueError(
+        raise UserError(
             f"{key}.{member} does not decode ({error}); spinset verify --deep says what is damaged"
         ) from None

@@ -17,6 +17,7 @@ from filters.rules import Policy, read_policy
 from filters.summary import summarise
 from manifests import scores as tables
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.scores import WHOLE, Lineage, Scores, open_scores, shard_hashes
 from manifests.selection import ROWS, read_selection, selection_file, write_selection
 
@@ -36,7 +37,7 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         if self.name and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):
-            raise ValueError(f"--name is {self.name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
+            raise UserError(f"--name is {self.name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
     for name, scores in others:
         for key in ("identity", "view"):
             if not np.array_equal(*(s.rows.column(key).to_numpy() for s in (first, scores))):
-                raise ValueError(f"the scores of {first_name} and {name} hold different heads; run spinset score again")
+                raise UserError(f"the scores of {first_name} and {name} hold different heads; run spinset score again")
     check_requires(policy, {name: scores.lineage for name, scores in opened.items()})
     return opened
 
@@ -113,7 +114,7 @@ def check_requires(policy: Policy, lineages: Mapping[str, Lineage]) -> None:
         lineage = asdict(lineages[name])
         for key, value in pins.items():
             if lineage.get(key) != value:
-                raise ValueError(
+                raise UserError(
                     f"the policy requires {name} with {key} {value!r}, its scores have {lineage.get(key)!r}"
                 )
 
@@ -207,7 +208,7 @@ def diff(dataset: Dataset, a: str, b: str) -> list[str]:
     first, second = (read_selection(dataset, name).rows for name in (a, b))
     for key in ("identity", "view"):
         if not first.column(key).equals(second.column(key)):
-            raise ValueError(f"selections {a} and {b} were made of different heads; make both anew with spinset select")
+            raise UserError(f"selections {a} and {b} were made of different heads; make both anew with spinset select")
     keep_a, keep_b = (rows.column("keep").to_numpy() for rows in (first, second))
     flips = np.flatnonzero(keep_a != keep_b)
     lines = []

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from manifests.errors import MissingFile
+
 EMBEDDED = Path(__file__).parent / "embedded"
 """Small models of this repository, which know procedural heads only."""
 
@@ -20,7 +22,5 @@ def absolute(path: str) -> str:
 def existing(path: str | Path, what: str) -> Path:
     """The path, if a file is there; raises FileNotFoundError saying what was looked for."""
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{what}: there is no file {path}; weights are never downloaded, give the path of yours"
-        )
+        raise MissingFile(f"{what}: there is no file {path}; weights are never downloaded, give the path of yours")
     return Path(path)

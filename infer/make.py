@@ -23,6 +23,7 @@ from infer.plan import Plan, plan_views, ring
 from infer.portrait.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
+from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 from train.embedded.folder import HEADS64
 from train.networks.model import Model, load_model
@@ -49,7 +50,7 @@ class DirectionsConfig:
 
     def __post_init__(self) -> None:
         if self.views < 1 or not self.elevations:
-            raise ValueError(f"--views is {self.views} and --elevations {self.elevations}; at least one view is needed")
+            raise UserError(f"--views is {self.views} and --elevations {self.elevations}; at least one view is needed")
 
     @property
     def of_views(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
@@ -91,11 +92,11 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         if len(self.photo_azimuths) != max(len(self.photos) - 1, 0):
-            raise ValueError(
+            raise UserError(
                 f"{len(self.photos)} photos and {len(self.photo_azimuths)} --photo-azimuths; each but the first has one"
             )
         if len(self.photos) > 3:
-            raise ValueError(f"{len(self.photos)} photos; a model takes up to 3")
+            raise UserError(f"{len(self.photos)} photos; a model takes up to 3")
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,9 @@ class HeadsConfig:
 
     def __post_init__(self) -> None:
         if self.heads < 1 or len(self.identities) > 2:
-            raise ValueError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
+            raise UserError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
         if len(self.identities) == 2 and self.heads < 2:
-            raise ValueError("--heads is 1; between two identities there are at least 2, themselves")
+            raise UserError("--heads is 1; between two identities there are at least 2, themselves")
 
 
 def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
@@ -128,7 +129,7 @@ def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
         FileNotFoundError, ValueError: there is no such model or device.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, and this machine has none; give --device cpu")
+        raise UserError("--device is cuda, and this machine has none; give --device cpu")
     opened = load_model(HEADS64 if model == EMBEDDED else model, device)
     return Painter(opened, opened.nothing(opened.about.resolution), sampler)
 
@@ -193,7 +194,7 @@ def with_photos(plan: Plan, azimuths: Iterable[float]) -> tuple[Plan, list[int]]
         near = [p for p, (a, e) in enumerate(directions) if e == 0 and abs((a - turned + 180) % 360 - 180) < 1e-6]
         place = near[0] if near else len(directions)
         if place in places:
-            raise ValueError(f"two photos are turned by {turned:g} degrees; give each its own side")
+            raise UserError(f"two photos are turned by {turned:g} degrees; give each its own side")
         if not near:
             directions.append((turned, 0.0))
         places.append(place)
@@ -217,7 +218,7 @@ def heads(config: HeadsConfig) -> Iterator[str]:
     painter = open_painter(config.model, config.sampler, config.device)
     known = [read_identity(file) for file in config.identities]
     if known and not painter.model.about.identity:
-        raise ValueError(f"{config.model} was trained without identities; leave out --identities")
+        raise UserError(f"{config.model} was trained without identities; leave out --identities")
     people: list[Tensor | None] = [known[0] if known else None] * config.heads
     if len(known) == 2:
         people = list(between(known[0], known[1], np.linspace(0, 1, config.heads)))
@@ -236,13 +237,13 @@ def heads(config: HeadsConfig) -> Iterator[str]:
 def read_identity(file: str) -> Float[Tensor, " d"]:
     """An embedding of unit length from a safetensors file; raises FileNotFoundError, ValueError if it is none."""
     if not Path(file).is_file():
-        raise FileNotFoundError(f"{file} is not there; spinset views writes identity.safetensors beside its views")
+        raise MissingFile(f"{file} is not there; spinset views writes identity.safetensors beside its views")
     try:
         found = torch.from_numpy(load_file(file)[IDENTITY])
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} holds no identity ({error})") from error
+        raise UserError(f"{file} holds no identity ({error})") from error
     if found.shape != (DIMENSIONS,) or not torch.isfinite(found).all() or not float(found.norm()):
-        raise ValueError(
+        raise UserError(
             f"{file} holds {tuple(found.shape)} numbers; an identity is {DIMENSIONS}, finite and not all zero"
         )
     return torch.nn.functional.normalize(found.float(), dim=0)

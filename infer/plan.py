@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from geometry.cameras import turned
+from manifests.errors import UserError
 
 ANCHORS = (45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)
 SECTOR = 45.0
@@ -49,9 +50,9 @@ def plan_views(azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " 
         ValueError: no views are asked for, or one from straight above or below.
     """
     if len(azimuth) == 0:
-        raise ValueError("no views are asked for; give at least one azimuth")
+        raise UserError("no views are asked for; give at least one azimuth")
     if np.abs(elevation).max() >= 90:
-        raise ValueError(f"elevation {elevation[np.abs(elevation).argmax()]:g} has no upright view; stay within 90")
+        raise UserError(f"elevation {elevation[np.abs(elevation).argmax()]:g} has no upright view; stay within 90")
     azimuth = (azimuth + 180) % 360 - 180
     base = np.array([0.0, *ANCHORS])
     directions = [(float(a), 0.0) for a in base]

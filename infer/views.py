@@ -16,6 +16,7 @@ from torch import Tensor
 from geometry.cameras import orbit
 from infer.plan import Call, Plan
 from infer.turn import Turn
+from manifests.errors import UserError
 from train.diffusion.edm import edm_levels, euler, heun
 from train.diffusion.objective import gaussian
 from train.diffusion.scene import Nothing, given_in, guided, start
@@ -39,9 +40,9 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or (self.scale and self.scale < 1):
-            raise ValueError(f"--steps is {self.steps} (1 or more), --scale {self.scale:g} (1 or more)")
+            raise UserError(f"--steps is {self.steps} (1 or more), --scale {self.scale:g} (1 or more)")
         if self.sampler not in SAMPLERS:
-            raise ValueError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
+            raise UserError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from manifests.errors import UserError
+
 ATTEMPTS = 3
 
 
@@ -66,13 +68,13 @@ class PoolConfig:
     def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("threads", 1), ("gpus_per_worker", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
         if self.ray.startswith("ray://"):
-            raise ValueError(
+            raise UserError(
                 f"--ray is {self.ray!r}; Ray's client cannot stream, give auto or host:6379 on a node of it"
             )
         if self.stall_minutes <= 0:
-            raise ValueError(f"--stall-minutes is {self.stall_minutes}; it must be positive")
+            raise UserError(f"--stall-minutes is {self.stall_minutes}; it must be positive")
 
 
 def local_cores(config: PoolConfig) -> int:
@@ -151,7 +153,7 @@ class _RayPool:
         if fit == 0:
             self.ray.shutdown()
             found = f"{has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs"
-            raise ValueError(
+            raise UserError(
                 f"no worker fits: each takes --threads {config.threads} and --gpus-per-worker "
                 f"{config.gpus_per_worker:g}, Ray has {found}"
             )

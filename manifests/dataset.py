@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests import schema
+from manifests.errors import UserError
 from manifests.plan import Plan, read_plan
 from manifests.shards import DONE, FOLDER, SUFFIXES
 from manifests.storage import Storage
@@ -40,9 +41,9 @@ class Dataset:
             done = json.loads(self.storage.read(name))
             lacking = RECORD - done.keys() or set(SUFFIXES) - done["files"].keys()
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"{name} is damaged ({type(error).__name__}: {error})") from error
+            raise UserError(f"{name} is damaged ({type(error).__name__}: {error})") from error
         if lacking:
-            raise ValueError(f"{name} is damaged (it lacks {', '.join(sorted(lacking))})")
+            raise UserError(f"{name} is damaged (it lacks {', '.join(sorted(lacking))})")
         return done
 
     def views(self, shard: int, columns: list[str] | None = None) -> pa.Table:

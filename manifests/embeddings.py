@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.scores import FOLDER, open_scores, part_file, shard_hashes
 
 COLUMN = "embedding"
@@ -72,7 +73,7 @@ def _sums(dataset: Dataset, table: str, shard: int) -> Embedded:
     with dataset.storage.open(part_file(table, shard)) as file:
         parquet = pq.ParquetFile(file)
         if COLUMN not in parquet.schema_arrow.names:
-            raise ValueError(f"the scores of {table} hold no embeddings; name a table of the scorer arcface")
+            raise UserError(f"the scores of {table} hold no embeddings; name a table of the scorer arcface")
         rows = parquet.read(columns=["identity", COLUMN])
     lists = rows.column(COLUMN).combine_chunks()
     valid = lists.is_valid().to_numpy(zero_copy_only=False)

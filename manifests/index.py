@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float32, Int16, Int32, Int64
 
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.scores import WHOLE
 from manifests.selection import Selection
 from manifests.storage import Storage
@@ -93,15 +94,15 @@ class Index:
             return Subset(self, np.arange(len(self)), self.starts, None)
         again = "make it anew with spinset select"
         if selection.dataset != self.plan:
-            raise ValueError(f"selection {selection.name!r} was made for another dataset; {again}")
+            raise UserError(f"selection {selection.name!r} was made for another dataset; {again}")
         keep, known = _kept(self, selection)
         if not known.all():
-            raise ValueError(
+            raise UserError(
                 f"selection {selection.name!r} does not know {(~known).sum()} of the {len(self)} views "
                 f"(first: {self.key(int((~known).argmax()))}); {again}"
             )
         if not keep.any():
-            raise ValueError(f"selection {selection.name!r} keeps none of the {len(self)} views")
+            raise UserError(f"selection {selection.name!r} keeps none of the {len(self)} views")
         rows = np.flatnonzero(keep)
         return Subset(self, rows, _starts(self.identity[rows]), selection.fingerprint)
 
@@ -145,7 +146,7 @@ def open_index(dataset: Dataset) -> Index:
     """
     shards = dataset.committed()
     if not shards:
-        raise ValueError(f"{dataset.storage.url} has no finished shard; make some with spinset generate")
+        raise UserError(f"{dataset.storage.url} has no finished shard; make some with spinset generate")
     hashes = [done["files"][".views.parquet"]["sha256"] for done in _threads(dataset.done, shards)]
     known = json.dumps([dataset.plan.fingerprint, list(zip(shards, hashes, strict=True))])
     fingerprint = hashlib.sha256(known.encode()).hexdigest()
@@ -173,7 +174,7 @@ def _stored(dataset: Dataset, fingerprint: str) -> Index | None:
 def _make(dataset: Dataset, shards: list[int], fingerprint: str) -> Index:
     table = pa.concat_tables(_threads(lambda shard: _rows(dataset, shard), shards))
     if not len(table):
-        raise ValueError(f"{dataset.storage.url} has no views: every identity of its {len(shards)} shards failed")
+        raise UserError(f"{dataset.storage.url} has no views: every identity of its {len(shards)} shards failed")
     about = {"fingerprint": fingerprint, "plan": dataset.plan.fingerprint}
     batch = table.replace_schema_metadata({_META: json.dumps(about)}).combine_chunks().to_batches()[0]
     try:
@@ -212,7 +213,7 @@ def _map(file: str, fingerprint: str) -> Index:
 def _open(source: Any, fingerprint: str, mapped: str | None) -> Index:
     index = _index(pa.ipc.open_file(source).get_batch(0), mapped)
     if index.fingerprint != fingerprint:
-        raise ValueError(f"{mapped or FILE} is an index of other shards by now")
+        raise UserError(f"{mapped or FILE} is an index of other shards by now")
     return index
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.selection import Selection, read_selection
 from manifests.shards import member_name
 
@@ -61,7 +62,7 @@ class KeptIdentity:
         for key, entry, data in zip(keys, index, self.dataset.members(self.shard, name, self.views), strict=True):
             if hashlib.sha256(data).digest() != entry["sha256"]:
                 where = f"{self.dataset.file(self.shard, '.tar')}, {member_name(key, self.dataset.plan.members[name])}"
-                raise ValueError(f"{where}: damaged; spinset verify {self.dataset.storage.url} --deep says more")
+                raise UserError(f"{where}: damaged; spinset verify {self.dataset.storage.url} --deep says more")
             yield data
 
     def mesh(self) -> bytes | None:
@@ -83,7 +84,7 @@ def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
         ValueError: shards are missing, there is no such selection, or nothing is left.
     """
     if missing := len(dataset.pending()):
-        raise ValueError(
+        raise UserError(
             f"{missing} of {dataset.plan.shards} shards of {dataset.storage.url} are not made yet; finish it first"
         )
     made = dataset.all_identities.sort_by("identity").to_pydict()
@@ -93,7 +94,7 @@ def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
         identity, view, keep = (chosen.rows.column(name).to_numpy() for name in ("identity", "view", "keep"))
         judged, of_each = np.unique(identity[view >= 0], return_counts=True)
         if dict(zip(judged.tolist(), of_each.tolist(), strict=True)) != views:
-            raise ValueError(
+            raise UserError(
                 f"selection {selection!r} judged other views than there are now; make it anew with spinset select"
             )
         kept = keep & (view >= 0)
@@ -102,14 +103,14 @@ def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
         views = dict(zip(left.tolist(), counts.tolist(), strict=True))
     there = _some(np.array(sorted(views), np.int64), identities)
     if not len(there):
-        raise ValueError(f"nothing is left of {dataset.storage.url} to copy: no view of these identities is kept")
+        raise UserError(f"nothing is left of {dataset.storage.url} to copy: no view of these identities is kept")
     return Keep(there, chosen, np.array([views[i] for i in there.tolist()]), codes)
 
 
 def check_identities(text: str) -> None:
     """Raise ValueError unless this is a count or a range of identities."""
     if text and not re.fullmatch(r"\d+|\d*:\d*", text):
-        raise ValueError(f"--identities is {text!r}; give a count such as 100, or numbers such as 200:300")
+        raise UserError(f"--identities is {text!r}; give a count such as 100, or numbers such as 200:300")
 
 
 def kept_identities(dataset: Dataset, keep: Keep, identities: Iterable[int]) -> Iterator[KeptIdentity]:
@@ -124,7 +125,7 @@ def kept_identities(dataset: Dataset, keep: Keep, identities: Iterable[int]) -> 
             rows = {row["identity"]: row for row in dataset.identities(shard).to_pylist()}
         own = views.filter(pa.array(views.column("identity").to_numpy() == identity))
         if not len(own):
-            raise ValueError(f"identity {identity} has no view in {dataset.storage.url}; make the selection anew")
+            raise UserError(f"identity {identity} has no view in {dataset.storage.url}; make the selection anew")
         yield KeptIdentity(dataset, shard, rows[identity], own)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float16
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.draws import generator
+from manifests.errors import UserError
 from manifests.scores import tar_sha256
 
 FOLDER = "latents"
@@ -27,7 +28,7 @@ PARTS = ("white", "coloured", "normal")
 DTYPE = np.dtype("<f2")
 
 
-class Unusable(ValueError):
+class Unusable(UserError):
     """The latents of a shard must be made, or made anew; says what they are."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 
 from manifests.draws import generator
+from manifests.errors import UserError
 
 TAILS = ("drop", "pad", "exact")
 """What becomes of the last short batch of an epoch: left out; filled from the start of the epoch's order and marked as
@@ -62,16 +63,16 @@ class Order:
 
     def __post_init__(self) -> None:
         if self.tail not in TAILS:
-            raise ValueError(f"tail is {self.tail!r}; it must be one of {', '.join(TAILS)}")
+            raise UserError(f"tail is {self.tail!r}; it must be one of {', '.join(TAILS)}")
         if self.batch < 1 or self.samples < 1:
-            raise ValueError(f"{self.samples} samples in batches of {self.batch}; both must be 1 or more")
+            raise UserError(f"{self.samples} samples in batches of {self.batch}; both must be 1 or more")
         if self.tail == "drop" and self.samples < self.batch:
-            raise ValueError(
+            raise UserError(
                 f"{self.samples} samples do not fill one batch of {self.batch}; "
                 f"take a batch of at most {self.samples}, or the tail pad or exact"
             )
         if self.window < 0 or (self.window and self.shards is None):
-            raise ValueError(
+            raise UserError(
                 f"window is {self.window}; it must be 0, or a number of shards with the shard of each sample"
             )
 
@@ -139,11 +140,11 @@ class Order:
 def check_ranks(batch: int, rank: int, world: int) -> None:
     """Raise ValueError unless every one of `world` ranks can take an equal part of each batch."""
     if not 0 <= rank < world:
-        raise ValueError(f"rank is {rank} of {world}; ranks count from 0")
+        raise UserError(f"rank is {rank} of {world}; ranks count from 0")
     if batch % world:
         fitting = [n for n in (batch // world * world, -(-batch // world) * world) if n]
         numbers = " or ".join(map(str, fitting))
-        raise ValueError(f"a batch of {batch} does not divide among {world} ranks; take {numbers}")
+        raise UserError(f"a batch of {batch} does not divide among {world} ranks; take {numbers}")
 
 
 @dataclass(frozen=True)
@@ -177,33 +178,33 @@ class State:
             fields: dict[str, Any] = json.loads(text)
             state = State(**fields)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"this is not the state of a loader ({error})") from error
+            raise UserError(f"this is not the state of a loader ({error})") from error
         if not all(isinstance(n, int) and n >= 0 for n in state.cursor):
-            raise ValueError(f"this is not the state of a loader (epoch {state.epoch!r}, position {state.position!r})")
+            raise UserError(f"this is not the state of a loader (epoch {state.epoch!r}, position {state.position!r})")
         if state.format != FORMAT:
-            raise ValueError(f"the state has format {state.format}; this spinset reads {FORMAT}")
+            raise UserError(f"the state has format {state.format}; this spinset reads {FORMAT}")
         return state
 
     def check(self, run: "State") -> None:
         """Raise ValueError unless a run's order is the one this state speaks of; only its batch may be another."""
         if self.dataset != run.dataset:
-            raise ValueError(
+            raise UserError(
                 f"the state belongs to another dataset, or to this one with other shards ({self.dataset[:12]}, "
                 f"here {run.dataset[:12]}); open the dataset it was saved with"
             )
         if self.selection != run.selection:
-            raise ValueError(
+            raise UserError(
                 f"the state was saved with another selection ({(self.selection or 'none')[:12]}, "
                 f"here {(run.selection or 'none')[:12]}); give the selection it was saved with"
             )
         if (self.sampling, self.samples) != (run.sampling, run.samples):
-            raise ValueError(
+            raise UserError(
                 "the state was saved with another recipe, other latents or embeddings; give those it was saved with"
             )
         for name in ("seed", "tail", "window"):
             there, here = getattr(self, name), getattr(run, name)
             if there != here:
-                raise ValueError(f"the state was saved with {name} {there}, this run has {here}; give {name} {there}")
+                raise UserError(f"the state was saved with {name} {there}, this run has {here}; give {name} {there}")
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.keep import Keep, kept_identities, mesh_file
 from manifests.plan import FILE, Plan, write_plan
 from manifests.selection import Selection, selection_file
@@ -60,7 +61,7 @@ def open_pack(storage: Storage, plan: Plan) -> Dataset:
     if not storage.exists(FILE) and storage.fs.isdir(storage.root):
         there = [path.rstrip("/").rsplit("/", 1)[-1] for path in storage.fs.ls(storage.root, detail=False)]
         if any(TEMPORARY not in name for name in there):
-            raise ValueError(f"{storage.url} holds other files; choose an empty folder, or that of the same pack")
+            raise UserError(f"{storage.url} holds other files; choose an empty folder, or that of the same pack")
     write_plan(storage, plan)
     storage.clear_leftovers()
     return Dataset(storage)
@@ -94,7 +95,7 @@ def _sizes(source: Dataset, keep: Keep) -> dict[int, int]:
         for identity, size in zip(views.column("identity").to_pylist(), taken.tolist(), strict=True):
             sizes[identity] += size
     if lost := [identity for identity, size in sizes.items() if not size]:
-        raise ValueError(f"identity {lost[0]} has no view in {source.storage.url}; make the selection anew")
+        raise UserError(f"identity {lost[0]} has no view in {source.storage.url}; make the selection anew")
     return sizes
 
 

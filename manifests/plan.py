@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from manifests import schema
+from manifests.errors import MissingFile, UserError
 from manifests.storage import Storage
 
 FILE = "dataset.json"
 
 
-class PlanMismatch(ValueError):
+class PlanMismatch(UserError):
     """The folder holds a dataset made by another plan."""
 
 
@@ -69,7 +70,7 @@ def write_plan(storage: Storage, plan: Plan) -> None:
     """Write dataset.json, or check that the one there is this plan's; raises PlanMismatch saying what differs."""
     if not storage.exists(FILE):
         if any(name.endswith(schema.DONE) for name in storage.names(schema.SHARDS)):
-            raise ValueError(
+            raise UserError(
                 f"{storage.url} holds shards but no {FILE}; restore it from a copy, or choose another folder"
             )
         document = {
@@ -95,7 +96,7 @@ def differences(there: Plan, asked: Plan) -> str:
 def read_plan(storage: Storage) -> Plan:
     """Read and check dataset.json; raises FileNotFoundError or ValueError with one line that says what is wrong."""
     if not storage.exists(FILE):
-        raise FileNotFoundError(f"{storage.url} is not a dataset: it has no {FILE}")
+        raise MissingFile(f"{storage.url} is not a dataset: it has no {FILE}")
     try:
         document = json.loads(storage.read(FILE))
         version, fingerprint, fields = document["schema"], document["fingerprint"], document["plan"]
@@ -103,11 +104,11 @@ def read_plan(storage: Storage) -> Plan:
         plan = Plan(**fields) if version == schema.VERSION else None
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{storage.url}/{FILE} is damaged ({problem}); restore it from a copy") from error
+        raise UserError(f"{storage.url}/{FILE} is damaged ({problem}); restore it from a copy") from error
     if plan is None:
-        raise ValueError(f"{storage.url}/{FILE} has schema {version}; this spinset reads schema {schema.VERSION}")
+        raise UserError(f"{storage.url}/{FILE} has schema {version}; this spinset reads schema {schema.VERSION}")
     if plan.fingerprint != fingerprint:
-        raise ValueError(
+        raise UserError(
             f"{storage.url}/{FILE} was edited: its plan no longer gives its fingerprint; restore it from a copy"
         )
     return plan

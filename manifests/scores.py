@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.storage import Storage
 
 FOLDER = "scores"
@@ -36,7 +37,7 @@ ROW = (
 _META = b"spinset.scores"
 
 
-class ScoresMismatch(ValueError):
+class ScoresMismatch(UserError):
     """A table is there, but other weights, settings or another version made it."""
 
 
@@ -163,7 +164,7 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
     file = whole_file(table)
     if not dataset.storage.exists(file):
         there = ", ".join(tables(dataset.storage)) or "none"
-        raise ValueError(f"there are no scores of {table!r} (tables: {there}); run spinset score for it")
+        raise UserError(f"there are no scores of {table!r} (tables: {there}); run spinset score for it")
     with dataset.storage.open(file) as stream:
         parquet = pq.ParquetFile(stream)
         about = json.loads(parquet.schema_arrow.metadata[_META])
@@ -171,7 +172,7 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
         known = {f.name: f for f in parquet.schema_arrow if f.name not in rows}
         for name in columns or ():
             if name not in known and name not in rows:
-                raise ValueError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
+                raise UserError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
         _check_shards(file, about, dataset.plan.fingerprint, hashes)
         wanted = [*rows, *known] if columns is None else ["identity", "view", *columns]
         table_rows = parquet.read(columns=wanted)
@@ -182,13 +183,13 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
 def _check_shards(file: str, about: dict[str, Any], fingerprint: str, hashes: dict[str, str]) -> None:
     seen, again = about["shards"], "run spinset score again"
     if about["dataset"] != fingerprint:
-        raise ValueError(f"{file} belongs to a dataset with another plan; {again}")
+        raise UserError(f"{file} belongs to a dataset with another plan; {again}")
     if missing := [shard for shard in hashes if shard not in seen]:
-        raise ValueError(f"{file} lacks shards {_some(missing)}, which were made since; {again}")
+        raise UserError(f"{file} lacks shards {_some(missing)}, which were made since; {again}")
     if gone := [shard for shard in seen if shard not in hashes]:
-        raise ValueError(f"{file} speaks of shards {_some(gone)}, which are no longer there; {again}")
+        raise UserError(f"{file} speaks of shards {_some(gone)}, which are no longer there; {again}")
     if older := [shard for shard in hashes if seen[shard] != hashes[shard]]:
-        raise ValueError(f"{file} is older than shards {_some(older)}; {again}")
+        raise UserError(f"{file} is older than shards {_some(older)}; {again}")
 
 
 def _some(shards: list[str]) -> str:

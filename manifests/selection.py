@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 
 FOLDER = "selections"
 
@@ -62,12 +63,12 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
     file = selection_file(name)
     if not dataset.storage.exists(file):
         there = ", ".join(selections(dataset)) or "none"
-        raise ValueError(f"there is no selection {name!r} (selections: {there}); make it with spinset select")
+        raise UserError(f"there is no selection {name!r} (selections: {there}); make it with spinset select")
     data = dataset.storage.read(file)
     rows = pq.ParquetFile(io.BytesIO(data)).read()  # read_table would import pandas
     about: dict[str, Any] = json.loads((rows.schema.metadata or {}).get(_META, b"{}"))
     if about.get("dataset") != dataset.plan.fingerprint:
-        raise ValueError(f"{file} was made for another dataset; make it anew with spinset select")
+        raise UserError(f"{file} was made for another dataset; make it anew with spinset select")
     return Selection(name, hashlib.sha256(data).hexdigest(), about["dataset"], rows.replace_schema_metadata(None))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from manifests.errors import UserError
+
 TEMPORARY = ".tmp-"
 UPLOADS = Path(tempfile.gettempdir()) / "spinset-uploads"
 """Where files wait that are on their way to an object store."""
@@ -25,14 +27,14 @@ class Storage:
         try:
             self.fs, path = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
-            raise ValueError(f"{self.url} needs another package: {error}") from error
+            raise UserError(f"{self.url} needs another package: {error}") from error
         self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
     def path(self, name: str) -> str:
         parts = name.split("/")
         if {"", ".", ".."} & set(parts):
-            raise ValueError(f"{name!r} is not a name inside a dataset")
+            raise UserError(f"{name!r} is not a name inside a dataset")
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:

@@ -11,6 +11,7 @@ from datagen.export.pictures import cameras_of, mask_png, pinhole
 from datagen.export.points import Points, points_of
 from geometry.cameras import Cameras, to_colmap
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.keep import Keep, KeptIdentity, mesh_file
 
 
@@ -22,7 +23,7 @@ class Colmap:
         there = set(dataset.storage.names("meshes"))
         for identity in keep.identities.tolist():
             if mesh_file(identity).rpartition("/")[2] not in there:
-                raise ValueError(
+                raise UserError(
                     f"there is no {mesh_file(identity)} to take points from; generate the dataset with --save-meshes"
                 )
 

@@ -24,6 +24,7 @@ from datagen.export.nerfstudio import Nerfstudio
 from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.keep import Keep, check_identities, choose, kept_identities
 
 HEADS = {"nerfstudio": Nerfstudio, "colmap": Colmap, "eg3d": Eg3d, "facelift": Facelift}
@@ -51,10 +52,10 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         if self.format not in {**HEADS, **SHARDS}:
-            raise ValueError(f"--format is {self.format!r}; there are {', '.join([*HEADS, *SHARDS])}")
+            raise UserError(f"--format is {self.format!r}; there are {', '.join([*HEADS, *SHARDS])}")
         check_identities(self.identities)
         if "://" in self.dest:
-            raise ValueError(f"{self.dest} is an address; exports are made in a local folder, upload that")
+            raise UserError(f"{self.dest} is an address; exports are made in a local folder, upload that")
 
 
 def export(config: ExportConfig) -> str:
@@ -101,14 +102,14 @@ def _claim(dest: Path, record: bytes) -> Path | None:
     if dest.is_file() or (dest.is_dir() and any(dest.iterdir())):
         if (dest / RECORD).is_file() and (dest / RECORD).read_bytes() == record:
             return None
-        raise ValueError(f"{dest} holds something else; choose a folder that is empty or not there")
+        raise UserError(f"{dest} holds something else; choose a folder that is empty or not there")
     partial = dest.with_name(f"{dest.name}.partial")
     there = partial / RECORD
     # The record is the first file of an export, so one that is cut stands alone.
     begun = there.read_bytes() if there.is_file() else b""
     others = partial.exists() and any(path != there for path in partial.iterdir())
     if not record.startswith(begun) or (others and begun != record):
-        raise ValueError(f"{partial} was begun by another export; finish that one, or remove the folder")
+        raise UserError(f"{partial} was begun by another export; finish that one, or remove the folder")
     _write(there, [record])
     return partial
 

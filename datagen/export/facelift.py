@@ -12,6 +12,7 @@ from pathlib import Path
 from datagen.export.pictures import background_of, cameras_of, pinhole, rgba_png, rows
 from geometry.cameras import to_z_up
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.keep import Keep, KeptIdentity
 
 LISTS = {"facelift-6": "data_mvdiff", "facelift-32": "data_gslrm"}
@@ -26,12 +27,12 @@ class Facelift:
         self.plan, self.dest, self.rig = dataset.plan, dest, dataset.plan.rig["id"]
         self.identities: list[int] = keep.identities.tolist()
         if self.rig not in LISTS:
-            raise ValueError(
+            raise UserError(
                 f"{dataset.storage.url} has rig {self.rig}; FaceLift needs --rig facelift-6 (multiview diffusion) "
                 "or facelift-32 (reconstructor)"
             )
         if len(lacking := keep.incomplete(len(dataset.plan.rig["azimuth"]))):
-            raise ValueError(
+            raise UserError(
                 f"{len(lacking)} identities lack views (the first is {lacking[0]}), FaceLift needs all of each; "
                 'select with a policy that says "whole_identities": true'
             )

@@ -7,6 +7,7 @@ from tyro.conf import Positional
 from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.keep import Keep, check_identities, choose
 from manifests.pack import make_pack_plan, open_pack, write_pack
 from manifests.storage import Storage
@@ -30,7 +31,7 @@ class PackConfig:
     def __post_init__(self) -> None:
         check_identities(self.identities)
         if self.shard_mb < 1:
-            raise ValueError(f"--shard-mb is {self.shard_mb}; it must be at least 1")
+            raise UserError(f"--shard-mb is {self.shard_mb}; it must be at least 1")
 
 
 def pack(config: PackConfig) -> Dataset:

@@ -7,6 +7,7 @@ from datagen.panohead.config import GeneratorConfig
 from datagen.panohead.generator import Generator
 from datagen.panohead.layers import FIR
 from datagen.panohead.spherehead import SphereHeadGenerator
+from manifests.errors import UserError
 
 
 def build(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
@@ -20,12 +21,12 @@ def build(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
     given = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(expected.keys() | given.keys()):
         if expected.get(key) != given.get(key):
-            raise ValueError(
+            raise UserError(
                 f"weights {key}: the checkpoint has {given.get(key, 'none')}, its configuration needs "
                 f"{expected.get(key, 'none')}"
             )
         if key.endswith("resample_filter") and not torch.allclose(state[key].float(), FIR, atol=1e-6):
-            raise ValueError(f"weights {key}: the filter is not [1 3 3 1], which alone is built here")
+            raise UserError(f"weights {key}: the filter is not [1 3 3 1], which alone is built here")
     generator.load_state_dict(state, assign=True)
     return generator.eval().requires_grad_(False)
 

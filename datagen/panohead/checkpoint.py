@@ -15,6 +15,7 @@ from datagen.panohead.build import build
 from datagen.panohead.config import Family, GeneratorConfig
 from datagen.panohead.generator import Generator
 from datagen.panohead.official_file import read_pickle
+from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 
 FORMAT = "spinset panohead 1"
@@ -45,14 +46,14 @@ def load(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no weights at {path}; give an official .pkl or a folder made by `spinset convert`")
+        raise MissingFile(f"no weights at {path}; give an official .pkl or a folder made by `spinset convert`")
     try:
         return _read_folder(path) if path.is_dir() else _checkpoint(*read_pickle(path), _sha256(path))
     except RecursionError:
-        raise ValueError(f"{path}: nested too deeply to be a checkpoint") from None
+        raise UserError(f"{path}: nested too deeply to be a checkpoint") from None
     except (ValueError, MemoryError) as error:
         reason = str(error) or "asks for more memory than there is"
-        raise ValueError(f"{path}: {shorten(reason, 300)}") from error
+        raise UserError(f"{path}: {shorten(reason, 300)}") from error
 
 
 def convert(file: str | Path, dest: str | Path) -> Checkpoint:
@@ -83,36 +84,36 @@ def _sha256(path: Path) -> str:
 def _read_folder(folder: Path) -> Checkpoint:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ValueError(f"no {name} in it; a converted checkpoint has {CONFIG} and {WEIGHTS}")
+            raise UserError(f"no {name} in it; a converted checkpoint has {CONFIG} and {WEIGHTS}")
     described = json.loads((folder / CONFIG).read_text())
     if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise ValueError(f"{CONFIG} is not of the format {FORMAT!r}")
+        raise UserError(f"{CONFIG} is not of the format {FORMAT!r}")
     if _sha256(folder / WEIGHTS) != described.get("weights_sha256"):
-        raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes; convert the official file again")
+        raise UserError(f"{WEIGHTS} is not the file that {CONFIG} describes; convert the official file again")
     try:
         state = load_file(folder / WEIGHTS)
     except SafetensorError as error:
-        raise ValueError(f"{WEIGHTS} is damaged: {error}") from error
+        raise UserError(f"{WEIGHTS} is damaged: {error}") from error
     official = {name: described.get(name) for name in ("family", "init_kwargs", "rendering_kwargs", "attributes")}
     source = described.get("source")
     if not isinstance(source, dict) or not isinstance(source.get("sha256"), str):
-        raise ValueError(f"{CONFIG} does not say which official file it comes from")
+        raise UserError(f"{CONFIG} does not say which official file it comes from")
     return _checkpoint(official, state, source["sha256"])
 
 
 def _checkpoint(official: dict[str, Any], state: dict[str, Tensor], sha256: str) -> Checkpoint:
     kwargs, rendering, attributes = (official[name] for name in ("init_kwargs", "rendering_kwargs", "attributes"))
     if not (isinstance(kwargs, dict) and isinstance(rendering, dict) and isinstance(attributes, dict)):
-        raise ValueError("its generator does not say how it was built")
+        raise UserError("its generator does not say how it was built")
     resolution, axes = attributes.get("neural_rendering_resolution"), attributes.get("plane_axes")
     if not isinstance(resolution, int):
-        raise ValueError(f"neural_rendering_resolution is {resolution!r}; it must be an integer")
+        raise UserError(f"neural_rendering_resolution is {resolution!r}; it must be an integer")
     if official["family"] not in get_args(Family) or axes is None or not _are_axes(axes):
-        raise ValueError(f"a generator of family {official['family']!r} with plane axes {axes!r} is not known")
+        raise UserError(f"a generator of family {official['family']!r} with plane axes {axes!r} is not known")
     config = GeneratorConfig.from_official(kwargs, rendering, resolution, official["family"], axes)
     for key, value in state.items():
         if not value.isfinite().all():
-            raise ValueError(f"weights {key} are not all finite")
+            raise UserError(f"weights {key} are not all finite")
     return Checkpoint(build(config, state), sha256, official)
 
 

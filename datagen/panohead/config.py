@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from datagen.panohead.layers import Noise
 from datagen.panohead.superresolution import VARIANTS
+from manifests.errors import UserError
 
 Family = Literal["panohead", "spherehead"]
 
@@ -78,13 +79,13 @@ class GeneratorConfig:
         _within("depth_resolution", self.depth_resolution, 4, 1024)
         _within("depth_resolution_importance", self.depth_resolution_importance, 0, 1024)
         if VARIANTS[self.sr].channels is None and self.sr_channels is None:
-            raise ValueError(f"{self.sr} needs sr_channels in sr_kwargs")
+            raise UserError(f"{self.sr} needs sr_channels in sr_kwargs")
         if not 0 < self.ray_start < self.ray_end < 1e3:
-            raise ValueError(f"rays go from {self.ray_start} to {self.ray_end}; they must go forward from above 0")
+            raise UserError(f"rays go from {self.ray_start} to {self.ray_end}; they must go forward from above 0")
         if self.box_warp <= 2 * CROP:
-            raise ValueError(f"box_warp is {self.box_warp}; it must be above {2 * CROP}")
+            raise UserError(f"box_warp is {self.box_warp}; it must be above {2 * CROP}")
         if self.family == "spherehead" and self.plane_depth != 3:
-            raise ValueError(f"triplane_depth is {self.plane_depth}; SphereHead has 3 planes per sphere")
+            raise UserError(f"triplane_depth is {self.plane_depth}; SphereHead has 3 planes per sphere")
 
     @classmethod
     def from_official(
@@ -102,10 +103,10 @@ class GeneratorConfig:
         _known("super-resolution argument", sr, _SR_KWARGS)
         for name, only in (("architecture", "skip"), ("c_dim", 25), ("img_channels", 3)):
             if kwargs.get(name, only) != only:
-                raise ValueError(f"{name} is {kwargs[name]!r}; only {only!r} is built here")
+                raise UserError(f"{name} is {kwargs[name]!r}; only {only!r} is built here")
         for name in _UNSUPPORTED_RENDERING:
             if rendering.get(name):
-                raise ValueError(f"rendering option {name} is {rendering[name]!r}; only off is built here")
+                raise UserError(f"rendering option {name} is {rendering[name]!r}; only off is built here")
         channels, clamp = sr.get("sr_channels"), kwargs.get("conv_clamp")
         return cls(
             family=family,
@@ -152,23 +153,23 @@ _LIMITS = {
 
 def _known(what: str, given: Any, known: set[str]) -> None:
     if not isinstance(given, Mapping):
-        raise ValueError(f"the {what}s are a {type(given).__name__}; they must be a dict")
+        raise UserError(f"the {what}s are a {type(given).__name__}; they must be a dict")
     unknown = sorted(str(name) for name in given if name not in known)
     if unknown:
-        raise ValueError(f"unknown {what} {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise UserError(f"unknown {what} {unknown[0]!r}; known are {', '.join(sorted(known))}")
 
 
 def _int(given: Any, name: Any, default: int | None = None) -> int:
     value = _value(given, name, default)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be an integer")
+        raise UserError(f"{name} is {value!r}; it must be an integer")
     return value
 
 
 def _float(given: Any, name: str, default: float | None = None) -> float:
     value = _value(given, name, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e6 or value != value:
-        raise ValueError(f"{name} is {value!r}; it must be a number")
+        raise UserError(f"{name} is {value!r}; it must be a number")
     return float(value)
 
 
@@ -179,15 +180,15 @@ def _value(given: Any, name: Any, default: Any) -> Any:
     else:
         value = given[name] if isinstance(given, Sequence) and len(given) == 2 else None
     if value is None:
-        raise ValueError(f"the checkpoint does not say {name}")
+        raise UserError(f"the checkpoint does not say {name}")
     return value
 
 
 def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(str(item) for item in known)}")
+        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(str(item) for item in known)}")
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
-        raise ValueError(f"{name} is {value}; it must be from {least} to {most}")
+        raise UserError(f"{name} is {value}; it must be from {least} to {most}")

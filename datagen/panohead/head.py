@@ -19,6 +19,7 @@ from datagen.panohead.renderer import EVEN, Jitter
 from datagen.panohead.superresolution import resize
 from geometry.cameras import Cameras
 from geometry.rays import rays
+from manifests.errors import UserError
 
 VERSION = 1
 """Raised whenever the same seed would give another head."""
@@ -48,15 +49,15 @@ class PanoHeadConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.psi <= 2:
-            raise ValueError(f"psi is {self.psi}; it must be from 0 to 2")
+            raise UserError(f"psi is {self.psi}; it must be from 0 to 2")
         if self.cutoff is not None and self.cutoff < 0:
-            raise ValueError(f"cutoff is {self.cutoff}; it must be at least 0, or None for all layers")
+            raise UserError(f"cutoff is {self.cutoff}; it must be at least 0, or None for all layers")
         if self.precision not in ("exact", "fast"):
-            raise ValueError(f"precision is {self.precision!r}; it must be exact or fast")
+            raise UserError(f"precision is {self.precision!r}; it must be exact or fast")
         if self.neural_resolution is not None and not 8 <= self.neural_resolution <= 512:
-            raise ValueError(f"neural_resolution is {self.neural_resolution}; it must be from 8 to 512")
+            raise UserError(f"neural_resolution is {self.neural_resolution}; it must be from 8 to 512")
         if self.jitter_seed is not None and self.jitter_seed < 0:
-            raise ValueError(f"jitter_seed is {self.jitter_seed}; it must be at least 0")
+            raise UserError(f"jitter_seed is {self.jitter_seed}; it must be at least 0")
         _ = self.colour
 
     @property
@@ -66,7 +67,7 @@ class PanoHeadConfig:
             return None
         code = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}.get(self.background, self.background)
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", code):
-            raise ValueError(f"background is {self.background!r}; it must be own, white, black, grey or #rrggbb")
+            raise UserError(f"background is {self.background!r}; it must be own, white, black, grey or #rrggbb")
         red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
         return red, green, blue
 
@@ -159,12 +160,12 @@ class PanoHeadSource:
 
     def __init__(self, config: PanoHeadConfig, device: str = "cpu"):
         if not config.weights:
-            raise ValueError(f"{self.name} needs --weights: the path of an official .pkl or of a converted folder")
+            raise UserError(f"{self.name} needs --weights: the path of an official .pkl or of a converted folder")
         self.config = config
         self.checkpoint = load(config.weights)
         found = self.checkpoint.generator.config.family
         if found != self.family:
-            raise ValueError(f"{config.weights} is a checkpoint of {found}, not of {self.family}; use --source {found}")
+            raise UserError(f"{config.weights} is a checkpoint of {found}, not of {self.family}; use --source {found}")
         self.generator = self.checkpoint.generator.to(device)
 
     def head(self, seed: int) -> PanoHead:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry.cameras import Cameras, eg3d_labels, intrinsics, panohead_look_at
+from manifests.errors import UserError
 
 ISO_LEVEL = 10.0
 """Of the raw density, where the official scripts put the surface."""
@@ -31,7 +32,7 @@ RELEASE = {
 def latent(seed: int, z_dim: int) -> Float[Tensor, "1 z"]:
     """The latent of a seed, in double precision as the official scripts draw it."""
     if not 0 <= seed < 1 << 32:
-        raise ValueError(f"seed is {seed}; numpy's RandomState takes 0 to {(1 << 32) - 1}")
+        raise UserError(f"seed is {seed}; numpy's RandomState takes 0 to {(1 << 32) - 1}")
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim))
 
 

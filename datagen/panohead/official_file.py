@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datagen.panohead.config import PLANE_AXES
 from datagen.panohead.pickles import Call, Global, Persistent, parse
+from manifests.errors import UserError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_MODULES, _MAX_DEPTH, _MAX_VALUES = 10_000, 16, 10_000
@@ -50,11 +51,11 @@ def read_pickle(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with path.open("rb") as file:
         top = parse(file, lambda name: name in _ALLOWED or name.startswith(_INERT), _inspect)
     if not isinstance(top, dict) or "G_ema" not in top:
-        raise ValueError("not an official checkpoint: it has no G_ema")
+        raise UserError("not an official checkpoint: it has no G_ema")
     state = _state_dict(top["G_ema"], path.stat().st_size)
     generator = _module(top["G_ema"])
     if generator.get("_init_args"):
-        raise ValueError("its generator was built with positional arguments")
+        raise UserError("its generator was built with positional arguments")
     official = {
         "family": "spherehead" if any(key.startswith("ConvA.") for key in state) else "panohead",
         "init_kwargs": _plain(generator.get("_init_kwargs")),
@@ -82,7 +83,7 @@ def _module(node: Any) -> dict[str, Any]:
     else:
         state = node.state if isinstance(node, Call) and node.function.name.startswith(_INERT) else None
     if not isinstance(state, dict):
-        raise ValueError(f"its generator holds a {_describe(node)} where a module should be")
+        raise UserError(f"its generator holds a {_describe(node)} where a module should be")
     return state
 
 
@@ -95,7 +96,7 @@ def _items(node: Any) -> dict[Any, Any]:
     if isinstance(node, Call) and node.function.name in _DICTS:
         return node.items
     if not isinstance(node, dict):
-        raise ValueError(f"its generator holds a {_describe(node)} where a dict should be")
+        raise UserError(f"its generator holds a {_describe(node)} where a dict should be")
     return node
 
 
@@ -107,7 +108,7 @@ def _state_dict(root: Any, most: int) -> dict[str, Tensor]:
         prefix, node, depth = waiting.pop()
         seen += 1
         if seen > _MAX_MODULES or depth > _MAX_DEPTH:
-            raise ValueError("its generator has too many modules, or they are nested too deeply")
+            raise UserError("its generator has too many modules, or they are nested too deeply")
         module = _module(node)
         skipped = module.get("_non_persistent_buffers_set")
         for kind in ("_parameters", "_buffers"):
@@ -116,7 +117,7 @@ def _state_dict(root: Any, most: int) -> dict[str, Tensor]:
                     state[f"{prefix}{name}"] = _tensor(value)
                     most -= state[f"{prefix}{name}"].numel()
                     if most < 0:
-                        raise ValueError("its generator has more weights than the file has bytes")
+                        raise UserError("its generator has more weights than the file has bytes")
         for name, child in _items(module.get("_modules", {})).items():
             if child is not None:
                 waiting.append((f"{prefix}{name}.", child, depth + 1))
@@ -131,12 +132,12 @@ def _tensor(node: Any) -> Tensor:
         _refuse(node)
     storage, offset, size, stride = node.arguments[:4]
     if not (_are_counts([offset]) and _are_counts(size) and _are_counts(stride) and len(size) == len(stride)):
-        raise ValueError("a tensor without proper size and strides")
+        raise UserError("a tensor without proper size and strides")
     values = _storage(storage)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # No tensor of a checkpoint repeats elements, so one larger than its storage would only be a memory bomb.
     if math.prod(size) > len(values) or (math.prod(size) and last >= len(values)):
-        raise ValueError(f"a tensor of size {list(size)} in a storage of {len(values)} elements")
+        raise UserError(f"a tensor of size {list(size)} in a storage of {len(values)} elements")
     return (
         torch.from_numpy(values.astype(np.float32))
         .as_strided(size, stride, offset)
@@ -145,7 +146,7 @@ def _tensor(node: Any) -> Tensor:
 
 
 def _refuse(node: Any) -> NoReturn:
-    raise ValueError(f"its generator holds a {_describe(node)} where a tensor should be")
+    raise UserError(f"its generator holds a {_describe(node)} where a tensor should be")
 
 
 def _are_counts(values: Any) -> bool:
@@ -157,22 +158,22 @@ def _storage(node: Any) -> np.ndarray:
     if not (isinstance(node, Call) and node.function.name == _STORAGE and len(node.arguments) == 1):
         _refuse(node)
     if not isinstance(node.arguments[0], bytes):
-        raise ValueError("a storage that is not bytes")
+        raise UserError("a storage that is not bytes")
     data = node.arguments[0]
     stream = io.BytesIO(data)
     magic, protocol, _, described, keys = (parse(stream, lambda name: name in _DTYPES) for _ in range(5))
     if (magic, protocol) != (_MAGIC, _PROTOCOL):
-        raise ValueError("a storage that is not in torch's format")
+        raise UserError("a storage that is not in torch's format")
     identity = described.id if isinstance(described, Persistent) else None
     if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage"):
-        raise ValueError("a storage that does not say what it holds")
+        raise UserError("a storage that does not say what it holds")
     kind, key, numel = identity[1], identity[2], identity[4]
     if not isinstance(kind, Global) or keys != [key]:
-        raise ValueError("a storage that does not hold itself alone")
+        raise UserError("a storage that does not hold itself alone")
     dtype, start = np.dtype(_DTYPES[kind.name]), stream.tell() + 8
     counted = int.from_bytes(data[start - 8 : start], "little", signed=True)
     if counted != numel or len(data) - start != counted * dtype.itemsize:
-        raise ValueError(f"a storage of {len(data)} bytes that should hold {numel} elements of {dtype}")
+        raise UserError(f"a storage of {len(data)} bytes that should hold {numel} elements of {dtype}")
     return np.frombuffer(data, dtype, numel, start)
 
 
@@ -185,7 +186,7 @@ def _plane_axes(generator: dict[str, Any]) -> list[list[int]]:
     matrices = _tensor(kept)
     # Coordinates are multiplied by the inverse; of a permutation that picks the axis where each row has its 1.
     if matrices.shape != (3, 3, 3) or not torch.equal(matrices @ matrices.mT, torch.eye(3).expand(3, 3, 3)):
-        raise ValueError("its planes do not lie along the axes of the world")
+        raise UserError("its planes do not lie along the axes of the world")
     return matrices.abs().argmax(dim=-1).tolist()
 
 
@@ -194,7 +195,7 @@ def _plain(node: Any, depth: int = 0, budget: list[int] | None = None) -> Any:
     budget = [_MAX_VALUES] if budget is None else budget
     budget[0] -= 1
     if depth > _MAX_DEPTH or budget[0] < 0:
-        raise ValueError("its options are nested too deeply, or too many")
+        raise UserError("its options are nested too deeply, or too many")
     if node is None or isinstance(node, bool | int | float | str):
         return node
     if isinstance(node, tuple | list):
@@ -203,7 +204,7 @@ def _plain(node: Any, depth: int = 0, budget: list[int] | None = None) -> Any:
         return _scalar(node)
     items = _items(node)
     if not all(isinstance(name, str) for name in items):
-        raise ValueError("its options have names that are not text")
+        raise UserError("its options have names that are not text")
     return {name: _plain(value, depth + 1, budget) for name, value in items.items()}
 
 
@@ -214,5 +215,5 @@ def _scalar(node: Call) -> float | int | bool:
     if isinstance(kind, Call) and kind.function.name == "numpy.dtype" and kind.arguments:
         name = kind.arguments[0]
     if name not in ("f8", "f4", "i8", "i4", "b1") or not isinstance(data, bytes) or len(data) != int(name[1]):
-        raise ValueError("its options hold a numpy scalar that is not a plain number")
+        raise UserError("its options hold a numpy scalar that is not a plain number")
     return np.frombuffer(data, np.dtype(name))[0].item()

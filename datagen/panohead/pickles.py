@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from io import BufferedIOBase
 from typing import IO, Any, cast
 
+from manifests.errors import UserError
+
 # A released checkpoint takes some 100,000; a file that asks for many more is a memory bomb.
 MAX_STEPS = 1_000_000
 
@@ -71,10 +73,10 @@ def parse(
     except Refused:
         raise
     except (ValueError, OverflowError, MemoryError, struct.error) as error:
-        raise ValueError(f"damaged, or no pickle at all ({error or type(error).__name__})") from error
+        raise UserError(f"damaged, or no pickle at all ({error or type(error).__name__})") from error
 
 
-class Refused(ValueError):
+class Refused(UserError):
     """A pickle that can be read, but wants what no checkpoint needs."""
 
 
@@ -88,7 +90,7 @@ class _Machine:
 
     def top(self, kind: type | tuple[type, ...] = object) -> Any:
         if not self.stack or isinstance(self.stack[-1], _Mark) or not isinstance(self.stack[-1], kind):
-            raise ValueError("a step finds something else on the stack than it needs")
+            raise UserError("a step finds something else on the stack than it needs")
         return self.stack[-1]
 
     def pop(self) -> Any:
@@ -100,7 +102,7 @@ class _Machine:
         while self.stack and not isinstance(self.stack[-1], _Mark):
             items.append(self.stack.pop())
         if not self.stack:
-            raise ValueError("a step finds no mark on the stack")
+            raise UserError("a step finds no mark on the stack")
         self.stack.pop()
         return items[::-1]
 
@@ -145,14 +147,14 @@ class _Machine:
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise ValueError(f"a step recalls number {index}, which was never kept")
+            raise UserError(f"a step recalls number {index}, which was never kept")
         self.stack.append(self.memo[index])
 
 
 def _key(value: Any) -> Any:
     # Only what hashes at once: the hash of a deeply nested tuple would overflow the C stack.
     if not isinstance(value, _KEYS):
-        raise ValueError(f"a {type(value).__name__} as a key")
+        raise UserError(f"a {type(value).__name__} as a key")
     return value
 
 

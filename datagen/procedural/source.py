@@ -22,6 +22,7 @@ from datagen.procedural.person import Person, draw_person
 from datagen.procedural.render import render_views
 from datagen.procedural.surface import build_surface
 from geometry.cameras import Cameras
+from manifests.errors import UserError
 
 VERSION = 1
 """Raised whenever the same seed would give another head."""
@@ -36,10 +37,10 @@ class ProceduralConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.defect_rate <= 1:
-            raise ValueError(f"defect_rate is {self.defect_rate}; it is a probability, between 0 and 1")
+            raise UserError(f"defect_rate is {self.defect_rate}; it is a probability, between 0 and 1")
         unknown = [kind for kind in self.defects if kind not in DEFECT_KINDS]
         if unknown:
-            raise ValueError(f"defects holds {', '.join(unknown)}; the kinds are {', '.join(DEFECT_KINDS)}")
+            raise UserError(f"defects holds {', '.join(unknown)}; the kinds are {', '.join(DEFECT_KINDS)}")
 
 
 class ProceduralHead:
@@ -120,7 +121,7 @@ class ProceduralSource:
     def head(self, seed: int) -> ProceduralHead:
         """The head of a seed; the same person with and without defects. Raises ValueError if the seed is negative."""
         if seed < 0:
-            raise ValueError(f"seed is {seed}; seeds are integers from 0")
+            raise UserError(f"seed is {seed}; seeds are integers from 0")
         return ProceduralHead(seed, self.config)
 
     def lineage(self) -> dict[str, Any]:

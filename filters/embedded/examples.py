@@ -10,6 +10,7 @@ import pyarrow as pa
 from filters.scorer import Subject, make_subject, read_pictures
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 
 HELD_OUT = 10
 """One identity in so many is not learned from; the figures of the model cards are of these."""
@@ -32,7 +33,7 @@ class Example:
 def examples(dataset: Dataset) -> Iterator[Example]:
     """All kept heads of a dataset, one after the other; raises ValueError if nobody planted the truth."""
     if dataset.plan.source["name"] != "procedural":
-        raise ValueError(
+        raise UserError(
             f"{dataset.storage.url} holds {dataset.plan.source['name']} heads; only procedural ones are labelled"
         )
     for shard in dataset.committed():

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 from infer.evaluation.held_out import HeldOut, StoredPeople
 from infer.evaluation.novel_views import Shown
 from infer.metrics.likeness import cosines
+from manifests.errors import UserError
 from train.data.sampling import distance
 
 
@@ -36,7 +37,7 @@ class Nearest:
         table = self.people.embeddings
         assert table is not None
         if table.shape[1] != len(embedding):
-            raise ValueError(
+            raise UserError(
                 f"--nearest has embeddings of {table.shape[1]} numbers and the held-out people of {len(embedding)}; "
                 "score both with one recogniser"
             )

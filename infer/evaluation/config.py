@@ -13,6 +13,7 @@ from infer.evaluation.importers.stage import StageConfig
 from infer.evaluation.measure import Kit
 from infer.evaluation.protocols import Name
 from infer.metrics.likeness import FaceEmbedder
+from manifests.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,19 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if len(self.pair) not in (0, 2):
-            raise ValueError(f"--pair has {len(self.pair)} folders; it takes two, of generated and of true pictures")
+            raise UserError(f"--pair has {len(self.pair)} folders; it takes two, of generated and of true pictures")
         if self.pair and (self.model or self.data):
-            raise ValueError("--pair compares two folders and takes no model and no --data")
+            raise UserError("--pair compares two folders and takes no model and no --data")
         if not self.pair and not (self.model and self.data):
-            raise ValueError("give a model and --data, or two folders with --pair GENERATED TRUTH")
+            raise UserError("give a model and --data, or two folders with --pair GENERATED TRUTH")
         if self.stages not in (1, 2):
-            raise ValueError(f"--stages is {self.stages}; 1 makes all views from the input, 2 makes anchors first")
+            raise UserError(f"--stages is {self.stages}; 1 makes all views from the input, 2 makes anchors first")
         if self.identities < 0 or self.steps < 0 or self.reid_limit < 0 or (self.scale and self.scale < 1):
-            raise ValueError("--identities, --steps and --reid-limit are 0 or more, --scale is 1 or more")
+            raise UserError("--identities, --steps and --reid-limit are 0 or more, --scale is 1 or more")
         if self.layout != "spinset" and (self.selection or self.embeddings):
-            raise ValueError(f"--selection and --embeddings are of datasets of spinset; --layout is {self.layout}")
+            raise UserError(f"--selection and --embeddings are of datasets of spinset; --layout is {self.layout}")
         if self.layout != "spinset" and self.input_normals == "stored":
-            raise ValueError(f"--input-normals is stored, and {self.layout} has no normals; give own")
+            raise UserError(f"--input-normals is stored, and {self.layout} has no normals; give own")
 
 
 def open_detector(config: EvaluateConfig) -> Any:

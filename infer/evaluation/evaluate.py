@@ -31,6 +31,7 @@ from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
 from infer.metrics.pixels import to_unit
 from infer.views import Painter, SamplerConfig
+from manifests.errors import UserError
 from train.embedded.folder import HEADS64
 from train.networks.identity import EMBEDDING
 
@@ -128,7 +129,7 @@ class Run:
         if not self.painter.model.about.identity or embedding is None:
             return None
         if len(embedding) != EMBEDDING:
-            raise ValueError(
+            raise UserError(
                 f"identity {held.name} has an embedding of {len(embedding)} numbers; the model reads {EMBEDDING}"
             )
         return embedding
@@ -141,12 +142,12 @@ def _open_run(
     detector = open_detector(config)
     faces = open_faces(config, detector)
     if about.identity and faces is None and not config.embeddings:
-        raise ValueError(
+        raise UserError(
             "the model was trained with identities: --embeddings names a score table of the dataset, or --recogniser the "
             "ArcFace .onnx that looks at the input view"
         )
     if config.nearest and faces is None and not config.embeddings:
-        raise ValueError("--nearest compares embeddings: --embeddings names their table, or give a --recogniser")
+        raise UserError("--nearest compares embeddings: --embeddings names their table, or give a --recogniser")
     if config.layout == "spinset":
         people = StoredPeople(config.data, config.selection, config.embeddings, about.resolution)
     else:

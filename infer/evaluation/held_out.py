@@ -16,6 +16,7 @@ from infer.evaluation import protocols
 from manifests.dataset import Dataset
 from manifests.draws import generator
 from manifests.embeddings import mean_embeddings
+from manifests.errors import UserError
 from manifests.index import Subset, open_index
 from manifests.selection import read_selection
 from train.data.pixels import Pixels
@@ -163,17 +164,17 @@ class StoredPeople:
         self.dataset = Dataset(url)
         stored = self.dataset.plan.resolution
         if stored < resolution:
-            raise ValueError(
+            raise UserError(
                 f"{url} has {stored} px and the model makes {resolution}; give a dataset of {resolution} px or more"
             )
         index = open_index(self.dataset)
         self.subset: Subset = index.select(read_selection(self.dataset, selection) if selection else None)
         if (lacking := index.size["rgb"][self.subset.rows] == 0).any():
             key = index.key(int(self.subset.rows[lacking.argmax()]))
-            raise ValueError(f"{url} lacks the rgb of {lacking.sum()} of its views (first: {key})")
+            raise UserError(f"{url} lacks the rgb of {lacking.sum()} of its views (first: {key})")
         several = np.diff(self.subset.starts) > 1
         if not several.any():
-            raise ValueError(f"{url} has no identity with two views or more, one to give and one to make")
+            raise UserError(f"{url} has no identity with two views or more, one to give and one to make")
         self.subset = self.subset.only(several)
         self.pixels = Pixels(Reader(self.dataset, index), stored, resolution)
         self.table = embeddings

@@ -18,6 +18,7 @@ from infer.evaluation.held_out import HeldOut
 from infer.own_normals import PULL, own_normals
 from infer.plan import ANCHORS, AT_ONCE, SECTOR, Call, nearest_anchors
 from manifests.draws import generator
+from manifests.errors import UserError
 from train.diffusion.scene import Nothing
 from train.networks.model import Model
 from train.run.validate import sample
@@ -68,7 +69,7 @@ def make_views(
         ValueError: the model knows no views, or true normals are asked for that are not there.
     """
     if model.shape.rays is None:
-        raise ValueError("the model makes single pictures; give one that was trained on several views")
+        raise UserError("the model makes single pictures; give one that was trained on several views")
     device = model.device
     identity = None if embedding is None else torch.from_numpy(embedding).to(device)
     if max(model.about.conditions):
@@ -129,7 +130,7 @@ def _input_latents(
         return model.encode(picture, None)[0, 0]
     if how.normals == "stored":
         if held.normal is None:
-            raise ValueError(f"identity {held.name} has no stored normals; give --input-normals own")
+            raise UserError(f"identity {held.name} has no stored normals; give --input-normals own")
         return model.encode(picture, held.normal[None, :1].to(model.device))[0, 0]
     image = model.encode(picture, picture)[0, 0, : model.vae.channels]
     normals = own_normals(model, nothing, image, identity, how.pull, how.steps, how.seed)

@@ -22,6 +22,7 @@ from infer.evaluation.summary import PERSON_METRICS, TRUTH, results_of, save_fea
 from infer.metrics.pixels import to_unit
 from infer.portrait.align import over_white
 from infer.portrait.photo import read_photo
+from manifests.errors import MissingFile, UserError
 
 GENERATED = "generated"
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -50,7 +51,7 @@ def evaluate_pair(config: EvaluateConfig, clip: PictureEmbedder | None) -> Path:
                 continue
             generated, true = (read_picture(file) for file in files)
             if generated.shape != true.shape:
-                raise ValueError(f"{files[0]} is {_size(generated)} px, {files[1]} {_size(true)}; they must be equal")
+                raise UserError(f"{files[0]} is {_size(generated)} px, {files[1]} {_size(true)}; they must be equal")
             truth = look_at_truth(kit, _alone(name, true))
             shown = Shown(generated[None], None, truth.cameras, truth.held.points)
             if kit.inception is not None:
@@ -93,7 +94,7 @@ def find_pairs(generated: Path, true: Path) -> dict[str, tuple[Path, Path]]:
     sides = [_pictures(folder) for folder in (generated, true)]
     for own, other, folder in ((sides[0], sides[1], true), (sides[1], sides[0], generated)):
         if lacking := sorted(own.keys() - other.keys()):
-            raise ValueError(f"{folder} lacks {len(lacking)} of {len(own)} pictures (first: {lacking[0]})")
+            raise UserError(f"{folder} lacks {len(lacking)} of {len(own)} pictures (first: {lacking[0]})")
     return {name: (sides[0][name], sides[1][name]) for name in sorted(sides[0])}
 
 
@@ -106,15 +107,15 @@ def read_picture(file: Path) -> Float32[Tensor, "3 h w"]:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+        raise MissingFile(f"there is no folder {folder}")
     found: dict[str, Path] = {}
     for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise ValueError(f"{folder} has {found[name].name} and {file.name}; one of them must go")
+            raise UserError(f"{folder} has {found[name].name} and {file.name}; one of them must go")
         found[name] = file
     if not found:
-        raise ValueError(f"{folder} has no pictures; PNG and JPEG are read")
+        raise UserError(f"{folder} has no pictures; PNG and JPEG are read")
     return found
 
 

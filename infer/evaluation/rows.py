@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manifests.errors import UserError
+
 FILE = "rows.jsonl"
 
 
@@ -29,10 +31,10 @@ class Rows:
             return
         there = lines[0].get("settings")
         if there is None:
-            raise ValueError(f"{self.file} is no evaluation; give another --out")
+            raise UserError(f"{self.file} is no evaluation; give another --out")
         if different := [name for name in {*there, *settings} if there.get(name) != settings.get(name)]:
             name = min(different)
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds an evaluation with other settings ({name} was {_short(there.get(name))}, is "
                 f"{_short(settings.get(name))}); give another --out"
             )
@@ -62,7 +64,7 @@ class Rows:
         try:
             return [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
-            raise ValueError(f"{self.file} is damaged ({error}); give another --out") from error
+            raise UserError(f"{self.file} is damaged ({error}); give another --out") from error
 
 
 def _short(value: Any) -> str:

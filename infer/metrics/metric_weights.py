@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from manifests.errors import MissingFile, UserError
+
 
 @dataclass(frozen=True)
 class WeightsFile:
@@ -48,13 +50,13 @@ def read_weights(file: WeightsFile, folder: str = "") -> dict[str, Tensor]:
     """
     path = weights_folder(folder) / file.name
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"there is no {path}; weights are never downloaded, put {file.origin} there (sha256 {file.sha256})"
         )
     with path.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != file.sha256:
-        raise ValueError(f"{path} has sha256 {found}; that of {file.origin} is {file.sha256}: get it again")
+        raise UserError(f"{path} has sha256 {found}; that of {file.origin} is {file.sha256}: get it again")
     return read_tensors(path)
 
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
+from manifests.errors import UserError
+
 Measure = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
 """A number per picture, from generated pictures and true ones in [0, 1]."""
 
@@ -32,7 +34,7 @@ def to_bytes(pictures: Float32[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3
 def check_pictures(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> None:
     """Raise ValueError unless both hold as many pictures, of one size, in [0, 1]."""
     if generated.shape != target.shape:
-        raise ValueError(f"generated pictures are {tuple(generated.shape)}, true ones {tuple(target.shape)}")
+        raise UserError(f"generated pictures are {tuple(generated.shape)}, true ones {tuple(target.shape)}")
     check_range(generated, "generated")
     check_range(target, "true")
 
@@ -41,7 +43,7 @@ def check_range(pictures: Float[Tensor, "n 3 h w"], name: str) -> None:
     """Raise ValueError unless pictures are in [0, 1]."""
     if pictures.numel() and not (pictures.min() >= 0 and pictures.max() <= 1):
         low, high = pictures.min().item(), pictures.max().item()
-        raise ValueError(f"{name} pictures reach from {low:g} to {high:g}; metrics read 0 to 1, as (x + 1) / 2")
+        raise UserError(f"{name} pictures reach from {low:g} to {high:g}; metrics read 0 to 1, as (x + 1) / 2")
 
 
 def l2(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
@@ -65,7 +67,7 @@ def ssim(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) 
 
     check_pictures(generated, target)
     if min(generated.shape[2:]) < WINDOW:
-        raise ValueError(f"SSIM looks through {WINDOW} pixels, and pictures are {tuple(generated.shape[2:])}")
+        raise UserError(f"SSIM looks through {WINDOW} pixels, and pictures are {tuple(generated.shape[2:])}")
     border, parts = WINDOW // 2, []
     for a, b in zip(generated.split(SPLIT), target.split(SPLIT), strict=True):
         _, full = structural_similarity_index_measure(a, b, sigma=SIGMA, data_range=1.0, return_full_image=True)

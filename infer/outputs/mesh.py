@@ -15,6 +15,7 @@ from infer.outputs.relief import relief
 from infer.outputs.seen import see
 from infer.outputs.silhouettes import silhouettes
 from infer.turn import Turn
+from manifests.errors import UserError
 
 GRID = 128
 BOX = 0.36
@@ -69,7 +70,7 @@ def surface(masks: Bool[Tensor, "v h w"], cameras: Cameras, grid: int = GRID) ->
     parts = np.asarray(label(depth > 0, connectivity=1))
     sizes = np.bincount(parts.ravel())[1:]
     if not len(sizes):
-        raise ValueError("the silhouettes of the views have nothing in common: they are not of one head")
+        raise UserError("the silhouettes of the views have nothing in common: they are not of one head")
     outside = -BOX / grid
     depth[(parts > 0) & (parts != 1 + sizes.argmax())] = outside
     vertices, faces, _, _ = marching_cubes(np.pad(depth, 1, constant_values=outside), 0, gradient_direction="ascent")

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from infer.turn import Turn
+from manifests.errors import UserError
 
 LEAST, MOST = 0.04, 0.25
 """Between which distances from white, of a full scale of 1, the level lies that tells a head from its background."""
@@ -25,7 +26,7 @@ def silhouettes(turn: Turn) -> Bool[Tensor, "v h w"]:
     masks = np.stack([_silhouette(turn, view) for view in range(len(turn))])
     shares = masks.mean((1, 2))
     if shares[smallest := shares.argmin()] < SMALLEST:
-        raise ValueError(
+        raise UserError(
             f"view {smallest} is white but for {shares[smallest]:.1%}: it shows no head to take a shape from"
         )
     return torch.from_numpy(masks)

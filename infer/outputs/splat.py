@@ -17,6 +17,7 @@ from infer.outputs.mesh import Body
 from infer.outputs.ply import encode_ply
 from infer.turn import Turn
 from manifests.draws import generator
+from manifests.errors import UserError
 
 STEPS = 3000
 SSIM = 0.2
@@ -63,13 +64,13 @@ class Splats:
 def check_splat() -> None:
     """Raise ValueError in one line unless splats can be fitted here."""
     if not torch.cuda.is_available():
-        raise ValueError(
+        raise UserError(
             "splat: fitting Gaussians needs an NVIDIA GPU, and there is none; leave splat out, or ask for mesh"
         )
     try:
         import gsplat  # noqa: F401
     except ImportError as error:
-        raise ValueError("splat: gsplat is not installed; pip install gsplat") from error
+        raise UserError("splat: gsplat is not installed; pip install gsplat") from error
 
 
 def splats(turn: Turn, body: Body, steps: int = STEPS) -> Splats:

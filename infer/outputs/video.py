@@ -11,6 +11,7 @@ from PIL import Image
 
 from infer.outputs.rings import level
 from infer.turn import Turn
+from manifests.errors import UserError
 from train.run.validate import as_pixels
 
 SMALL = 384
@@ -48,7 +49,7 @@ def mp4(turn: Turn, fps: float) -> bytes:
         size = (turn.resolution, turn.resolution)
         writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*CODEC), fps, size)
         if not writer.isOpened():
-            raise ValueError("mp4: this build of OpenCV has no VP9; install opencv-python from PyPI, or ask for gif")
+            raise UserError("mp4: this build of OpenCV has no VP9; install opencv-python from PyPI, or ask for gif")
         for frame in _frames(turn):
             writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         writer.release()

@@ -12,6 +12,7 @@ from infer.outputs.splat import check_splat, splats
 from infer.outputs.video import gif, mp4
 from infer.outputs.viewer import viewer
 from infer.turn import Turn
+from manifests.errors import UserError
 from manifests.storage import Storage
 
 OUTPUTS = ("images", "sheet", "gif", "mp4", "viewer", "nerfstudio", "colmap", "mesh", "splat")
@@ -23,9 +24,9 @@ RECORD = "turn.json"
 def check(folder: str, which: Sequence[str], fps: float = 24.0) -> None:
     """Raise ValueError in one line if `write` could not write so, whatever the turn; worth asking before one is made."""
     if unknown := [name for name in which if name not in OUTPUTS]:
-        raise ValueError(f"there is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}")
+        raise UserError(f"there is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}")
     if not 1 <= fps <= 50:
-        raise ValueError(f"{fps:g} frames per second; it must be from 1 to 50, which is as fast as a GIF can be")
+        raise UserError(f"{fps:g} frames per second; it must be from 1 to 50, which is as fast as a GIF can be")
     if "splat" in which:
         check_splat()
     _earlier(Storage(folder))
@@ -49,7 +50,7 @@ def write(turn: Turn, folder: str, which: Sequence[str] = DEFAULT, fps: float = 
     storage = Storage(folder)
     earlier = _earlier(storage)
     if strangers := sorted(name for name in files if name not in earlier and storage.exists(name)):
-        raise ValueError(f"{folder} holds a {strangers[0]} of somebody else; choose another folder")
+        raise UserError(f"{folder} holds a {strangers[0]} of somebody else; choose another folder")
     # The record goes first: whatever it names may be replaced, even if writing is cut here.
     storage.write(RECORD, _record(turn, sorted(earlier | set(files))))
     for name in earlier - set(files):
@@ -105,11 +106,11 @@ def _earlier(storage: Storage) -> set[str]:
         try:
             return set(json.loads(storage.read(RECORD))["files"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{storage.url} holds a {RECORD} of somebody else; choose another folder") from error
+            raise UserError(f"{storage.url} holds a {RECORD} of somebody else; choose another folder") from error
     if storage.fs.isfile(storage.root):
-        raise ValueError(f"{storage.url} is a file; choose a folder that is empty or not there")
+        raise UserError(f"{storage.url} is a file; choose a folder that is empty or not there")
     if storage.fs.isdir(storage.root) and storage.fs.ls(storage.root, detail=False):
-        raise ValueError(f"{storage.url} holds something else; choose a folder that is empty or not there")
+        raise UserError(f"{storage.url} holds something else; choose a folder that is empty or not there")
     return set()
 
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
+from manifests.errors import MissingFile, UserError
+
 CLASSES = 19
 """0 is the background; then skin, brows, eyes, glasses, ears, earring, nose, mouth, lips, neck, necklace, cloth, hair, hat."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -160,13 +162,13 @@ def load_bisenet(path: str | Path, device: str = "cpu") -> BiSeNet:
     """
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"matte.parser: there is no file {path}; give the face-parsing weights 79999_iter.pth")
+        raise MissingFile(f"matte.parser: there is no file {path}; give the face-parsing weights 79999_iter.pth")
     try:
         weights = load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
         model = BiSeNet()
         model.load_state_dict(weights)
     except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{path} does not hold the weights of the face parser ({_why(error)})") from error
+        raise UserError(f"{path} does not hold the weights of the face parser ({_why(error)})") from error
     return model.to(device).eval()
 
 
@@ -175,7 +177,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # its reader stumbles over anything
-        raise ValueError("it is no file of tensors alone") from error
+        raise UserError("it is no file of tensors alone") from error
 
 
 def _why(error: Exception) -> str:

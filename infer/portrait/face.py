@@ -15,6 +15,7 @@ from filters.landmarks import crops
 from filters.weights import existing
 from infer.portrait.align import Frame
 from infer.portrait.pose import HeadPose, landmark_pose
+from manifests.errors import MissingFile, UserError
 
 IDENTITY = 512
 """Numbers of an identity, as Arc2Face's text encoder reads them."""
@@ -80,7 +81,7 @@ def load_face_models(config: FaceConfig, device: str = "cpu") -> FaceModels:
         return FaceModels(None, None, arcface, without, config.min_detection)
     folder = Path(config.models)
     if not folder.is_dir():
-        raise FileNotFoundError(f"face.models: there is no folder {folder}; give the folder of your antelopev2 models")
+        raise MissingFile(f"face.models: there is no folder {folder}; give the folder of your antelopev2 models")
     detector = load_detector(_one_of(folder, ("scrfd_*.onnx", "det_*.onnx"), "scrfd_10g_bnkps.onnx"), device)
     detector.prepare(0, input_size=SIZES)
     landmarks = _load_landmarks(_one_of(folder, ("1k3d68.onnx",), "1k3d68.onnx"), device)
@@ -90,9 +91,9 @@ def load_face_models(config: FaceConfig, device: str = "cpu") -> FaceModels:
 def _one_of(folder: Path, patterns: tuple[str, ...], wanted: str) -> str:
     found = sorted(path for pattern in patterns for path in folder.glob(pattern))
     if not found:
-        raise FileNotFoundError(f"face.models: {folder} has no {wanted}; place it there (nothing is downloaded)")
+        raise MissingFile(f"face.models: {folder} has no {wanted}; place it there (nothing is downloaded)")
     if len(found) > 1:
-        raise ValueError(f"face.models: {folder} has {', '.join(p.name for p in found)}; leave one of them there")
+        raise UserError(f"face.models: {folder} has {', '.join(p.name for p in found)}; leave one of them there")
     return str(found[0])
 
 
@@ -102,7 +103,7 @@ def _load_landmarks(path: str, device: str) -> Any:
     session = onnx_session(path, device)
     shape, outputs = session.get_inputs()[0].shape, session.get_outputs()
     if len(outputs) != 1 or len(shape) != 4 or not isinstance(shape[3], int) or outputs[0].shape[1:] != [3309]:
-        raise ValueError(
+        raise UserError(
             f"{path} writes {[o.shape for o in outputs]}; the 3D landmark model 1k3d68 writes [batch, 3309]"
         )
     return Landmark(path, session)
@@ -122,5 +123,5 @@ def _recogniser(config: FaceConfig, device: str) -> tuple[ArcFace | None, str]:
         return None, "no recogniser was given; --face.arcface names Arc2Face's arcface.onnx"
     arcface = load_arcface(str(existing(path, "face.arcface")), device)
     if arcface.dimensions != IDENTITY:
-        raise ValueError(f"{path} writes {arcface.dimensions} numbers; an identity has {IDENTITY}")
+        raise UserError(f"{path} writes {arcface.dimensions} numbers; an identity has {IDENTITY}")
     return arcface, ""

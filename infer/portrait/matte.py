@@ -8,6 +8,7 @@ import torch
 from jaxtyping import UInt8
 
 from infer.portrait.bisenet import BiSeNet
+from manifests.errors import UserError
 
 TOLERANCE = 12
 """How far from the colour of the border, in any channel of 255, a pixel of a uniform background may be: JPEG's noise."""
@@ -28,7 +29,7 @@ class MatteConfig:
 
     def __post_init__(self) -> None:
         if self.parser and self.uniform:
-            raise ValueError("--matte.parser and --matte.uniform are two ways to find the background; give one")
+            raise UserError("--matte.parser and --matte.uniform are two ways to find the background; give one")
 
 
 def parsed_alpha(parser: BiSeNet, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
@@ -45,7 +46,7 @@ def uniform_alpha(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
     border = np.concatenate([rgb[0], rgb[:, 0], rgb[:, -1]]).astype(int)
     colour = np.median(border, 0)
     if (np.abs(border - colour).max(1) <= TOLERANCE).mean() < UNIFORM:
-        raise ValueError("its background is not of one colour; give face-parsing weights (--matte.parser) instead")
+        raise UserError("its background is not of one colour; give face-parsing weights (--matte.parser) instead")
     near = (np.abs(rgb - colour).max(2) <= TOLERANCE).astype(np.uint8)
     _, parts = cv2.connectedComponents(near, connectivity=4)
     outer = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])

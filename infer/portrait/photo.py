@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from manifests.errors import MissingFile, UserError
+
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Pictures of pixels only: Pillow would run Ghostscript for EPS, and guesses at formats without a signature."""
 
@@ -45,12 +47,12 @@ def read_photo(path: str | Path) -> Photo:
         try:
             image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError as error:
-            raise ValueError(f"{name} is {_kind(head)}; JPEG, PNG, WebP, TIFF, AVIF, GIF and BMP work") from error
+            raise UserError(f"{name} is {_kind(head)}; JPEG, PNG, WebP, TIFF, AVIF, GIF and BMP work") from error
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-            raise ValueError(f"{name} has more pixels than are decoded safely; make it {limit} MP or less") from error
+            raise UserError(f"{name} has more pixels than are decoded safely; make it {limit} MP or less") from error
         except Exception as error:  # decoders raise whatever they stumble over
-            raise ValueError(f"{name} is damaged: {_first_line(error)}") from error
+            raise UserError(f"{name} is damaged: {_first_line(error)}") from error
         with image:
             return _read(image, name)
 
@@ -68,15 +70,15 @@ def _head(file: Path, name: str) -> bytes:
             with file.open("rb") as stream:
                 head = stream.read(16)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise FileNotFoundError(f"there is no file {name}") from error
+        raise MissingFile(f"there is no file {name}") from error
     except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}") from error
     if stat.S_ISDIR(mode):
-        raise ValueError(f"{name} is a folder; give one picture")
+        raise UserError(f"{name} is a folder; give one picture")
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{name} is not a file; give a picture file")
+        raise UserError(f"{name} is not a file; give a picture file")
     if not head:
-        raise ValueError(f"{name} is empty")
+        raise UserError(f"{name} is empty")
     return head
 
 
@@ -91,14 +93,14 @@ def _read(image: Image.Image, name: str) -> Photo:
     scale = min(1.0, LARGEST / max(width, height))
     if min(width, height) * scale < SMALLEST:
         scaled = f", once its longer side is scaled to {LARGEST}" if scale < 1 else ""
-        raise ValueError(f"{name} is {width} x {height} px; its shorter side must have {SMALLEST} or more{scaled}")
+        raise UserError(f"{name} is {width} x {height} px; its shorter side must have {SMALLEST} or more{scaled}")
     try:
         frames, kind = getattr(image, "n_frames", 1), image.format
         image.draft(None, (LARGEST, LARGEST))  # a JPEG decodes at a fraction of its size, which saves memory
         image.load()
         image = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever they stumble over
-        raise ValueError(f"{name} is damaged or cut off: {_first_line(error)}") from error
+        raise UserError(f"{name} is damaged or cut off: {_first_line(error)}") from error
     notes = [f"{frames} frames or pages: the first was taken"] if frames > 1 and kind != "MPO" else []
     colours, alpha = _srgb(_eight_bits(image, name), notes)
     if scale < 1:
@@ -113,7 +115,7 @@ def _read(image: Image.Image, name: str) -> Photo:
     if alpha is None or alpha.getextrema()[0] == 255:
         return Photo(rgb, None, tuple(notes))
     if alpha.getextrema()[1] == 0:
-        raise ValueError(f"{name} is fully transparent")
+        raise UserError(f"{name} is fully transparent")
     return Photo(rgb, np.array(alpha), tuple(notes))
 
 
@@ -124,7 +126,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     values = np.asarray(image, np.float64)
     low, high, most = values.min(), values.max(), 1.0 if image.mode == "F" else 65535.0
     if not (low >= 0 and high <= most):  # NaN is neither
-        raise ValueError(f"{name} has pixels from {low:g} to {high:g}; greys from 0 to {most:g} work")
+        raise UserError(f"{name} has pixels from {low:g} to {high:g}; greys from 0 to {most:g} work")
     grey = Image.fromarray((values * (255 / most)).round().astype(np.uint8))
     grey.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
     return grey

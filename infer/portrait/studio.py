@@ -17,6 +17,7 @@ from infer.portrait.face import FaceConfig, load_face_models
 from infer.portrait.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
 from infer.portrait.photo import Photo, read_photo, shown
 from infer.portrait.pose import refined, refusal
+from manifests.errors import UserError
 
 SURE = 45.0
 """Degrees a head may be turned before its identity and its views become guesses."""
@@ -39,9 +40,9 @@ class PortraitConfig:
 
     def __post_init__(self) -> None:
         if not abs(self.elevation) < 90:
-            raise ValueError(f"--elevation is {self.elevation:g}; it must lie between -90 and 90 degrees")
+            raise UserError(f"--elevation is {self.elevation:g}; it must lie between -90 and 90 degrees")
         if not self.aligned and (self.azimuth or self.elevation):
-            raise ValueError("--azimuth and --elevation are those of an aligned picture; a photo's are measured")
+            raise UserError("--azimuth and --elevation are those of an aligned picture; a photo's are measured")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Studio:
             ValueError: a file is not the model it should be.
         """
         if not config.aligned and not config.face.models:
-            raise ValueError(
+            raise UserError(
                 "a photo needs a face detector: --face.models names the folder of scrfd_10g_bnkps.onnx and 1k3d68.onnx "
                 "(or --aligned for a picture that is cut already)"
             )
@@ -92,14 +93,14 @@ class Studio:
         try:
             return self._aligned(photo) if self.config.aligned else self._cut(photo)
         except ValueError as error:
-            raise ValueError(f"{shown(path)}: {error}") from error
+            raise UserError(f"{shown(path)}: {error}") from error
 
     def _cut(self, photo: Photo) -> Portrait:
         # A face is looked for over white, where transparent pixels may hide anything.
         seen = photo.rgb if photo.alpha is None else over_white(photo.rgb, photo.alpha)
         face = self.faces.largest(seen)
         if face is None:
-            raise ValueError(
+            raise UserError(
                 "no face was found; give a photo with the whole head and some room around it, or --aligned for a "
                 "picture that is cut already"
             )
@@ -108,13 +109,13 @@ class Studio:
             notes.append(f"{face.count} faces, the largest was taken")
         frame = ffhq_frame(face.points)
         if frame.side < SMALLEST / 2:  # too small, however it is refined
-            raise ValueError(_too_small(frame.side))
+            raise UserError(_too_small(frame.side))
         pose = self.faces.pose(seen, face, frame)
         if why := refusal(pose):
-            raise ValueError(why)
+            raise UserError(why)
         frame = refined(frame, pose)
         if frame.side < SMALLEST:
-            raise ValueError(_too_small(frame.side))
+            raise UserError(_too_small(frame.side))
         yaw = abs(pose.angles[0])
         if yaw > SURE:
             notes.append(f"the head is turned by {yaw:.0f} degrees; identity and views are surest within {SURE:.0f}")
@@ -127,7 +128,7 @@ class Studio:
     def _aligned(self, photo: Photo) -> Portrait:
         height, width = photo.rgb.shape[:2]
         if height != width:
-            raise ValueError(f"it is {width} x {height} px; an aligned picture is square")
+            raise UserError(f"it is {width} x {height} px; an aligned picture is square")
         how = cv2.INTER_AREA if width > SIZE else cv2.INTER_CUBIC
         resized = np.asarray(cv2.resize(photo.rgb, (SIZE, SIZE), interpolation=how))
         if photo.alpha is None:
@@ -154,7 +155,7 @@ class Studio:
         elif self.config.matte.uniform:
             alpha = uniform_alpha(rgb)
         else:
-            raise ValueError(
+            raise UserError(
                 "it has no transparency and its background is not told: --matte.parser names the face-parsing weights "
                 "79999_iter.pth, --matte.uniform takes a background of one colour"
             )
@@ -170,7 +171,7 @@ class Studio:
         faceless: str = "",
     ) -> Portrait:
         if why := emptiness(alpha):
-            raise ValueError(why)
+            raise UserError(why)
         # Sharp filters leave faint rings around what is cut out.
         rgb = np.where(alpha[..., None] == 0, np.uint8(255), rgb)
         identity, without = None, faceless or self.faces.without_arcface

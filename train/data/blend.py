@@ -7,6 +7,7 @@ from itertools import count
 
 from manifests.dataset import Dataset
 from manifests.draws import generator
+from manifests.errors import UserError
 from manifests.order import State
 from train.data.batch import Batch
 from train.data.loader import open_loader
@@ -27,7 +28,7 @@ def open_blend(
             recipes or batches, shares that are no shares, or a part that ends.
     """
     if not parts or len(parts) != len(shares) or min(shares) <= 0:
-        raise ValueError(f"{len(parts)} datasets and the shares {list(shares)}; give each dataset a positive share")
+        raise UserError(f"{len(parts)} datasets and the shares {list(shares)}; give each dataset a positive share")
     rigs = {config.data: Dataset(config.data).plan for config in parts}
     for what, values in {
         "rig": {url: plan.rig["id"] for url, plan in rigs.items()},
@@ -37,11 +38,11 @@ def open_blend(
         first, *others = values
         for url in others:
             if values[url] != values[first]:
-                raise ValueError(
+                raise UserError(
                     f"a blend has one {what}: {first} has {values[first]}, {url} has {values[url]}; train on them apart"
                 )
     if ended := [config.data for config in parts if config.epochs != FOREVER]:
-        raise ValueError(f"{ended[0]} ends after some epochs; the parts of a blend go on forever (epochs 0)")
+        raise UserError(f"{ended[0]} ends after some epochs; the parts of a blend go on forever (epochs 0)")
     return Blend([open_loader(config, rank, world) for config in parts], list(shares), seed)
 
 
@@ -77,10 +78,10 @@ class Blend:
             saved = json.loads(text)
             fields = [saved[name] for name in ("format", "seed", "shares", "step", "parts")]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"this is not the state of a blend ({type(error).__name__}: {error})") from error
+            raise UserError(f"this is not the state of a blend ({type(error).__name__}: {error})") from error
         form, seed, shares, step, parts = fields
         if (form, seed, shares, len(parts)) != (FORMAT, self.seed, self.shares, len(self.loaders)):
-            raise ValueError(
+            raise UserError(
                 f"the state was saved with seed {seed} and shares {shares}, this blend has {self.seed} and {self.shares}"
             )
         states = [State.from_json(json.dumps(part)) for part in parts]

@@ -14,6 +14,7 @@ from torch import Tensor
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.draws import generator
+from manifests.errors import MissingFile, UserError
 from manifests.index import Index, Subset
 from manifests.latents import DTYPE, PARTS, Record, Unusable, caches, latents_file, npy_header, read_record, short_name
 from manifests.storage import Storage
@@ -38,7 +39,7 @@ def open_latents(dataset: Dataset, subset: Subset, config: LoaderConfig, sample:
     again = f"run spinset latents {dataset.storage.url} --vae {vae}"
     if short_name(sha256) not in (there := caches(dataset)):
         others = f" (but of {', '.join(there)})" if there else ""
-        raise ValueError(f"{vae} has no latents, its name there would be {short_name(sha256)}{others}; {again}")
+        raise UserError(f"{vae} has no latents, its name there would be {short_name(sha256)}{others}; {again}")
     records = _records(dataset, sha256, np.unique(index.shard[subset.rows]).tolist(), again)
     some = next(iter(records.values()))
     view_bytes = int(np.prod(some.shape[1:])) * DTYPE.itemsize
@@ -135,7 +136,7 @@ class LatentSource:
             try:
                 lengths = _fill(storage, name, found, places.tolist(), offset[places].tolist())
             except FileNotFoundError as error:
-                raise FileNotFoundError(
+                raise MissingFile(
                     f"{name} of {self.url} is gone, it was there when the run began; spinset latents makes it anew"
                 ) from error
             if len(short := np.flatnonzero(lengths < found[0].nbytes)):
@@ -165,14 +166,14 @@ def _fill(
 
 def _check(config: LoaderConfig, resolution: int) -> None:
     if others := sorted(set(config.members) - {"rgb", "normal"}):
-        raise ValueError(f"--loader.members hold {', '.join(others)}; there are latents of rgb and normal")
+        raise UserError(f"--loader.members hold {', '.join(others)}; there are latents of rgb and normal")
     if config.resolution not in (0, resolution):
-        raise ValueError(
+        raise UserError(
             f"--loader.resolution is {config.resolution}; these are the latents of {resolution} px, drop it"
         )
     if config.as_uint8 or not config.decode:
         option = "--loader.as-uint8" if config.as_uint8 else "--loader.no-decode"
-        raise ValueError(f"{option} is for pixels; drop it to load latents")
+        raise UserError(f"{option} is for pixels; drop it to load latents")
 
 
 def _records(dataset: Dataset, vae_sha256: str, shards: Sequence[int], again: str) -> dict[int, Record]:
@@ -190,5 +191,5 @@ def _records(dataset: Dataset, vae_sha256: str, shards: Sequence[int], again: st
     if faults:
         shard, fault = next(iter(faults.items()))
         which = f"{len(faults)} of {len(shards)} shards (first: those of {schema.shard_name(shard)} are {fault})"
-        raise ValueError(f"there are no latents that fit {which}; {again}")
+        raise UserError(f"there are no latents that fit {which}; {again}")
     return {shard: record for shard, record in found.items() if isinstance(record, Record)}

@@ -19,6 +19,7 @@ from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.index import Index, open_index
 from manifests.latents import PARTS, Record, Unusable, own_background, read_record, write_latents
 from manifests.scores import tar_sha256
@@ -49,9 +50,9 @@ class LatentsConfig:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise ValueError(f"--batch is {self.batch}; it must be at least 1")
+            raise UserError(f"--batch is {self.batch}; it must be at least 1")
         if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"--device is {self.device!r}; it must be cpu or cuda")
+            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
 
 
 def make_latents(config: LatentsConfig) -> Dataset:
@@ -62,16 +63,16 @@ def make_latents(config: LatentsConfig) -> Dataset:
         ValueError: the autoencoder will not do, or a picture is missing or does not decode.
     """
     if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
     dataset = Dataset(config.out)
     vae = load_vae(config.vae)
     if dataset.plan.resolution % vae.factor:
-        raise ValueError(
+        raise UserError(
             f"--vae {config.vae} makes one latent of {vae.factor} x {vae.factor} px; the dataset has "
             f"{dataset.plan.resolution} px, which is no multiple of it"
         )
     if dataset.plan.background != "white":
-        raise ValueError(
+        raise UserError(
             f"the pictures of {config.out} lie over {dataset.plan.background}; latents are made of white ones"
         )
     index = open_index(dataset)
@@ -99,7 +100,7 @@ def _check_members(index: Index) -> None:
     for member in MEMBERS:
         if len(lacking := np.flatnonzero(index.size[member] == 0)):
             key = schema.sample_key(int(index.identity[lacking[0]]), int(index.view[lacking[0]]))
-            raise ValueError(
+            raise UserError(
                 f"{len(lacking)} of {len(index)} views have no {member} (first: {key}); "
                 f"latents are made of {', '.join(MEMBERS)}"
             )
@@ -132,7 +133,7 @@ class LatentsWorker:
         """Encode one shard and commit its latents."""
         if unit.condemned:
             identity, reason = next(iter(unit.condemned.items()))
-            raise ValueError(f"identity {identity} cannot be encoded: {reason}")
+            raise UserError(f"identity {identity} cannot be encoded: {reason}")
         shard, chunks = unit.index, self._chunks(unit.index)
         with write_latents(self.dataset, shard, self._record(shard, chunks)) as append:
             for chunk, pictures in self._decoded(chunks):
@@ -180,11 +181,11 @@ class LatentsWorker:
             over_white = self.pixels.read(rows, white, ("rgb", "normal"))
             over_colour = self.pixels.read(rows, colour, ("rgb",))
         except BadMember as error:
-            raise ValueError(f"{error}; spinset verify --deep says what is damaged") from None
+            raise UserError(f"{error}; spinset verify --deep says what is damaged") from None
         return torch.stack([over_white["rgb"], over_colour["rgb"], over_white["normal"]], 2)[0]
 
     def _encode(self, chunk: Chunk, pictures: Pictures) -> Float16[np.ndarray, "v p 2 c _ _"]:
         posterior = self.vae.posterior(pictures.flatten(0, 1)).half().cpu()
         if not posterior.isfinite().all():
-            raise ValueError(f"the latents of identity {chunk.identity} do not fit float16; is --vae the right one?")
+            raise UserError(f"the latents of identity {chunk.identity} do not fit float16; is --vae the right one?")
         return posterior.unflatten(0, pictures.shape[:2]).numpy()

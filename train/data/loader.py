@@ -9,6 +9,7 @@ from jaxtyping import Float32
 
 from manifests.dataset import Dataset
 from manifests.embeddings import mean_embeddings
+from manifests.errors import UserError
 from manifests.index import Index, Subset, open_index
 from manifests.order import Order, State, check_ranks, fingerprint_of
 from manifests.selection import read_selection
@@ -45,7 +46,7 @@ def open_loader(
     subset = index.select(read_selection(dataset, config.selection) if config.selection else None)
     subset, embeddings, left_out = _usable(dataset, subset, config)
     if world > 1 and (missing := len(dataset.pending())):
-        raise ValueError(
+        raise UserError(
             f"{missing} shards of {config.data} are still to be made, and ranks could see different ones; finish it first"
         )
     cache = None if config.latents else _cache(dataset, index, config)
@@ -96,7 +97,7 @@ def _usable(
     problem = f"{len(left_out)} of {len(subset.identities)} identities cannot be sampled (first: {identity} {reason})"
     if not config.leave_out or len(left_out) == len(subset.identities):
         hint = "--loader.leave-out goes on without them" if not config.leave_out else "take another recipe"
-        raise ValueError(f"{problem}; {hint}")
+        raise UserError(f"{problem}; {hint}")
     wanted = np.ones(len(subset.identities), bool)
     wanted[list(reasons)] = False
     return subset.only(wanted), None if vectors is None else vectors[wanted], left_out
@@ -110,12 +111,12 @@ def _source(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConf
 def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
     stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
     if resolution > stored:
-        raise ValueError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
+        raise UserError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
     needed = {*config.members, *(["rgb"] if config.control else [])}
     if "rgb" in needed and config.random_background and config.decode:
         needed.add("alpha")
         if dataset.plan.background != "white":
-            raise ValueError(
+            raise UserError(
                 f"the pictures lie over {dataset.plan.background}, other backgrounds are made of white ones; give "
                 "--loader.random-background 0, or generate with --background white"
             )
@@ -125,7 +126,7 @@ def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConf
             key = subset.index.key(int(subset.rows[lacking[0]]))
             problem = f"{len(lacking)} of {len(subset.rows)} views have no {member} (first: {key})"
             hint = "--loader.random-background 0 does without" if member == "alpha" else "load other --loader.members"
-            raise ValueError(f"{problem}; {hint}")
+            raise UserError(f"{problem}; {hint}")
     return Pixels(reader, stored, resolution, config.as_uint8) if config.decode else Encoded(reader)
 
 
@@ -140,7 +141,7 @@ def _cache(dataset: Dataset, index: Index, config: LoaderConfig) -> ShardCache |
     if config.window:
         fits = bound // (2 * int(sizes.max()))
         hint = f"give --loader.window {fits}" if fits else f"give --loader.cache-gb {needed / GB:.3g}"
-        raise ValueError(
+        raise UserError(
             f"--loader.cache-gb is {config.cache_gb:g}; two windows of {config.window} shards take {needed / GB:.3g}, {hint}"
         )
     warnings.warn(

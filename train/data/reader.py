@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from manifests.dataset import Dataset
+from manifests.errors import MissingFile
 from manifests.index import Index
 from manifests.shards import member_name
 from manifests.storage import Storage
@@ -140,7 +141,7 @@ class Reader:
         try:
             yield
         except FileNotFoundError as error:
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{tar_file(shard)} of {self.url} is gone, it was there when the run began; spinset generate makes it anew"
             ) from error
 

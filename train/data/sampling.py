@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
 from geometry.cameras import turned
+from manifests.errors import UserError
 from manifests.index import Subset
 
 Angles = Float[np.ndarray, " v"]
@@ -78,7 +79,7 @@ class MultiView:
 
     def __post_init__(self) -> None:
         if not self.conditions or not 0 <= min(self.conditions) <= max(self.conditions) < self.views:
-            raise ValueError(
+            raise UserError(
                 f"conditions are {self.conditions} of {self.views} views; they must be numbers from 0 to {self.views - 1}"
             )
 
@@ -135,7 +136,7 @@ class Arc:
     def __post_init__(self) -> None:
         _check_views(self.views)
         if not 1 <= self.strides[0] <= self.strides[1]:
-            raise ValueError(f"strides are {self.strides}; give the least and the greatest, 1 or more")
+            raise UserError(f"strides are {self.strides}; give the least and the greatest, 1 or more")
 
     def lacks(self, azimuth: Angles, elevation: Angles) -> str:
         ring, needed = len(self._ring(azimuth, elevation)), (self.views - 1) * self.strides[0] + 1
@@ -166,7 +167,7 @@ class FrontBack:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_turn < self.min_turn <= 180:
-            raise ValueError(
+            raise UserError(
                 f"the front ends at {self.max_turn:g} degrees and the back begins at {self.min_turn:g}; "
                 "the front must end before the back begins, within 180"
             )
@@ -202,7 +203,7 @@ class Anchors:
     def __post_init__(self) -> None:
         _check_views(self.views)
         if not 0 <= self.given < self.views:
-            raise ValueError(f"{self.given} of {self.views} anchors are given; one must be left to make")
+            raise UserError(f"{self.given} of {self.views} anchors are given; one must be left to make")
 
     @property
     def views(self) -> int:
@@ -266,13 +267,13 @@ def open_control(subset: Subset, rig: dict[str, Any]) -> Control:
         ValueError: the rig is jittered, or fewer than two identities have all their views.
     """
     if not rig.get("grid") and (rig.get("azimuth_jitter") or rig.get("elevation_jitter")):
-        raise ValueError(
+        raise UserError(
             f"rig {rig['id']} is jittered, so views of equal index look from elsewhere; generate with --grid to join them"
         )
     whole = len(rig["azimuth"])
     places = np.flatnonzero(np.diff(subset.starts) == whole)
     if len(places) < 2:
-        raise ValueError(
+        raise UserError(
             f"{len(places)} of {len(subset.identities)} identities have all {whole} views of rig {rig['id']}; "
             "control images need two"
         )
@@ -304,4 +305,4 @@ def _fewer_than(views: int, azimuth: Angles) -> str:
 
 def _check_views(views: int) -> None:
     if views < 1:
-        raise ValueError(f"views are {views}; a sample needs 1 or more")
+        raise UserError(f"views are {views}; a sample needs 1 or more")

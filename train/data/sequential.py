@@ -20,6 +20,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.draws import generator
+from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.selection import read_selection
 
@@ -42,9 +43,9 @@ class SequentialConfig:
 
     def __post_init__(self) -> None:
         if not self.members or set(self.members) - set(schema.MEMBERS):
-            raise ValueError(f"members are {self.members}; give any of {', '.join(schema.MEMBERS)}")
+            raise UserError(f"members are {self.members}; give any of {', '.join(schema.MEMBERS)}")
         if self.buffer < 0:
-            raise ValueError(f"buffer is {self.buffer}; it must be 0 or more")
+            raise UserError(f"buffer is {self.buffer}; it must be 0 or more")
 
 
 def open_sequential(
@@ -65,7 +66,7 @@ def open_sequential(
     subset = index.select(read_selection(dataset, config.selection) if config.selection else None)
     shards = np.unique(index.shard[subset.rows])
     if len(shards) < world:
-        raise ValueError(f"{len(shards)} shards cannot be shared by {world} ranks; use the loader, which reads views")
+        raise UserError(f"{len(shards)} shards cannot be shared by {world} ranks; use the loader, which reads views")
     order = generator(config.seed, "shards", epoch).permutation(shards)[rank::world]
     stages = [
         partial(_shards, order.tolist()),
@@ -98,7 +99,7 @@ def _expanded(url: str, sources: Iterable[Sample]) -> Iterator[Sample]:
                     yield {"__key__": sample["__key__"]} | {names[ext]: sample[ext] for ext in names}
         # A tar that was cut between two members looks like a shorter one to whoever reads it.
         if seen != expected:
-            raise ValueError(f"{tar} ends after {seen} of {expected} views; spinset verify says what is damaged")
+            raise UserError(f"{tar} ends after {seen} of {expected} views; spinset verify says what is damaged")
 
 
 def _chosen(codes: Int64[np.ndarray, " n"], members: tuple[str, ...], samples: Iterable[Sample]) -> Iterator[Sample]:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tyro.conf import arg
 
 from manifests import schema
+from manifests.errors import UserError
 from manifests.order import START, TAILS, GlobalBatch, Order, State
 from train.data.batch import Batch
 from train.data.cache import LookAhead, ShardCache
@@ -102,22 +103,22 @@ class LoaderConfig:
         }
         for name, least in bounds.items():
             if getattr(self, name) < least:
-                raise ValueError(f"{_option(name)} is {getattr(self, name)}; it must be {least} or more")
+                raise UserError(f"{_option(name)} is {getattr(self, name)}; it must be {least} or more")
         choices = {"tail": TAILS, "start_method": ("fork", "forkserver", "spawn")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{_option(name)} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+                raise UserError(f"{_option(name)} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         images = tuple(name for name in schema.MEMBERS if name != "json" or not self.decode)
         if not self.members or set(self.members) - set(images) or len(set(self.members)) < len(self.members):
-            raise ValueError(f"--loader.members are {self.members}; give any of {', '.join(images)}, each once")
+            raise UserError(f"--loader.members are {self.members}; give any of {', '.join(images)}, each once")
         if self.resolution % 8:
-            raise ValueError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
+            raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
         if not 0 <= self.random_background <= 1:
-            raise ValueError(f"--loader.random-background is {self.random_background:g}; it is a share from 0 to 1")
+            raise UserError(f"--loader.random-background is {self.random_background:g}; it is a share from 0 to 1")
         if self.cache_gb <= 0:
-            raise ValueError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
+            raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:
-            raise ValueError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
+            raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
 
 
 class Loader:
@@ -233,7 +234,7 @@ class Loader:
         """Record bad members, each once however often an epoch comes back to it."""
         self.bad += [one for one in bad if one not in self.bad]
         if len(self.bad) > self.config.tolerance:
-            raise ValueError(
+            raise UserError(
                 f"{self.bad[-1]}; that makes {len(self.bad)}, --loader.tolerance is {self.config.tolerance}"
             )
 

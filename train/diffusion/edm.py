@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from manifests.errors import UserError
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """D(x, sigma): the clean latents it believes in, for noisy ones and their level."""
 
@@ -63,9 +65,9 @@ class NoiseLevels:
 
     def __post_init__(self) -> None:
         if self.shift not in ("sqrtN", "N", "none"):
-            raise ValueError(f"noise.shift is {self.shift!r}; it must be sqrtN, N or none")
+            raise UserError(f"noise.shift is {self.shift!r}; it must be sqrtN, N or none")
         if self.std <= 0 or self.shift_views < 0:
-            raise ValueError(f"noise.std is {self.std:g}, noise.shift-views {self.shift_views}; they are not negative")
+            raise UserError(f"noise.std is {self.std:g}, noise.shift-views {self.shift_views}; they are not negative")
 
     def sigma(self, normal: Float[Tensor, " b"], targets: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Levels of scenes with so many targets, from standard normal draws."""

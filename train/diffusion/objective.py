@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manifests.draws import generator
+from manifests.errors import UserError
 from train.diffusion.edm import NoiseLevels, like, v_target
 from train.diffusion.scene import Network, Nothing, Scene, given_in, predict, without
 
@@ -29,9 +30,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop <= 1:
-            raise ValueError(f"objective.drop is {self.drop:g}; it is a share from 0 to 1")
+            raise UserError(f"objective.drop is {self.drop:g}; it is a share from 0 to 1")
         if self.drop_mode not in ("joint", "independent"):
-            raise ValueError(f"objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
+            raise UserError(f"objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from manifests.errors import UserError
 from manifests.tensors import save_tensors
 from train.embedded.folder import HEADS64
 from train.networks.model import FILE, UNET, VAE, load_model
@@ -15,7 +16,7 @@ from train.networks.vae import WEIGHTS, vae_sha256
 def ship(model: Path) -> None:
     """Copy a model over the embedded one; raises what `load_model` raises if it is none."""
     if load_model(model).vae.sha256 != vae_sha256(str(HEADS64 / VAE)):
-        raise ValueError(f"{model} was trained with another autoencoder than {HEADS64 / VAE}")
+        raise UserError(f"{model} was trained with another autoencoder than {HEADS64 / VAE}")
     (HEADS64 / UNET).mkdir(parents=True, exist_ok=True)
     for name in (FILE, f"{UNET}/config.json"):
         shutil.copyfile(model / name, HEADS64 / name)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manifests.errors import UserError
+
 EMBEDDING = 512
 """Numbers of an ArcFace embedding."""
 TOKENS = 77
@@ -31,9 +33,9 @@ class IdentityShape:
 
     def __post_init__(self) -> None:
         if self.kind not in ("arc2face", "token"):
-            raise ValueError(f"identity.kind is {self.kind!r}; it must be arc2face or token")
+            raise UserError(f"identity.kind is {self.kind!r}; it must be arc2face or token")
         if self.width < EMBEDDING:
-            raise ValueError(f"identity.width is {self.width}; an embedding of {EMBEDDING} must fit into a token")
+            raise UserError(f"identity.width is {self.width}; an embedding of {EMBEDDING} must fit into a token")
 
     def build(self) -> "Arc2FaceTokens | IdentityToken":
         return Arc2FaceTokens(self) if self.kind == "arc2face" else IdentityToken(self.width)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from geometry.cameras import Cameras
 from geometry.raymaps import RayMaps, relative_rotations
+from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 from train.diffusion.scene import Nothing, Scene
 from train.networks.identity import Arc2FaceTokens, IdentityShape, IdentityToken
@@ -50,7 +51,7 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         if self.unet.context != self.identity.width:
-            raise ValueError(
+            raise UserError(
                 f"unet.context is {self.unet.context} and identity.width {self.identity.width}; the UNet reads those tokens"
             )
 
@@ -174,7 +175,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> Model:
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
-        raise FileNotFoundError(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
+        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
     shape, about = read_about(folder)
     vae = load_vae(str(folder / VAE), device)
     network, tokens = shape.network(vae.channels), shape.identity.build()
@@ -189,7 +190,7 @@ def read_about(folder: Path) -> tuple[ModelShape, About]:
     try:
         found = json.loads((folder / FILE).read_text())
         if found["format"] != FORMAT:
-            raise ValueError(f"its format is {found['format']}, this spinset reads {FORMAT}")
+            raise UserError(f"its format is {found['format']}, this spinset reads {FORMAT}")
         shape, about = found["shape"], found["about"]
         unet: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in shape.pop("unet").items()}
         parts: dict[str, Any] = {
@@ -200,7 +201,7 @@ def read_about(folder: Path) -> tuple[ModelShape, About]:
         about["conditions"] = tuple(about["conditions"])
         return ModelShape(**parts, **shape), About(**about)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / FILE} is damaged ({type(error).__name__}: {error})") from error
+        raise UserError(f"{folder / FILE} is damaged ({type(error).__name__}: {error})") from error
 
 
 def fill(module: nn.Module, file: Path) -> None:
@@ -210,13 +211,13 @@ def fill(module: nn.Module, file: Path) -> None:
         FileNotFoundError, ValueError: the file is not there, is none, or its weights are others.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there; the weights of {type(module).__name__} belong there")
+        raise MissingFile(f"{file} is not there; the weights of {type(module).__name__} belong there")
     try:
         weights = load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file, or is cut short ({error})") from error
+        raise UserError(f"{file} is no safetensors file, or is cut short ({error})") from error
     if wrong := misfits(module, weights):
-        raise ValueError(f"{file} does not fit {type(module).__name__}: {wrong}")
+        raise UserError(f"{file} does not fit {type(module).__name__}: {wrong}")
     module.load_state_dict(weights)
 
 

@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from manifests.errors import UserError
 from train.networks.attention import set_view_attention
 
 MASK = 1
@@ -40,12 +41,12 @@ class UNetShape:
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.attention):
-            raise ValueError(
+            raise UserError(
                 f"{len(self.channels)} levels of channels and {len(self.attention)} of attention; they pair"
             )
         for width in self.channels:
             if width % self.groups or width % self.heads:
-                raise ValueError(f"{width} channels do not divide into {self.groups} groups and {self.heads} heads")
+                raise UserError(f"{width} channels do not divide into {self.groups} groups and {self.heads} heads")
 
     def diffusers(self, in_channels: int, out_channels: int) -> dict[str, Any]:
         """The config of diffusers' UNet2DConditionModel."""
@@ -76,9 +77,9 @@ class Stem:
 
     def __post_init__(self) -> None:
         if self.pose_init not in ("kaiming", "zero"):
-            raise ValueError(f"stem.pose_init is {self.pose_init!r}; it must be kaiming or zero")
+            raise UserError(f"stem.pose_init is {self.pose_init!r}; it must be kaiming or zero")
         if self.scale <= 0:
-            raise ValueError(f"stem.scale is {self.scale:g}; it must be positive")
+            raise UserError(f"stem.scale is {self.scale:g}; it must be positive")
 
 
 class MultiviewUNet(nn.Module):
@@ -159,7 +160,7 @@ def grow(
         copies = network.latents // have.shape[bound] if have.ndim == want.ndim else 0
         expected = [*want.shape[:bound], network.latents // max(copies, 1), *want.shape[bound + 1 :]]
         if not copies or list(have.shape) != expected:
-            raise ValueError(
+            raise UserError(
                 f"{name} is {tuple(have.shape)}, this model's is {tuple(want.shape)}; give a 4-channel UNet"
             )
         if bound:

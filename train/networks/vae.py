@@ -12,6 +12,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from manifests.errors import MissingFile, UserError
+
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 """Other ways than a factor to bring latents to unit variance, which the families trained here do not know."""
@@ -67,16 +69,16 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{folder} does not load as an AutoencoderKL ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{folder} does not load as an AutoencoderKL ({str(error).splitlines()[0]})") from error
     model, info = loaded
     if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
-        raise ValueError(f"{folder} is not whole: {len(wrong)} weights are missing or unknown (first: {wrong[0]})")
+        raise UserError(f"{folder} is not whole: {len(wrong)} weights are missing or unknown (first: {wrong[0]})")
     if shifted := [name for name in SHIFTS if model.config.get(name) is not None]:
-        raise ValueError(f"{folder} has a {shifted[0]}; only autoencoders with a scaling_factor alone are supported")
+        raise UserError(f"{folder} has a {shifted[0]}; only autoencoders with a scaling_factor alone are supported")
     read, written = model.config.in_channels, model.config.out_channels
     patch = math.isqrt(read // 3)
     if not read == written == 3 * patch**2:
-        raise ValueError(
+        raise UserError(
             f"{folder} has {read} channels in and {written} out; 3 are colours, 3 p^2 patches of p x p pixels"
         )
     factor = patch * 2 ** (len(model.config.block_out_channels) - 1)
@@ -92,7 +94,7 @@ def vae_sha256(folder: str) -> str:
     """
     for name in (CONFIG, WEIGHTS):
         if not (Path(folder) / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{folder} is not an autoencoder: it has no {name}; give the folder of a diffusers AutoencoderKL "
                 "as safetensors, such as the vae folder of Stable Diffusion"
             )
@@ -100,7 +102,7 @@ def vae_sha256(folder: str) -> str:
         config = json.loads((Path(folder) / CONFIG).read_bytes())
         settings = {name: value for name, value in config.items() if not name.startswith("_")}
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder}/{CONFIG} is not the config of an autoencoder ({error})") from error
+        raise UserError(f"{folder}/{CONFIG} is not the config of an autoencoder ({error})") from error
     with (Path(folder) / WEIGHTS).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(json.dumps([weights, settings], sort_keys=True).encode()).hexdigest()

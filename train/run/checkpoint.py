@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from manifests.errors import UserError
 from train.run.parallel import Ranks
 
 FOLDER, DONE = "checkpoints", "checkpoint.json"
@@ -95,7 +96,7 @@ class Checkpoints:
         if wrong := [n for n, t in tensors.items() if stored.get(n) != tuple(t.shape)] or sorted(
             stored.keys() - tensors
         ):
-            raise ValueError(
+            raise UserError(
                 f"{place} is of another model: {wrong[0]} is {stored.get(wrong[0], 'not there')}; train into another folder"
             )
         load(tensors, storage_reader=reader, process_group=self.group)
@@ -111,6 +112,6 @@ def about_checkpoint(place: Path) -> dict[str, Any]:
         about = json.loads((place / DONE).read_text())
         return {name: about[name] for name in ABOUT}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{place / DONE} is damaged ({type(error).__name__}: {error}); remove {place}, an older one is used then"
         ) from error

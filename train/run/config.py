@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from manifests.errors import UserError
 from manifests.order import fingerprint_of
 from train.data.stream import FOREVER, LoaderConfig
 from train.diffusion.objective import Objective
@@ -40,7 +41,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.steps < 1 or self.scenes < 1 or not 0 <= self.pictures <= self.scenes:
-            raise ValueError(
+            raise UserError(
                 f"validation.every is {self.every}, .steps {self.steps}, .scenes {self.scenes} and .pictures "
                 f"{self.pictures}; the first three are 1 or more, the last at most the scenes"
             )
@@ -95,16 +96,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("samples", "micro", "log_every", "save_every", "snapshot_every", "keep"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 1 or more")
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 1 or more")
         if self.loader.epochs != FOREVER or self.loader.tail != "exact":
-            raise ValueError("a run ends by --samples; leave --loader.epochs at 0 and --loader.tail at exact")
+            raise UserError("a run ends by --samples; leave --loader.epochs at 0 and --loader.tail at exact")
         if self.loader.as_uint8 or not self.loader.decode or self.loader.control or self.loader.latents:
-            raise ValueError(
+            raise UserError(
                 "a run reads pictures as numbers in [-1, 1] or cached latents (--latents); leave --loader.as-uint8, "
                 "--loader.no-decode, --loader.control and --loader.latents alone"
             )
         if set(self.loader.members) != (needed := {"rgb", "normal"} if self.model.normals else {"rgb"}):
-            raise ValueError(
+            raise UserError(
                 f"--loader.members are {self.loader.members}; this model takes {' and '.join(sorted(needed))}"
             )
 
@@ -115,7 +116,7 @@ class TrainConfig:
             fits = [m for m in range(1, self.micro) if self.loader.batch % (world * m) == 0]
             least = world * self.micro
             hint = f"--micro {fits[-1]}" if fits else f"--loader.batch {-(-self.loader.batch // least) * least}"
-            raise ValueError(
+            raise UserError(
                 f"--loader.batch {self.loader.batch} does not divide among {world} ranks of --micro {self.micro}; take {hint}"
             )
         return whole

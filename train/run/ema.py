@@ -14,6 +14,8 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from manifests.errors import UserError
+
 
 @dataclass(frozen=True)
 class EmaConfig:
@@ -26,9 +28,9 @@ class EmaConfig:
 
     def __post_init__(self) -> None:
         if any(not 0 < length < 0.28 for length in self.sigma_rel):
-            raise ValueError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
+            raise UserError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
         if not 0 <= self.decay < 1:
-            raise ValueError(f"ema.decay is {self.decay:g}; it must be from 0 to below 1")
+            raise UserError(f"ema.decay is {self.decay:g}; it must be from 0 to below 1")
 
     @property
     def names(self) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from manifests.errors import UserError
 from train.run.config import TrainConfig
 
 
@@ -20,7 +21,7 @@ class RayConfig:
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.failures < 0:
-            raise ValueError(
+            raise UserError(
                 f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
             )
 

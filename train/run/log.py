@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from manifests.errors import UserError
+
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 """Dense bf16 FLOP/s of devices by a part of their name, as their makers give them."""
 
@@ -84,7 +86,7 @@ def open_wandb(project: str, run: Path, settings: Any) -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError("--wandb needs the package wandb; install it, or leave the option out") from error
+        raise UserError("--wandb needs the package wandb; install it, or leave the option out") from error
     return wandb.init(project=project, dir=str(run), config=settings, name=run.name, id=run.name, resume="allow")
 
 

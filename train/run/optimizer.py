@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from manifests.errors import UserError
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -27,9 +29,9 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.clip <= 0:
-            raise ValueError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
+            raise UserError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
         if self.warmup < 0 or not 0 <= self.cooldown <= 1 or self.max_skipped < 1:
-            raise ValueError(
+            raise UserError(
                 f"optim.warmup is {self.warmup} (samples, not negative), optim.cooldown {self.cooldown:g} (a share from 0 "
                 f"to 1), optim.max-skipped {self.max_skipped} (1 or more)"
             )

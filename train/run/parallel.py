@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from manifests.errors import UserError
 from train.networks.unet import MultiviewUNet
 
 TIMEOUT = timedelta(minutes=30)
@@ -61,7 +62,7 @@ def joined(device: str) -> Iterator[Ranks]:
     rank, world, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("--device is cuda, and this machine has none; give --device cpu")
+            raise UserError("--device is cuda, and this machine has none; give --device cpu")
         torch.cuda.set_device(local % torch.cuda.device_count())
     # gloo beside nccl, for checkpoints are written in the background from the CPU.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from manifests.errors import MissingFile
 from manifests.tensors import save_tensors
 from train.networks.model import Model, load_model, save_model
 from train.run.config import TrainConfig
@@ -61,7 +62,7 @@ def average(run: Path, dest: Path, sigma_rel: float) -> None:
     model = load_model(run / MODEL)
     files = sorted((run / SNAPSHOTS).glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{run} has no snapshots of averages; they come with its checkpoints")
+        raise MissingFile(f"{run} has no snapshots of averages; they come with its checkpoints")
     snapshots = [Snapshot(float(length), int(seen)) for seen, length in (file.stem.split("-", 1) for file in files)]
     shares = mixture(snapshots, sigma_rel, max(s.seen for s in snapshots))
     weights: dict[str, Tensor] = {}

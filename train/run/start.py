@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from manifests.dataset import Dataset
+from manifests.errors import MissingFile, UserError
 from manifests.order import State
 from train.data.stream import Loader, LoaderConfig
 from train.diffusion.scene import Nothing
@@ -43,7 +44,7 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
     """
     shape, from_convert = config.model, "make it with spinset convert from the official file"
     if not config.vae and not config.init:
-        raise ValueError(
+        raise UserError(
             "--vae is needed: the folder of an AutoencoderKL, such as the vae folder of Stable Diffusion 1.5"
         )
     vae = load_vae(vae_folder(config), str(device))
@@ -54,22 +55,22 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
     if isinstance(tokens, Arc2FaceTokens):
         folder = Path(config.text_encoder or f"{config.init}/{TEXT}")
         if not (config.text_encoder or config.init) or not (folder / "model.safetensors").is_file():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"--text-encoder is needed: {folder} has no model.safetensors; it is Arc2Face's encoder, {from_convert}"
             )
         fill(tokens.text, folder / "model.safetensors")
     if config.init:
         file = Path(config.init) / UNET / WEIGHTS
         if not file.is_file():
-            raise FileNotFoundError(f"--init is {config.init}, which has no {UNET}/{WEIGHTS}; {from_convert}")
+            raise MissingFile(f"--init is {config.init}, which has no {UNET}/{WEIGHTS}; {from_convert}")
         check_same_kind(Path(config.init), config)
         first = torch.Generator().manual_seed(config.seed)
         try:
             grown = grow(load_file(file), network, config.stem, first)
         except ValueError as error:
-            raise ValueError(f"{file} does not fit: {error}") from error
+            raise UserError(f"{file} does not fit: {error}") from error
         if wrong := misfits(network.unet, grown):
-            raise ValueError(f"{file} does not fit: {wrong}")
+            raise UserError(f"{file} does not fit: {wrong}")
         network.unet.load_state_dict(grown)
     return Model(shape, network.to(device), tokens.to(device), vae)
 
@@ -88,7 +89,7 @@ def check_same_kind(folder: Path, config: TrainConfig) -> None:
         ("identity.kind", there.identity.kind, here.identity.kind),
     ):
         if old != new:
-            raise ValueError(f"{folder} was trained with model.{name} {old}, this run has {new}; give the same")
+            raise UserError(f"{folder} was trained with model.{name} {old}, this run has {new}; give the same")
 
 
 def prepared(config: TrainConfig, model: Model) -> MultiviewUNet:
@@ -115,7 +116,7 @@ def resume(
     about = about_checkpoint(place)
     if about["fingerprint"] != config.fingerprint:
         differ = differences(about["config"], config.as_json())
-        raise ValueError(f"{place} is of a run with other settings ({differ}); give those, or another --out")
+        raise UserError(f"{place} is of a run with other settings ({differ}); give those, or another --out")
     loader.resume(State.from_json(about["loader"]))
     checkpoints.load(place, tensors)
     optimizer.steps = about["steps"]

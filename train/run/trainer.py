@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from manifests.errors import UserError
 from train.data.batch import Batch
 from train.data.loader import open_loader
 from train.diffusion.objective import draw, gaussian, losses
@@ -141,7 +142,7 @@ def check_finite(batch: Batch, latents: Tensor) -> None:
     bad = ~torch.isfinite(latents).flatten(2).all(2)
     if bad.any():
         scene, view = (int(i) for i in bad.nonzero()[0])
-        raise ValueError(
+        raise UserError(
             f"identity {int(batch.identity[scene])}, view {int(batch.view[scene, view])} holds numbers that are not finite; "
             "check the data with spinset verify --deep, and make its latents anew with spinset latents"
         )
@@ -159,7 +160,7 @@ def write_numbers(log: Log, meter: Meter, optimizer: Optimizer, config: TrainCon
     said = f"loss {loss['loss']:.4f}" if loss else "no finite loss"
     log.write(seen, {**loss, "lr": rate, "skipped": skipped, **numbers}, f"{said}, {note}{missed}")
     if in_row >= config.optim.max_skipped:
-        raise ValueError(
+        raise UserError(
             f"the gradients of {in_row} steps in a row were not finite, at {seen} samples; lower --optim.lr, or try "
             "--precision fp32"
         )

@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from manifests.errors import MissingFile, UserError
+
 BOOKKEEPING = ("lightning", "lightning_fabric", "numpy", "omegaconf", "pytorch_lightning")
 """Packages whose objects training frameworks leave beside the weights, as in the official file of Stable Diffusion 1.5."""
 
@@ -34,9 +36,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
     """
     file = Path(file)
     if not file.is_file():
-        raise FileNotFoundError(
-            f"there is no file {file}; give the path of a checkpoint, such as a .safetensors or .ckpt"
-        )
+        raise MissingFile(f"there is no file {file}; give the path of a checkpoint, such as a .safetensors or .ckpt")
     with file.open("rb") as opened:
         start = opened.read(16)
     if start.startswith(b"PK\x03\x04"):
@@ -45,13 +45,13 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
         try:
             return load_file(file)
         except SafetensorError as error:
-            raise ValueError(f"{file} is a damaged or cut-off safetensors file ({one_line(error)})") from error
+            raise UserError(f"{file} is a damaged or cut-off safetensors file ({one_line(error)})") from error
     if start.startswith(b"\x80"):
-        raise ValueError(
+        raise UserError(
             f"{file} is a bare pickle, as torch wrote before 1.6, and is not opened; give it as safetensors, or as a newer "
             "torch saves it"
         )
-    raise ValueError(
+    raise UserError(
         f"{file} begins with {start!r}, as no safetensors file or torch checkpoint does; did it arrive whole?"
     )
 
@@ -66,9 +66,9 @@ def _read_zip(file: Path) -> dict[str, Tensor]:
     try:
         foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception as error:
-        raise ValueError(f"{file} is damaged, cut off, or a zip of something else ({one_line(error)})") from error
+        raise UserError(f"{file} is damaged, cut off, or a zip of something else ({one_line(error)})") from error
     if refused := [name for name in foreign if name.split(".")[0] not in BOOKKEEPING]:
-        raise ValueError(
+        raise UserError(
             f"{file} asks for {refused[0]}, which weights do not need; nothing of it was executed. If you trust it, bring "
             "its tensors as safetensors"
         )
@@ -77,7 +77,7 @@ def _read_zip(file: Path) -> dict[str, Tensor]:
             # weights_only builds tensors and plain containers only.
             loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)  # noqa: TID251
     except Exception as error:
-        raise ValueError(f"{file} is damaged, or holds more than weights ({one_line(error)})") from error
+        raise UserError(f"{file} is damaged, or holds more than weights ({one_line(error)})") from error
     return _tensors(file, loaded)
 
 
@@ -85,10 +85,10 @@ def _tensors(file: Path, loaded: Any) -> dict[str, Tensor]:
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not loaded:
-        raise ValueError(f"{file} holds a {type(loaded).__name__}; a checkpoint holds tensors by name")
+        raise UserError(f"{file} holds a {type(loaded).__name__}; a checkpoint holds tensors by name")
     for name, value in loaded.items():
         if not isinstance(name, str) or type(value) not in (Tensor, nn.Parameter):
-            raise ValueError(
+            raise UserError(
                 f"{file} holds {shorten(repr(name), 80)}, a {type(value).__name__}; weights are tensors by name"
             )
     return {name: value.detach() for name, value in loaded.items()}

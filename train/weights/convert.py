@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 from train.networks.model import About, ModelShape, write_about
 from train.networks.sd15 import sd15_unet_config
@@ -63,7 +64,7 @@ def convert(file: str | Path, dest: str | Path, like: str | Path | None = None) 
     tensors, dest = read_checkpoint(file), Path(dest)
     configs = {part.folder: read_config(Path(like) / part.folder) for part in PARTS} if like else {}
     if like and not any(configs.values()):
-        raise FileNotFoundError(f"{like} has no unet, vae or text_encoder folder with a {CONFIG}")
+        raise MissingFile(f"{like} has no unet, vae or text_encoder folder with a {CONFIG}")
     found: list[tuple[Part, nn.Module, dict[str, Tensor]]] = []
     rest = set(tensors)
     for part in PARTS:
@@ -76,13 +77,13 @@ def convert(file: str | Path, dest: str | Path, like: str | Path | None = None) 
         found.append((part, model, take(part, model, names, tensors, file)))
         rest -= set(names.values())
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{file} has no UNet, autoencoder or CLIP text model; its first tensor is {next(iter(tensors), None)}"
         )
     ignored = _ignored([name for name in tensors if name in rest], file)
     for part, _, _ in found:
         if (dest / part.folder).exists():
-            raise ValueError(f"{dest / part.folder} is there already; remove it, or give another folder")
+            raise UserError(f"{dest / part.folder} is there already; remove it, or give another folder")
     for part, model, weights in found:
         write_part(part, model, weights, dest)
     if not like and len(found) == len(PARTS) and settings(found[0][1])["in_channels"] == CHANNELS[1][0]:
@@ -99,15 +100,13 @@ def export_ldm(folder: str | Path, file: str | Path) -> int:
     """
     folder, file = Path(folder), Path(file)
     if file.exists():
-        raise ValueError(f"{file} is there already; remove it, or give another name")
+        raise UserError(f"{file} is there already; remove it, or give another name")
     tensors: dict[str, Tensor] = {}
     for part in PARTS:
         config = read_config(folder / part.folder)
         if config is None:
             # The official code would run with random weights in its place, and not say so.
-            raise FileNotFoundError(
-                f"{folder / part.folder} has no {CONFIG}; a SpinMeRound checkpoint needs that model too"
-            )
+            raise MissingFile(f"{folder / part.folder} has no {CONFIG}; a SpinMeRound checkpoint needs that model too")
         model, path = blank_model(part, config), folder / part.folder / part.weights
         theirs = read_checkpoint(path)
         names = names_in(part, model, theirs)
@@ -131,7 +130,7 @@ def _channels(tensors: dict[str, Tensor], names: Names, file: str | Path) -> tup
         return CHANNELS[0]
     channels = first.shape[1], last.shape[0]
     if channels not in CHANNELS:
-        raise ValueError(
+        raise UserError(
             f"{file}: its UNet has {channels[0]} channels in and {channels[1]} out; Stable Diffusion 1.5 has 4 and 4, "
             "SpinMeRound 153 and 8"
         )
@@ -142,5 +141,5 @@ def _ignored(names: list[str], file: str | Path) -> dict[str, int]:
     """How many tensors that are no weights there are of each sort."""
     sorts = [next((sort for sort, pattern in IGNORED.items() if re.fullmatch(pattern, name)), None) for name in names]
     if unknown := [name for name, sort in zip(names, sorts, strict=True) if sort is None]:
-        raise ValueError(f"{file} has {unknown[0]}, which no model known here has ({len(unknown)} such tensors)")
+        raise UserError(f"{file} has {unknown[0]}, which no model known here has ({len(unknown)} such tensors)")
     return {sort: sorts.count(sort) for sort in IGNORED if sort in sorts}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifests.errors import UserError
 from manifests.tensors import save_tensors
 from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
 from train.weights.checkpoint_file import one_line
@@ -64,11 +65,9 @@ def blank_model(part: Part, config: Config) -> nn.Module:
             model = _build(part, config)
         odd = part.names(settings(model)).keys() ^ model.state_dict().keys()
     except Exception as error:
-        raise ValueError(f"the config of {part.folder} builds no model known here ({one_line(error)})") from error
+        raise UserError(f"the config of {part.folder} builds no model known here ({one_line(error)})") from error
     if odd:
-        raise ValueError(
-            f"the config of {part.folder} is not of Stable Diffusion 1.5's kind (it differs in {min(odd)})"
-        )
+        raise UserError(f"the config of {part.folder} is not of Stable Diffusion 1.5's kind (it differs in {min(odd)})")
     return model
 
 
@@ -98,17 +97,17 @@ def take(
         ValueError: one is missing, of another shape, or not of finite floating point numbers.
     """
     if missing := [there for there in names.values() if there not in tensors]:
-        raise ValueError(f"{file} lacks {missing[0]} ({len(missing)} of the {len(names)} tensors of a {part.folder})")
+        raise UserError(f"{file} lacks {missing[0]} ({len(missing)} of the {len(names)} tensors of a {part.folder})")
     blanks = model.state_dict()
     for here, there in names.items():
         shape, expected = tuple(tensors[there].shape), shape_there(there, tuple(blanks[here].shape))
         if shape != expected:
-            raise ValueError(f"{file}: {there} has the shape {shape}; it must be {expected}")
+            raise UserError(f"{file}: {there} has the shape {shape}; it must be {expected}")
     for there in names.values():
         tensor = tensors[there]
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in FLOATS
         if not plain or not tensor.isfinite().all():
-            raise ValueError(f"{file}: {there} is not made of finite floating point numbers, as weights are")
+            raise UserError(f"{file}: {there} is not made of finite floating point numbers, as weights are")
     return {here: tensors[there].reshape(blanks[here].shape) for here, there in names.items()}
 
 
@@ -120,9 +119,9 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
+        raise UserError(f"{path} is damaged ({error})") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} is not the config of a model")
+        raise UserError(f"{path} is not the config of a model")
     return config
 
 

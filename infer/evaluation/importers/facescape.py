@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from infer.evaluation.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
+from manifests.errors import UserError
 
 
 class FaceScape:
@@ -19,7 +20,7 @@ class FaceScape:
     def __init__(self, root: Path, sequence: str, frame: int, seed: int):
         """Find the people; raises FileNotFoundError or ValueError if there are none."""
         if frame > 0:
-            raise ValueError(f"--stage.frame is {frame}; an expression of FaceScape is one moment, leave it out")
+            raise UserError(f"--stage.frame is {frame}; an expression of FaceScape is one moment, leave it out")
         self.root, self.sequence, self.seed = root, sequence, seed
         self.names = people_in(
             root, lambda p: bool(self._expressions(p)), "122/4_anger/0.jpg with 122/4_anger/params.json"
@@ -35,7 +36,7 @@ class FaceScape:
                     params[f"{view}_{part}"] for part in ("valid", "K", "Rt", "distortion", "width")
                 )
             except KeyError as error:
-                raise ValueError(f"{folder / 'params.json'} has no {error}") from error
+                raise UserError(f"{folder / 'params.json'} has no {error}") from error
             if not valid:
                 continue
             shots.append(
@@ -57,5 +58,5 @@ class FaceScape:
 def _load(file: Path, width: int) -> Pixels:
     rgb = read_rgb(file)
     if rgb.shape[1] != width:
-        raise ValueError(f"{file} is {rgb.shape[1]} px wide, its camera is of {width}")
+        raise UserError(f"{file} is {rgb.shape[1]} px wide, its camera is of {width}")
     return Pixels(rgb, None)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float64, UInt8
 
 from filters.landmarks import face_points
 from geometry.cameras import FOCAL, RADIUS, Cameras, look_at
+from manifests.errors import UserError
 
 TOLERANCE = 0.1
 """How far a point may be from where the others say, as a share of the face's size in that view."""
@@ -56,14 +57,14 @@ def head_frame(
         ValueError: faces were found in fewer than two views, do not agree, or are no face that cameras could see.
     """
     if found.sum() < 2:
-        raise ValueError(f"a face was found in {found.sum()} of {len(found)} views, two are needed to place the head")
+        raise UserError(f"a face was found in {found.sum()} of {len(found)} views, two are needed to place the head")
     homogeneous = np.concatenate([points[found], np.ones((int(found.sum()), 5, 1))], -1)
     rays = np.einsum("vij,vpj->vpi", np.linalg.inv(K[found]), homogeneous)[..., :2]
     size = np.linalg.norm(rays[:, :, None] - rays[:, None], axis=-1).max((1, 2))
     agreed = [_agreed(rays[:, p], w2c[found, :3], TOLERANCE * size) for p in range(5)]
     own, share = np.stack([point for point, _ in agreed]), np.mean([within.mean() for _, within in agreed])
     if share <= 0.5:
-        raise ValueError(
+        raise UserError(
             f"only {share:.0%} of the points that were found agree on a face; the cameras do not fit the views"
         )
     average = face_points({"facts": None}).astype(np.float64)
@@ -71,7 +72,7 @@ def head_frame(
     placed = scale * own @ rotation.T + shift
     misfit = float(np.sqrt(((placed - average) ** 2).sum(1).mean()))
     if misfit > MISFIT:
-        raise ValueError(
+        raise UserError(
             f"the points of the face lie {misfit:.2f} off a face's in space; the cameras do not fit the views"
         )
     return HeadFrame(scale, rotation, shift, placed)
@@ -89,7 +90,7 @@ def _agreed(
         if (within.sum(), -error[within].sum()) > (best.sum(), -least):
             best, least = within, float(error[within].sum())
     if best.sum() < 2:
-        raise ValueError("the faces that were found in the views do not agree on a place; the cameras do not fit them")
+        raise UserError("the faces that were found in the views do not agree on a place; the cameras do not fit them")
     return _triangulated(rays[best], w2c[best]), best
 
 

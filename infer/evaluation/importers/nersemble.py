@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from infer.evaluation.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
+from manifests.errors import UserError
 
 WIDTH = 2200
 """Pixels across of the pictures that the intrinsics are of."""
@@ -44,13 +45,13 @@ class NeRSemble:
             K = np.array(found["intrinsics"], np.float64).reshape(3, 3)
             w2c = {serial: rigid(matrix, f"{cameras}, {serial}") for serial, matrix in found["world_2_cam"].items()}
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{cameras} has no {error}; it holds world_2_cam and intrinsics") from error
+            raise UserError(f"{cameras} has no {error}; it holds world_2_cam and intrinsics") from error
         videos = sorted((sequence / "images").glob("cam_*.mp4"))
         loads = self._videos(name, videos) if videos else self._frames(name, sequence)
         shots = []
         for serial, (load, width) in loads.items():
             if serial not in w2c:
-                raise ValueError(f"{cameras} lacks camera {serial} of {sequence}")
+                raise UserError(f"{cameras} lacks camera {serial} of {sequence}")
             scaled = K.copy()
             scaled[:2] *= width / WIDTH
             shots.append(Shot(serial, load, scaled, w2c[serial]))
@@ -67,7 +68,7 @@ class NeRSemble:
         if self.frame >= 0:
             frames = [p for p in frames if int(p.name.removeprefix("frame_")) == self.frame]
         if not frames:
-            raise ValueError(
+            raise UserError(
                 f"{sequence} has no moment{_which(self.frame)}: no frame_*/images-2x-73fps, no images/cam_*.mp4"
             )
         moment = drawn(frames, self.seed, "moment", name)
@@ -83,7 +84,7 @@ class NeRSemble:
         counts = [int(_opened(video).get(cv2.CAP_PROP_FRAME_COUNT)) for video in videos]
         last = min(counts)
         if not max(self.frame, 0) < last:
-            raise ValueError(f"{videos[0].parent} has {last} moments{_which(self.frame)}")
+            raise UserError(f"{videos[0].parent} has {last} moments{_which(self.frame)}")
         frame = self.frame if self.frame >= 0 else drawn(range(last), self.seed, "moment", name)
         return {
             video.stem.removeprefix("cam_"): (
@@ -109,14 +110,14 @@ def _load_frame(video: Path, frame: int) -> Pixels:
     film.set(cv2.CAP_PROP_POS_FRAMES, frame)
     good, picture = film.read()
     if not good or int(film.get(cv2.CAP_PROP_POS_FRAMES)) != frame + 1:
-        raise ValueError(f"{video} does not give its frame {frame}")
+        raise UserError(f"{video} does not give its frame {frame}")
     return Pixels(np.ascontiguousarray(picture[..., ::-1]), None)
 
 
 def _opened(video: Path) -> cv2.VideoCapture:
     film = cv2.VideoCapture(str(video))
     if not film.isOpened():
-        raise ValueError(f"{video} does not open as a film")
+        raise UserError(f"{video} does not open as a film")
     return film
 
 
@@ -125,7 +126,7 @@ def _width(file: Path) -> int:
         with Image.open(file) as image:
             return image.width
     except OSError as error:
-        raise ValueError(f"{file} does not decode as a picture") from error
+        raise UserError(f"{file} does not decode as a picture") from error
 
 
 def _which(frame: int) -> str:

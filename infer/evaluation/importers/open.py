@@ -7,6 +7,7 @@ from infer.evaluation.importers.facescape import FaceScape
 from infer.evaluation.importers.nersemble import NeRSemble
 from infer.evaluation.importers.renderme360 import RenderMe360
 from infer.evaluation.importers.stage import StageConfig, StagePeople
+from manifests.errors import UserError
 
 Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
 
@@ -20,6 +21,6 @@ def open_stage(layout: str, root: str, config: StageConfig, detector: Any, resol
         FileNotFoundError, ValueError: the folder is not there or is laid out otherwise, or no detector is given.
     """
     if detector is None:
-        raise ValueError(f"--layout {layout} needs --detector: heads are placed by the faces it finds in their views")
+        raise UserError(f"--layout {layout} needs --detector: heads are placed by the faces it finds in their views")
     stage = STAGES[layout](Path(root), config.sequence, config.frame, seed)
     return StagePeople(stage, layout, config, detector, resolution)

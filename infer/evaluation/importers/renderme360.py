@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from infer.evaluation.importers.shots import Pixels, Shot, decode_rgb, drawn, people_in, rigid
+from manifests.errors import MissingFile, UserError
 
 
 class RenderMe360:
@@ -30,7 +31,7 @@ class RenderMe360:
         self.root, self.sequence, self.frame, self.seed = root, sequence, frame, seed
         layout = "raw/0026/0026_e0_raw.smc with anno/0026/0026_e0_anno.smc"
         if root.is_dir() and not (root / "raw").is_dir():
-            raise ValueError(f"{root} has no folder raw; the layout is {layout}")
+            raise UserError(f"{root} has no folder raw; the layout is {layout}")
         self.names = people_in(root / "raw", lambda p: bool(self._performances(p)), layout)
 
     def shots(self, name: str) -> list[Shot]:
@@ -38,21 +39,21 @@ class RenderMe360:
         raw = drawn(self._performances(self.root / "raw" / name), self.seed, "sequence", name)
         anno = self.root / "anno" / name / raw.name.replace("_raw.smc", "_anno.smc")
         if not anno.is_file():
-            raise FileNotFoundError(f"{anno} is not there; the cameras and masks of {raw.name} are in it")
+            raise MissingFile(f"{anno} is not there; the cameras and masks of {raw.name} are in it")
         with self._opened(raw) as pictures, self._opened(anno) as about:
             try:
                 frames = sorted({int(f) for camera in pictures["Camera"].values() for f in camera.get("color", ())})
                 if self.frame >= 0:
                     frames = [f for f in frames if f == self.frame]
                 if not frames:
-                    raise ValueError(f"{raw} has no moment" + (f" {self.frame}" if self.frame >= 0 else ""))
+                    raise UserError(f"{raw} has no moment" + (f" {self.frame}" if self.frame >= 0 else ""))
                 frame = drawn(frames, self.seed, "moment", name)
                 there = [c for c in sorted(pictures["Camera"]) if str(frame) in pictures["Camera"][c].get("color", ())]
                 calibration = {
                     c: [np.array(about["Calibration"][c][m][()], float) for m in ("K", "D", "RT")] for c in there
                 }
             except KeyError as error:
-                raise ValueError(
+                raise UserError(
                     f"{raw.name} and its annotation are not laid out as RenderMe-360's ({error})"
                 ) from error
         return [
@@ -87,12 +88,12 @@ class RenderMe360:
         try:
             return self.h5py.File(file, "r")
         except OSError as error:
-            raise ValueError(f"{file} does not open as HDF5 ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{file} does not open as HDF5 ({str(error).splitlines()[0]})") from error
 
 
 def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ValueError("RenderMe-360's files are HDF5, which h5py reads: pip install h5py") from error
+        raise UserError("RenderMe-360's files are HDF5, which h5py reads: pip install h5py") from error
     return h5py

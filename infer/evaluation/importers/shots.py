@@ -12,6 +12,7 @@ from jaxtyping import Float64, UInt8
 
 from infer.portrait.align import over_white
 from manifests.draws import generator
+from manifests.errors import MissingFile, UserError
 
 T = TypeVar("T")
 
@@ -63,7 +64,7 @@ class Stage(Protocol):
 def read_rgb(file: Path) -> UInt8[np.ndarray, "h w 3"]:
     """A picture file as it is stored; raises FileNotFoundError or ValueError."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there; the copy of the set is not complete")
+        raise MissingFile(f"{file} is not there; the copy of the set is not complete")
     return decode_rgb(file.read_bytes(), str(file))
 
 
@@ -71,18 +72,18 @@ def decode_rgb(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """A picture of its bytes; raises ValueError with its name if they are none."""
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
-        raise ValueError(f"{name} does not decode as a picture")
+        raise UserError(f"{name} does not decode as a picture")
     return np.asarray(picture)
 
 
 def read_json(file: Path) -> Any:
     """What a JSON file holds; raises FileNotFoundError or ValueError."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there; the cameras are in it")
+        raise MissingFile(f"{file} is not there; the cameras are in it")
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error})") from error
+        raise UserError(f"{file} is damaged ({error})") from error
 
 
 def rigid(matrix: Any, name: str) -> Float64[np.ndarray, "4 4"]:
@@ -90,10 +91,10 @@ def rigid(matrix: Any, name: str) -> Float64[np.ndarray, "4 4"]:
     found = np.eye(4)
     given = np.asarray(matrix, np.float64)
     if given.shape not in ((3, 4), (4, 4)):
-        raise ValueError(f"{name} is {' x '.join(map(str, given.shape))}; a camera is 3 x 4 or 4 x 4")
+        raise UserError(f"{name} is {' x '.join(map(str, given.shape))}; a camera is 3 x 4 or 4 x 4")
     found[:3] = given[:3]
     if not np.allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-3) or np.linalg.det(found[:3, :3]) < 0:
-        raise ValueError(f"{name} is no rotation and translation")
+        raise UserError(f"{name} is no rotation and translation")
     return found
 
 
@@ -105,10 +106,10 @@ def people_in(root: Path, holds: Callable[[Path], bool], what: str) -> list[str]
         ValueError: it has no people; says how the layout looks.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"--data: there is no folder {root}")
+        raise MissingFile(f"--data: there is no folder {root}")
     found = sorted((p.name for p in root.iterdir() if p.is_dir() and p.name.isdecimal() and holds(p)), key=int)
     if not found:
-        raise ValueError(f"{root} has no people; the layout is {what}")
+        raise UserError(f"{root} has no people; the layout is {what}")
     return found
 
 

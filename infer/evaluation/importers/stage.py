@@ -20,6 +20,7 @@ from infer.metrics.likeness import FaceEmbedder
 from infer.portrait.align import over_white
 from infer.portrait.bisenet import BiSeNet, load_bisenet
 from infer.portrait.matte import MatteConfig, parsed_alpha, uniform_alpha
+from manifests.errors import UserError
 
 PARSED = 512
 """Pixels of a side at which a face parser looks."""
@@ -68,7 +69,7 @@ class StagePeople:
         """
         shots = self.stage.shots(name)
         if len(shots) < 2:
-            raise ValueError(f"{name} of {self.layout} has {len(shots)} views that can be used, two are needed")
+            raise UserError(f"{name} of {self.layout} has {len(shots)} views that can be used, two are needed")
         K, w2c = (np.stack([getattr(shot, part) for shot in shots]) for part in ("K", "w2c"))
         points, found = np.zeros((len(shots), 5, 2)), np.zeros(len(shots), bool)
         for i, shot in enumerate(shots):
@@ -77,7 +78,7 @@ class StagePeople:
         try:
             frame = head_frame(points, found, K, w2c)
         except ValueError as error:
-            raise ValueError(f"{name} of {self.layout}: {error}") from error
+            raise UserError(f"{name} of {self.layout}: {error}") from error
         return StagePerson(name, shots, frame, frame.c2w(w2c), self)
 
 
@@ -137,7 +138,7 @@ class StagePerson:
         try:
             alpha = parsed(self.people.parser, picture)
         except ValueError as error:
-            raise ValueError(f"{self.name}, view {shot.name}: {error}") from error
+            raise UserError(f"{self.name}, view {shot.name}: {error}") from error
         size = (resolution, resolution)
         small = np.asarray(cv2.resize(over_white(picture, alpha), size, interpolation=cv2.INTER_AREA))
         return small, np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)), camera

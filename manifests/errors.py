@@ -1,0 +1,17 @@
+"""The kinds of errors that a command reports in one line: a mistake of the user's, and damaged data.
+
+`spinset` exits with 2 for the first and 3 for the second; any other exception is a fault of spinset itself or of the
+machine. All are ValueErrors, so that callers in Python may treat them as the usual ones.
+"""
+
+
+class UserError(ValueError):
+    """Something that was given cannot be used; the message states what was given and what would work."""
+
+
+class MissingFile(UserError, FileNotFoundError):
+    """A file or folder that was given, or that belongs to what was given, does not exist."""
+
+
+class DamagedData(ValueError):
+    """Files of a dataset are missing, cut short or altered; the message names them and the command that repairs them."""
