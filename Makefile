@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench weights heads64 clean
+.PHONY: install demo test check bench gpu gpu-carry weights heads64 clean
 
 install: .venv/installed
 
@@ -24,7 +24,18 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
-	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+	for benchmark in $(filter-out benchmarks/gpu%,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark || exit 1; done
+
+# Everything that is meant for a GPU, in about eight minutes; the figures are written to out/gpu. A machine that reaches no
+# package index takes what `make gpu-carry` gathered elsewhere: `make gpu CARRIED=1`.
+gpu: $(if $(CARRIED),.gpu/site,install)
+	@PYTHONPATH=$(if $(CARRIED),.gpu/site:.) $(if $(CARRIED),$(PYTHON),$(BIN)/python) benchmarks/gpu.py --out out/gpu
+
+gpu-carry: install
+	$(BIN)/python benchmarks/gpu_carry.py
+
+.gpu/site: .gpu/site.tar.xz
+	mkdir -p $@ && tar -xJf $< -C $@
 
 # The embedded models of filters/embedded, from nothing: about an hour on two cores.
 weights: install

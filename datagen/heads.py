@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class DensityField(Protocol):
     """Density in [-0.5, 0.5]^3, larger inside, continuous across the surface where it equals `iso_level`."""
 
     iso_level: float
+    device: torch.device
+    """Where `density` computes and returns its values."""
 
     def density(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Density at world points."""

@@ -73,26 +73,28 @@ def density_grid(head: DensityField, resolution: int, batch: int = 1 << 18) -> F
     rest is interpolated. A cell counts when the density could reach the level within it at the slope seen at its corners.
     """
     cells = COARSE
-    grid = _evaluate(head, torch.ones(cells + 1, cells + 1, cells + 1, dtype=torch.bool), batch, None)
+    # The grid lies where the head computes: on a GPU the refinement would otherwise wait for the CPU.
+    everywhere = torch.ones((cells + 1,) * 3, dtype=torch.bool, device=head.device)
+    grid = _evaluate(head, everywhere, batch, None)
     while cells < resolution:
         near = _near_surface(grid, head.iso_level)
         cells *= 2
         size = (cells + 1,) * 3
         fine = F.interpolate(grid[None, None], size=size, mode="trilinear", align_corners=True)[0, 0]
         grid = _evaluate(head, _corners(near), batch, fine)
-    return grid.numpy()
+    return grid.cpu().numpy()
 
 
 def _evaluate(
     head: DensityField, where: Bool[Tensor, "n n n"], batch: int, grid: Tensor | None
 ) -> Float[Tensor, "n n n"]:
     """Write the head's density into `grid` at the marked corners."""
-    axis = torch.linspace(-0.5, 0.5, len(where))
-    grid = torch.empty(where.shape) if grid is None else grid
+    axis = torch.linspace(-0.5, 0.5, len(where)).to(where.device)
+    grid = torch.empty(where.shape, device=where.device) if grid is None else grid
     flat, marked = grid.view(-1), where.view(-1).nonzero()[:, 0]
     for part in marked.split(batch):
         x, y, z = torch.unravel_index(part, where.shape)
-        flat[part] = head.density(torch.stack([axis[x], axis[y], axis[z]], dim=-1)).cpu()
+        flat[part] = head.density(torch.stack([axis[x], axis[y], axis[z]], dim=-1))
     return grid
 
 

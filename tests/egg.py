@@ -28,6 +28,7 @@ class Egg:
     colour: Tensor
     facts_: dict[str, Any] = field(default_factory=dict)
     iso_level: float = 10.0
+    device: torch.device = torch.device("cpu")
 
     def density(self, points: Tensor) -> Tensor:
         return 10 + 200 * (1 - (points / self.radii).norm(dim=-1)) * self.radii.min()

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,7 +84,8 @@ class PanoHead:
         z, label = latent(seed, generator.config.z_dim), frontal_label()
         self.latent_sha256 = hashlib.sha256(z.numpy().tobytes()).hexdigest()
         ws = generator.mapping(z.to(self.device), label.to(self.device), config.psi, config.cutoff)
-        self.identity = generator.identity(ws)
+        with self._convolutions():
+            self.identity = generator.identity(ws)
         self.neural_resolution = config.neural_resolution or generator.config.neural_resolution
         if config.precision == "fast":
             self.identity.upscaler.to(torch.float16 if self.device.type == "cuda" else torch.bfloat16)
@@ -109,8 +111,15 @@ class PanoHead:
         # A CPU gains nothing from more than one view of 512 px at once; a GPU wants many.
         pixels = 1 << (22 if self.device.type == "cuda" else 18)
         step = max(1, pixels // self.identity.config.resolution**2)
-        parts = [self._views(cameras[i : i + step].to(self.device), resolution) for i in range(0, len(cameras), step)]
+        with self._convolutions():
+            parts = [
+                self._views(cameras[i : i + step].to(self.device), resolution) for i in range(0, len(cameras), step)
+            ]
         return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth")))
+
+    def _convolutions(self) -> AbstractContextManager[None]:
+        """How convolutions round: `exact` is single precision on a GPU too, where PyTorch would take TensorFloat-32."""
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=self.config.precision == "fast")
 
     def _views(self, cameras: Cameras, resolution: int) -> Views:
         seen = self.identity.views(cameras, self.neural_resolution, self._jitter(cameras))

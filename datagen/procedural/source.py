@@ -46,7 +46,7 @@ class ProceduralConfig:
 class ProceduralHead:
     """One person, clean or with planted defects; works on the CPU."""
 
-    iso_level = ISO_LEVEL
+    iso_level, device = ISO_LEVEL, torch.device("cpu")
 
     def __init__(self, seed: int, config: ProceduralConfig):
         self.person = draw_person(seed)

@@ -19,6 +19,7 @@ class Field:
 
     distance: object
     iso_level: float = 10.0
+    device: torch.device = torch.device("cpu")
 
     def density(self, points):
         return 10 - 200 * self.distance(points)

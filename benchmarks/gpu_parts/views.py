@@ -1,0 +1,91 @@
+"""Views at the released size with random weights: seconds per view, and what a few-step path would cost."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_parts.common import Budget, Table, percent, seconds
+from gpu_parts.training import TOY_SHAPE
+from train_step import flops
+
+from infer.plan import plan_views, ring
+from infer.views import Painter, SamplerConfig
+from train.networks.model import Model, ModelShape
+from train.networks.sd15 import SD15_VAE_CONFIG
+from train.networks.vae import Vae
+from train.run.log import PEAK
+
+VIEWS = 8
+"""One call: the given view and seven that are made."""
+
+
+def model_of(budget: Budget) -> Model:
+    """A model of the released size, or a toy, with random weights."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    settings = dict(SD15_VAE_CONFIG)
+    if budget.toy:
+        settings |= {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    shape = TOY_SHAPE if budget.toy else ModelShape()
+    vae: Any = AutoencoderKL(**settings).to(budget.device).eval()
+    network, tokens = shape.network().to(budget.device).eval(), shape.identity.build().to(budget.device)
+    return Model(shape, network, tokens, Vae(vae, "", "", 0.18215, 8, 4))
+
+
+def views(budget: Budget) -> Iterator[Table]:
+    """Seconds per 512 px view, with 50 steps and guidance, and with 4 steps without."""
+    torch.manual_seed(0)
+    device, model = budget.device, model_of(budget)
+    resolution = 64 if budget.toy else 512
+    cells = resolution // 8
+    nothing = model.nothing(resolution)
+    given = {0: torch.randn(8, cells, cells, device=device)}
+    person = torch.nn.functional.normalize(torch.randn(512, device=device), dim=0)
+    plan = plan_views(ring(VIEWS), np.zeros(VIEWS))
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    peak = next((value for part, value in PEAK.items() if part in name), float("nan"))
+    work = flops(model.shape, cells, 1 if budget.toy else 77)
+    table = Table(
+        f"Seconds per made view of {resolution} px (7 made of 8 in one call)",
+        ("steps", "guidance", "switched on", "sampling", "of peak", "decoding (KL)", "together"),
+    )
+    decoding = Table("Decoding one view and its normals", ("decoder", "ms"))
+    latents = torch.randn(2, 4, cells, cells, device=device)
+    kl = seconds(lambda: decode(model.vae.model, latents), device, 3, warmup=1)
+    yield decoding.add("AutoencoderKL of Stable Diffusion, fp32", 1000 * kl)
+    with torch.autocast(device, torch.bfloat16):
+        half = seconds(lambda: decode(model.vae.model, latents), device, 3, warmup=1)
+    yield decoding.add("the same, bf16", 1000 * half)
+    small = seconds(lambda: decode(tiny_autoencoder(device), latents), device, 3, warmup=1)
+    yield decoding.add("AutoencoderTiny, fp32", 1000 * small)
+    for steps, scale, options in ((50, 3.0, ""), (4, 1.0, ""), (50, 3.0, "compile"), (4, 1.0, "compile")):
+        if budget.left() < (0 if budget.toy else 15):
+            break
+        if options and device == "cuda":
+            model.network.compile_blocks()
+        steps = min(steps, 2) if budget.toy else steps
+        painter = Painter(model, nothing, SamplerConfig(steps, scale, precision="bf16"))
+        short = Painter(model, nothing, SamplerConfig(1, scale, precision="bf16"))
+        sample(short, plan, given, person)
+        made = VIEWS - 1
+        taken = seconds(lambda painter=painter: sample(painter, plan, given, person), device) / made
+        share = work * steps * (2 if scale > 1 else 1) / (taken * made) / peak
+        yield table.add(steps, scale, options or "nothing", taken, percent(share), kl, taken + kl)
+
+
+@torch.inference_mode()
+def sample(painter: Painter, plan: Any, given: Any, person: Any) -> None:
+    painter._call(plan, plan.calls[0], given, person)
+
+
+@torch.inference_mode()
+def decode(autoencoder: Any, latents: torch.Tensor) -> None:
+    for latent in latents:
+        autoencoder.decode(latent[None])
+
+
+def tiny_autoencoder(device: str) -> Any:
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    return AutoencoderTiny().to(device).eval()

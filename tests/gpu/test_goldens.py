@@ -1,0 +1,92 @@
+"""Numbers of the official implementations, computed on the device."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hashed import hashed, hashed_weights
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from datagen.panohead.build import build
+from datagen.panohead.config import GeneratorConfig
+from datagen.panohead.generator import Generator
+from datagen.panohead.head import PanoHead, PanoHeadConfig
+from datagen.panohead.renderer import Jitter
+from datagen.rigs import find_rig
+from train.networks.unet import MultiviewUNet, UNetShape
+from train.weights.ldm_names import unet_names
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PANOHEAD = GOLDEN / "panohead_tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Generator:
+    with safe_open(PANOHEAD, "pt") as file:
+        kwargs = json.loads(file.metadata()["init_kwargs"])
+    config = GeneratorConfig.from_official(kwargs, kwargs["rendering_kwargs"], 16)
+    state = {key.removeprefix("sd."): value for key, value in load_file(PANOHEAD).items() if key.startswith("sd.")}
+    return build(config, state).to("cuda")
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, torch.Tensor]:
+    found = load_file(PANOHEAD)
+    return {key.removeprefix("case."): value.to("cuda") for key, value in found.items() if key.startswith("case.")}
+
+
+@pytest.mark.parametrize(("name", "view"), [("front", "c_front"), ("side", "c_side")])
+def test_panohead_synthesis_in_single_precision(tiny, cases, name, view, record_property):
+    # As the cases were made: samples in the middle of their strata, or at their ends.
+    ends = torch.linspace(0, 1, 8, device="cuda").expand(256, 8)
+    jitter = Jitter() if name == "front" else Jitter(0.0, ends)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        seen = tiny.synthesis(cases["ws_1"][:1], cases[view], 16, None, "const", jitter)
+    apart = (seen.image - cases[f"{name}.image"]).abs().max().item()
+    record_property("largest difference", f"{apart:.2e}")
+    assert apart < 1e-3
+    assert (seen.image_mask - cases[f"{name}.image_mask"]).abs().max() < 1e-4
+
+
+def test_panohead_densities(tiny, cases, record_property):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        planes = tiny.planes(cases["ws_1"][:1])
+    sigma = tiny.density(planes, cases["points"]).reshape(cases["points_sigma"].shape)
+    apart = (sigma - cases["points_sigma"]).abs().max().item()
+    record_property("largest difference", f"{apart:.2e}")
+    assert apart < 1e-3  # densities go up to 64
+
+
+def test_fast_views_are_close_to_exact_ones(tiny, record_property):
+    cameras = find_rig("orbit-4", grid=True).cameras(0, 0)
+    exact, fast = (
+        PanoHead(tiny, 0, PanoHeadConfig(precision=precision)).render(cameras, 64) for precision in ("exact", "fast")
+    )
+    apart = (fast.rgb - exact.rgb).abs()
+    record_property("largest difference", f"{apart.max().item():.3f}")
+    assert apart.max() < 0.05
+    assert apart.mean() < 5e-3
+
+
+def test_the_multiview_network(record_property):
+    network = MultiviewUNet(UNetShape(channels=(32, 64, 128, 128), context=24), latents=8, condition=21)
+    names = unet_names(network.unet.config)
+    shapes = {names[name]: tuple(weight.shape) for name, weight in network.unet.state_dict().items()}
+    weights = hashed_weights(shapes)
+    network.unet.load_state_dict({name: weights[names[name]] for name in names})
+    network.eval().to("cuda")
+    golden = load_file(GOLDEN / "spinmeround_unet.safetensors")
+    x, context = hashed("unet.x", (6, 29, 16, 16), 1.7).to("cuda"), hashed("unet.ctx", (6, 5, 24)).to("cuda")
+    x, level = x.reshape(6, 1, 29, 16, 16), golden["timesteps"].to("cuda")
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        out = network(x[:, :, :8], x[:, :, 8:], level, context).flatten(0, 1).cpu()
+    apart = (out - golden["out_views1"]).abs().max().item()
+    record_property("largest difference", f"{apart:.2e}")
+    assert apart < 1e-3
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        half = network(x[:, :, :8], x[:, :, 8:], level, context).flatten(0, 1).float().cpu()
+    relative = ((half - golden["out_views1"]).norm() / golden["out_views1"].norm()).item()
+    record_property("bf16 relative error", f"{relative:.2e}")
+    assert relative < 0.05
