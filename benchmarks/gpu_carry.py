@@ -21,7 +21,7 @@ import tyro
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     *("diffusers", "docstring_parser", "embreex", "ftfy", "importlib_metadata", "insightface", "open_clip_torch"),
-    *("trimesh", "typeguard", "tyro"),
+    *("trimesh", "typeguard", "tyro", "wcwidth"),
 )
 LEFT_OUT = ("diffusers/pipelines/", "diffusers/modular_pipelines/", "open_clip/model_configs/")
 """Parts of packages that spinset does not import; without them the archive is a third smaller."""
