@@ -26,7 +26,8 @@ from infer.views import Painter, SamplerConfig, between
 from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 from train.embedded.folder import HEADS64
-from train.networks.model import Model, load_model
+from train.networks.model import load_model
+from train.networks.precision import describe
 
 EMBEDDED = "heads64"
 IDENTITY = "identity"
@@ -169,7 +170,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     if portraits[0].identity is not None:
         save_tensors({IDENTITY: portraits[0].identity}, Path(config.out) / f"{IDENTITY}.safetensors")
     yield f"{config.out}: {len(turn)} views"
-    yield from notes + about_model(painter.model, plan)
+    yield from notes + about_model(painter, plan)
 
 
 def turn_of(
@@ -231,7 +232,7 @@ def heads(config: HeadsConfig) -> Iterator[str]:
         with calls_shown() as progress:
             turn = own.paint(plan, {}, person, progress)
         yield from [f"{folder}: {len(turn)} views", *write(turn, folder, config.files.outputs, config.files.fps)]
-    yield from about_model(painter.model, plan)
+    yield from about_model(painter, plan)
 
 
 def read_identity(file: str) -> Float[Tensor, " d"]:
@@ -249,9 +250,11 @@ def read_identity(file: str) -> Float[Tensor, " d"]:
     return torch.nn.functional.normalize(found.float(), dim=0)
 
 
-def about_model(model: Model, plan: Plan) -> list[str]:
-    """What a model has seen, and what a plan asks of it that it was not trained on."""
-    notes = [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
+def about_model(painter: Painter, plan: Plan) -> list[str]:
+    """The precision, what the model was trained on, and what a plan asks of it that it was not trained on."""
+    model = painter.model
+    notes = [describe(painter.config.precision, str(model.device))]
+    notes += [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
     if new := sorted({len(call.given) for call in plan.calls} - set(model.about.conditions)):
         numbers = " and ".join(map(str, new))
         notes.append(f"the model was not trained on {numbers} given views, which some of these were made from")

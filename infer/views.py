@@ -6,7 +6,6 @@ encoded in between. Source: SpinMeRound, section 3.4 and its released sampling f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from train.diffusion.edm import edm_levels, euler, heun
 from train.diffusion.objective import gaussian
 from train.diffusion.scene import Nothing, given_in, guided, start
 from train.networks.model import Model
+from train.networks.precision import Precision, resolve
 
 SAMPLERS = {"euler": euler, "heun": heun}
 
@@ -35,8 +35,9 @@ class SamplerConfig:
     sampler: str = "euler"
     """euler, one evaluation a step as released, or heun, two."""
     seed: int = 0
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 is autocast over weights in single precision, as in training."""
+    precision: Precision = "auto"
+    """Precision of the network: bf16 is autocast over weights in single precision; auto chooses bf16 where the device has
+    instructions for it and fp32 elsewhere."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or (self.scale and self.scale < 1):
@@ -108,7 +109,8 @@ class Painter:
         scale = self.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
         levels = edm_levels(self.config.steps, most=most)
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        bf16 = resolve(self.config.precision, str(clean.device)) == "bf16"
+        with torch.autocast(clean.device.type, torch.bfloat16, enabled=bf16):
             x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
 

@@ -1,5 +1,6 @@
 """Opens a dataset for training: everything that is known to go wrong is said here, before the first step."""
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -67,6 +68,7 @@ def open_loader(
         "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
         "control": config.control,
         "embeddings": config.embeddings,
+        "embeddings_sha256": None if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest(),
         "source": worker.source.lineage,
     }
     start = State(
@@ -87,6 +89,11 @@ def _usable(
     if config.embeddings:
         identity, means = mean_embeddings(dataset, config.embeddings)
         by_identity = np.argsort(identity)
+        if missing := sorted(set(subset.identities.tolist()) - set(identity.tolist())):
+            raise UserError(
+                f"{len(missing)} identities have no row in the embeddings of {config.embeddings} (first: {missing[0]}); "
+                f"run spinset score {config.data} --scorers {config.embeddings}"
+            )
         vectors = means[by_identity[np.searchsorted(identity, subset.identities, sorter=by_identity)]]
         without = np.flatnonzero(np.isnan(vectors).any(1)).tolist()
         reasons |= dict.fromkeys(without, f"has no embedding in {config.embeddings}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -87,9 +88,10 @@ def ddpm_levels(steps: int, trained: int = 1000) -> Float64[Tensor, " n"]:
     """Falling noise levels of Stable Diffusion's schedule at evenly spaced of its 1000 times, with a last 0."""
     betas = torch.linspace(math.sqrt(0.00085), math.sqrt(0.012), trained, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)
-    # From the last time on, in equal steps that do not reach the first.
-    times = (trained - 1) - (trained - 1) * torch.arange(steps, dtype=torch.float64) / steps
-    levels = ((1 - kept) / kept).sqrt()[times.long()]
+    # From the last time on, in equal steps that do not reach the first; numpy's, for its rounding decides which integer
+    # a time is cut to, and the released code was written with it.
+    times = np.linspace(trained - 1, 0, steps, endpoint=False).astype(np.int64)
+    levels = ((1 - kept) / kept).sqrt()[torch.from_numpy(times)]
     return torch.cat([levels, levels.new_zeros(1)])
 
 

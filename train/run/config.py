@@ -9,6 +9,7 @@ from manifests.order import fingerprint_of
 from train.data.stream import FOREVER, LoaderConfig
 from train.diffusion.objective import Objective
 from train.networks.model import ModelShape
+from train.networks.precision import Precision
 from train.networks.unet import Stem
 from train.run.ema import EmaConfig
 from train.run.optimizer import OptimizerConfig
@@ -16,10 +17,12 @@ from train.run.optimizer import OptimizerConfig
 OWN = (
     *("out", "device", "micro", "strategy", "compile", "checkpoint_activations"),
     *("save_every", "snapshot_every", "keep", "log_every", "validation", "wandb"),
-    *("vae", "text_encoder", "init"),
+    *("vae", "text_encoder", "init", "branch", "samples"),
 )
-"""Settings that another machine or another patience may change in the middle of a run; weights are known by what they
-are, not where they lie."""
+"""Settings that a resumed run may change: they do not alter what is learned, or only from the resume on. Weights are identified
+by their hashes, not by their paths."""
+OWN_LOADER = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
+"""Settings of the loader that change how samples are read, but neither the samples nor their order."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,15 @@ class TrainConfig:
     latents: bool = True
     """Read the latents that spinset latents cached with this autoencoder; otherwise pictures are encoded on the way."""
     micro: int = 1
-    """Scenes that a rank takes through the network at once; the rest of the batch is accumulated."""
+    """Largest number of scenes that a rank passes through the network at once; gradients of the rest of its share of the batch
+    are accumulated. The largest number up to this that divides the share is used."""
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 is autocast over weights in single precision."""
+    precision: Precision = "auto"
+    """Precision of the network: bf16 is autocast over weights in single precision; auto chooses bf16 where the device has
+    instructions for it and fp32 elsewhere. A resumed run keeps the precision it was started with."""
+    branch: str = ""
+    """Checkpoint (RUN/checkpoints/N) whose weights, averages, optimizer state and count of samples a new run starts from."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """Copies of the network on every rank, or shards of it (FSDP2), which take less memory."""
     checkpoint_activations: bool = False
@@ -109,17 +116,19 @@ class TrainConfig:
                 f"--loader.members are {self.loader.members}; this model takes {' and '.join(sorted(needed))}"
             )
 
-    def accumulation(self, world: int) -> int:
-        """Micro-batches of a rank in each step; raises ValueError if the batch does not divide."""
-        whole, rest = divmod(self.loader.batch, world * self.micro)
+    def micro_batch(self, world: int) -> int:
+        """Scenes of a micro-batch on `world` ranks: the largest divisor of a rank's share of the batch up to `micro`.
+
+        Raises:
+            UserError: the batch does not divide among the ranks.
+        """
+        share, rest = divmod(self.loader.batch, world)
         if rest:
-            fits = [m for m in range(1, self.micro) if self.loader.batch % (world * m) == 0]
-            least = world * self.micro
-            hint = f"--micro {fits[-1]}" if fits else f"--loader.batch {-(-self.loader.batch // least) * least}"
             raise UserError(
-                f"--loader.batch {self.loader.batch} does not divide among {world} ranks of --micro {self.micro}; take {hint}"
+                f"--loader.batch is {self.loader.batch}, which does not divide among {world} ranks; "
+                f"give --loader.batch {(share + 1) * world}"
             )
-        return whole
+        return max(micro for micro in range(1, min(self.micro, share) + 1) if share % micro == 0)
 
     def as_json(self) -> dict[str, Any]:
         """Every setting, as it stands."""
@@ -128,10 +137,14 @@ class TrainConfig:
     @property
     def fingerprint(self) -> str:
         """Of all that makes the run what it is; a checkpoint of another run is refused."""
-        settings = {name: value for name, value in self.as_json().items() if name not in OWN}
-        # Read by other processes, in other ways, but in the same order.
-        how = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
-        settings["loader"] = {name: value for name, value in settings["loader"].items() if name not in how}
-        if not self.optim.cooldown:
-            del settings["samples"]  # nothing depends on where it ends
-        return fingerprint_of(settings)
+        return fingerprint_of(fixed_settings(self.as_json()))
+
+
+def fixed_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, as JSON, that a resumed run may not change.
+
+    The number of samples may grow: the run is then continued, and with a cooldown its learning rate follows the new end.
+    """
+    fixed = {name: value for name, value in settings.items() if name not in OWN}
+    fixed["loader"] = {name: value for name, value in fixed["loader"].items() if name not in OWN_LOADER}
+    return fixed

@@ -19,6 +19,10 @@ PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 409
 """Dense bf16 FLOP/s of devices by a part of their name, as their makers give them."""
 
 
+QUIET = 10.0
+"""Seconds without a line after which one that estimates the time left is written to a log file."""
+
+
 class Log:
     """The log of the first rank; other ranks hold one that keeps silent."""
 
@@ -34,6 +38,9 @@ class Log:
         self.bar = Progress(*columns, console=self.console)
         self.task = self.bar.add_task("train", total=total, completed=seen, note="")
         self._file = self._board = self._wandb = None
+        self._begun = seen, time.monotonic()
+        self._said: float | None = None
+        """When the last line was written, if any was."""
         if speaks:
             run.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a")
@@ -73,7 +80,23 @@ class Log:
         if self.console.is_terminal:
             self.bar.update(self.task, completed=seen, note=note)
         elif note:
+            self._said = time.monotonic()
             self.console.print(f"train: {seen} of {self.total}, {note}", soft_wrap=True)
+
+    def tick(self, seen: int) -> None:
+        """Show that a step was taken: on a terminal at once, elsewhere after the first and then every QUIET seconds."""
+        if not self.speaks:
+            return
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=seen)
+            return
+        now = time.monotonic()
+        if self._said is None or now - self._said > QUIET:
+            rate = (seen - self._begun[0]) / (now - self._begun[1])
+            left = timedelta(seconds=round((self.total - seen) / rate))
+            line = f"train: {seen} of {self.total}, {rate:.3g} samples/s, about {left} left"
+            self.console.print(line, soft_wrap=True)
+            self._said = now
 
     def picture(self, seen: int, name: str, pixels: Any) -> None:
         """A picture, height x width x 3 bytes."""

@@ -52,6 +52,11 @@ class Ranks:
         dist.barrier()
 
 
+def is_first_rank() -> bool:
+    """Whether this is the process that writes files and prints, by the environment of torchrun."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Join the other processes that torchrun or Ray started, if there are any.
@@ -63,7 +68,12 @@ def joined(device: str) -> Iterator[Ranks]:
     if device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device is cuda, and this machine has none; give --device cpu")
-        torch.cuda.set_device(local % torch.cuda.device_count())
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"this process is number {local + 1} on a machine with {torch.cuda.device_count()} CUDA devices; "
+                "start one process per device"
+            )
+        torch.cuda.set_device(local)
     # gloo beside nccl, for checkpoints are written in the background from the CPU.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if own := not dist.is_initialized():

@@ -19,8 +19,8 @@ from train.networks.identity import Arc2FaceTokens
 from train.networks.model import FILE, TEXT, UNET, VAE, About, Model, fill, misfits, read_about
 from train.networks.unet import MultiviewUNet, grow
 from train.networks.vae import WEIGHTS, load_vae
-from train.run.checkpoint import Checkpoints, about_checkpoint
-from train.run.config import TrainConfig
+from train.run.checkpoint import DONE, Checkpoints, about_checkpoint
+from train.run.config import TrainConfig, fixed_settings
 from train.run.ema import Ema
 from train.run.log import forward_flops
 from train.run.optimizer import Optimizer
@@ -112,12 +112,34 @@ def resume(
     """
     place = checkpoints.latest()
     if place is None:
-        return 0
+        return branch(config, checkpoints, tensors, optimizer) if config.branch else 0
     about = about_checkpoint(place)
     if about["fingerprint"] != config.fingerprint:
-        differ = differences(about["config"], config.as_json())
-        raise UserError(f"{place} is of a run with other settings ({differ}); give those, or another --out")
+        there, here = fixed_settings(about["config"]), fixed_settings(config.as_json())
+        hint = "give those, or another --out"
+        if there["precision"] != here["precision"]:
+            hint = f"give --precision {there['precision']}, or another --out"
+        raise UserError(f"{place} is of a run with other settings ({differences(there, here)}); {hint}")
     loader.resume(State.from_json(about["loader"]))
+    checkpoints.load(place, tensors)
+    optimizer.steps = about["steps"]
+    return about["seen"]
+
+
+def branch(config: TrainConfig, checkpoints: Checkpoints, tensors: dict[str, Tensor], optimizer: Optimizer) -> int:
+    """Start from a checkpoint of another run, whose settings may differ; returns the samples it had seen.
+
+    Weights, averages and optimizer state are taken over; the order of the data begins anew.
+
+    Raises:
+        UserError: there is no whole checkpoint, or its model has another shape.
+    """
+    place = Path(config.branch)
+    if not (place / DONE).is_file():
+        raise MissingFile(f"--branch is {config.branch}, which is no whole checkpoint; give RUN/checkpoints/N")
+    about = about_checkpoint(place)
+    if about["seen"] >= config.samples:
+        raise UserError(f"--branch has seen {about['seen']} samples; give --samples above that, not {config.samples}")
     checkpoints.load(place, tensors)
     optimizer.steps = about["steps"]
     return about["seen"]

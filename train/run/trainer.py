@@ -4,10 +4,13 @@ One counter rules: `seen`, the scenes that all ranks together have trained on. T
 of the data and every draw are functions of it, so a run is the same however often it is stopped, and on any number of ranks.
 """
 
+import fcntl
+import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -21,12 +24,13 @@ from train.data.batch import Batch
 from train.data.loader import open_loader
 from train.diffusion.objective import draw, gaussian, losses
 from train.networks.model import Model
+from train.networks.precision import describe, resolve
 from train.run.checkpoint import Checkpoints
 from train.run.config import TrainConfig
 from train.run.ema import Ema
 from train.run.log import Log, Meter
 from train.run.optimizer import Optimizer
-from train.run.parallel import Ranks, clip, gathering, joined, spread
+from train.run.parallel import Ranks, clip, gathering, is_first_rank, joined, spread
 from train.run.run_folder import MODEL, export, snapshot, write_config
 from train.run.start import (
     about_run,
@@ -49,11 +53,20 @@ def run(config: TrainConfig) -> Path:
         FileNotFoundError, ValueError: whatever is known to go wrong, before the first step, in one line.
         KeyboardInterrupt: it was asked to stop (SIGTERM, Ctrl-C), and has saved where it is.
     """
-    with joined(config.device) as ranks, stop_signals() as stop:
-        accumulation, out = config.accumulation(ranks.world), Path(config.out)
+    started_as = config.precision
+    config = replace(config, precision=resolve(config.precision, config.device))
+    with (
+        joined(config.device) as ranks,
+        locked(Path(config.out)) if is_first_rank() else nullcontext(),
+        stop_signals() as stop,
+    ):
+        config = replace(config, micro=config.micro_batch(ranks.world))
+        accumulation, out = config.loader.batch // (ranks.world * config.micro), Path(config.out)
+        if ranks.is_first:
+            announce(config, describe(started_as, config.device), ranks)
         model = open_model(config, ranks.device)
         loader = open_loader(loader_config(config), ranks.rank, ranks.world)
-        validation = open_validation(config, model) if config.validation.data else None
+        validation = open_validation(config, model, loader) if config.validation.data else None
         network = spread(prepared(config, model), ranks, config.strategy == "fsdp", config.precision == "bf16")
         optimizer, ema = Optimizer(model.network, config.optim), Ema(model.network, config.ema)
         nothing = model.nothing(resolution_of(config))
@@ -62,6 +75,8 @@ def run(config: TrainConfig) -> Path:
         seen = resume(config, checkpoints, tensors, optimizer, loader)
         if ranks.is_first:
             write_config(config, out)
+            if seen:
+                say(f"continues at {seen:,} of {config.samples:,} samples")
         batch_size = config.loader.batch
         meter = Meter(ranks.device, scene_flops(model, config, nothing), ranks.world)
         autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16")
@@ -90,7 +105,7 @@ def run(config: TrainConfig) -> Path:
                 for micro in range(accumulation):
                     part = batch.part(slice(micro * config.micro, (micro + 1) * config.micro))
                     places = [seen + ranks.rank + ranks.world * (micro * config.micro + i) for i in range(len(part))]
-                    latents = latents_of(model, part, config.seed, places)
+                    latents = latents_of(model, part, config, places)
                     if meter.steps == 0:
                         check_finite(part, latents)
                     draws = draw(config.objective, config.seed, places, latents)
@@ -107,17 +122,22 @@ def run(config: TrainConfig) -> Path:
                 meter.steps, meter.samples = meter.steps + 1, meter.samples + batch_size
                 is_last = seen >= config.samples
                 if meter.steps == config.log_every or is_last:
-                    write_numbers(log, meter, optimizer, config, seen, ranks)
+                    write_numbers(log, meter, optimizer, config, seen, ranks, float(norm))
+                log.tick(seen)
                 stopping = ranks.any(stop())
                 with meter.aside():
                     checkpoints.settle()
                     if passed(before, seen, config.save_every) or is_last or stopping:
                         save()
-                    if stopping:
-                        checkpoints.finish()
-                        raise KeyboardInterrupt
                     if passed(before, seen, config.snapshot_every) or is_last:
                         snapshot(ema, out, seen, ranks)
+                    if stopping:
+                        checkpoints.finish()
+                        if ranks.is_first:
+                            say(
+                                f"saved at {seen:,} of {config.samples:,} samples; the same command continues from there"
+                            )
+                        raise KeyboardInterrupt
                     if passed(before, seen, config.validation.every) or is_last:
                         look()
             checkpoints.finish()
@@ -125,16 +145,16 @@ def run(config: TrainConfig) -> Path:
         return out / MODEL
 
 
-def latents_of(model: Model, batch: Batch, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:
-    """The latents of a batch: cached ones as they come, or of its pictures, drawn from the posterior."""
+def latents_of(model: Model, batch: Batch, config: TrainConfig, places: list[int]) -> Float[Tensor, "b v c h w"]:
+    """The latents of a batch: the cached ones, or those of its pictures, drawn from the posterior."""
     assert isinstance(batch.rgb, Tensor)
-    if batch.rgb.shape[2] != 3:
+    if config.latents:
         parts = [part for part in (batch.rgb, batch.normal) if part is not None]
         return torch.cat(parts[: 1 + model.shape.normals], 2).float()
     b, v, _, height, width = batch.rgb.shape
     factor, channels = model.vae.factor, model.vae.channels * (1 + model.shape.normals)
     like = batch.rgb.new_empty(b, v, channels, height // factor, width // factor)
-    return model.encode(batch.rgb, batch.normal, gaussian(seed, "posterior", places, like))
+    return model.encode(batch.rgb, batch.normal, gaussian(config.seed, "posterior", places, like))
 
 
 def check_finite(batch: Batch, latents: Tensor) -> None:
@@ -148,7 +168,35 @@ def check_finite(batch: Batch, latents: Tensor) -> None:
         )
 
 
-def write_numbers(log: Log, meter: Meter, optimizer: Optimizer, config: TrainConfig, seen: int, ranks: Ranks) -> None:
+def announce(config: TrainConfig, precision: str, ranks: Ranks) -> None:
+    """Print what is about to run, before anything that takes long."""
+    steps = -(-config.samples // config.loader.batch)
+    alone = "1 rank" if ranks.world == 1 else f"{ranks.world} ranks"
+    say(
+        f"{config.device}, {alone}, {precision}; {steps:,} steps of {config.loader.batch} scenes, "
+        f"{config.micro} at once; the first step follows"
+    )
+
+
+def say(line: str) -> None:
+    print(f"train: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder of a run; raises UserError if another trainer holds it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{out} is in use by another training run; stop it, or give another --out") from error
+        yield
+
+
+def write_numbers(
+    log: Log, meter: Meter, optimizer: Optimizer, config: TrainConfig, seen: int, ranks: Ranks, norm: float
+) -> None:
     """One line of the log; raises ValueError if no step has been taken for too long."""
     total, counted = ranks.mean(meter.losses).tolist()
     # JSON knows no number for a mean of nothing.
@@ -158,7 +206,10 @@ def write_numbers(log: Log, meter: Meter, optimizer: Optimizer, config: TrainCon
     rate = config.optim.rate(seen, config.samples)
     missed = f", {skipped} steps skipped" if skipped else ""
     said = f"loss {loss['loss']:.4f}" if loss else "no finite loss"
-    log.write(seen, {**loss, "lr": rate, "skipped": skipped, **numbers}, f"{said}, {note}{missed}")
+    # JSON has no number for a norm that is not finite either.
+    gradient = {"grad_norm": norm} if math.isfinite(norm) else {}
+    line = f"{said}, gradient {norm:.3g}, rate {rate:.3g}, {note}{missed}"
+    log.write(seen, {**loss, **gradient, "lr": rate, "skipped": skipped, **numbers}, line)
     if in_row >= config.optim.max_skipped:
         raise UserError(
             f"the gradients of {in_row} steps in a row were not finite, at {seen} samples; lower --optim.lr, or try "
@@ -182,6 +233,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         # torchrun passes SIGTERM on to workers that a scheduler has told already; only a second Ctrl-C is impatience.
         if came and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not came and is_first_rank():
+            say("stopping: saves after this step; a second Ctrl-C stops at once and loses what was not saved")
         came = True
 
     numbers = (signal.SIGTERM, signal.SIGINT)

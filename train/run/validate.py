@@ -11,8 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from geometry.cameras import Cameras
+from manifests.dataset import Dataset
+from manifests.errors import UserError
+from manifests.order import fingerprint_of
 from train.data.batch import Batch
-from train.data.loader import open_loader
+from train.data.loader import Loader, open_loader
 from train.diffusion.edm import edm_levels, euler
 from train.diffusion.objective import gaussian, losses_at
 from train.diffusion.scene import Network, Nothing, Scene, given_in, guided, start
@@ -38,11 +41,26 @@ class Validation:
         return range(len(self.latents))
 
 
-def open_validation(config: TrainConfig, model: Model) -> Validation:
-    """Read the scenes of a validation set; raises what `open_loader` raises, before the first step."""
+def open_validation(config: TrainConfig, model: Model, training: Loader) -> Validation:
+    """Read the scenes of a validation set, at the resolution that is trained on.
+
+    Raises:
+        UserError: as `open_loader`; or the set has fewer heads than scenes, or shares heads with the training set.
+    """
     own, look = config.loader, config.validation
     plain = {"selection": "", "latents": "", "random_background": 0.0, "workers": 0, "pin_memory": False}
-    loader = open_loader(replace(own, data=look.data, batch=look.scenes, seed=SEED, **plain))
+    size = own.resolution or Dataset(own.data).plan.resolution
+    loader = open_loader(replace(own, data=look.data, batch=look.scenes, seed=SEED, resolution=size, **plain))
+    if shared := heads_of(look.data, loader) & heads_of(own.data, training):
+        raise UserError(
+            f"--validation.data is {look.data}, which holds {len(shared)} of the heads that are trained on; "
+            "give heads of other seeds"
+        )
+    if loader.samples < look.scenes:
+        raise UserError(
+            f"--validation.data has {loader.samples} heads and --validation.scenes is {look.scenes}; "
+            f"give --validation.scenes {loader.samples}"
+        )
     batch = next(iter(loader))
     assert isinstance(batch.rgb, Tensor)
     # Scene by scene: the autoencoder takes gigabytes for the views of each.
@@ -53,6 +71,13 @@ def open_validation(config: TrainConfig, model: Model) -> Validation:
         latents.append(model.encode(own_part.rgb, own_part.normal))
     cameras = replace(batch, rgb=None, normal=None).to(model.device)
     return Validation(cameras, torch.cat(latents), batch.rgb[: look.pictures].float())
+
+
+def heads_of(data: str, loader: Loader) -> set[tuple[str, int]]:
+    """The heads that a loader samples, each by its source and its seed there."""
+    plan = Dataset(data).plan
+    source = fingerprint_of(plan.source)
+    return {(source, plan.seed + identity) for identity in loader.worker.subset.identities.tolist()}
 
 
 def scene_of(model: Model, batch: Batch, latents: Float[Tensor, "b v c h w"], nothing: Nothing) -> Scene:

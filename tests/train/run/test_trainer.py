@@ -17,6 +17,7 @@ from datagen.meshing import MeshConfig
 from geometry.raymaps import RayMaps
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
+from manifests.errors import MissingFile, UserError
 from train.data.sampling import MultiView, SingleView
 from train.data.stream import LoaderConfig
 from train.diffusion.edm import NoiseLevels
@@ -28,14 +29,21 @@ from train.run.checkpoint import whole_ones
 from train.run.config import TrainConfig
 from train.run.ema import EmaConfig
 from train.run.optimizer import OptimizerConfig
+from train.run.presets import PRESETS
 from train.run.run_folder import average
-from train.run.trainer import run
+from train.run.trainer import locked, run
 from train.run.validate import QUANTILES
 
 
 @pytest.fixture
 def dataset(make) -> Dataset:
     return make(identities=6, views=4)
+
+
+@pytest.fixture
+def held_out(make) -> str:
+    """Heads of other seeds, for validation."""
+    return make(identities=6, views=4, name="held-out", seed=1000).storage.url
 
 
 @pytest.fixture
@@ -48,8 +56,8 @@ def same(one: TrainConfig, other: TrainConfig) -> bool:
     return all(torch.equal(weight, there[name]) for name, weight in weights(one).items())
 
 
-def test_a_run_leaves_what_it_says(config, dataset):
-    looks = replace(config.validation, data=config.loader.data, every=16, scenes=4, pictures=1, steps=2)
+def test_a_run_leaves_what_it_says(config, dataset, held_out):
+    looks = replace(config.validation, data=held_out, every=16, scenes=4, pictures=1, steps=2)
     model = load_model(run(replace(config, validation=looks)))
     out = Path(config.out)
     assert model.about.samples_seen == 32
@@ -139,9 +147,9 @@ def test_ranks_change_nothing_and_may_change(config, tmp_path):
             assert torch.allclose(weight, weights(other)[name], atol=1e-4), name
 
 
-def test_shards_of_the_network_train_as_its_copies_do(config, tmp_path):
+def test_shards_of_the_network_train_as_its_copies_do(config, held_out, tmp_path):
     # With looks in between, for which the averages take the place of the weights.
-    looks = replace(config.validation, data=config.loader.data, every=8, scenes=2, pictures=1, steps=1)
+    looks = replace(config.validation, data=held_out, every=8, scenes=2, pictures=1, steps=1)
     config = replace(config, validation=looks)
     copies, shards, then = (replace(config, out=str(tmp_path / name)) for name in ("ddp", "fsdp", "then"))
     on_ranks(copies, 2)
@@ -206,7 +214,6 @@ def test_it_overfits_one_identity(tmp_path):
         samples=200,
         log_every=20,
         save_every=200,
-        precision="bf16",
     )
     run(config)
     losses = list(logged(config).values())
@@ -251,12 +258,95 @@ def test_another_runs_checkpoint_is_refused(config):
 
 
 def test_batches_that_do_not_divide(config):
+    with pytest.raises(UserError, match=r"--loader.batch is 4, .* not divide among 3 ranks; give --loader.batch 6"):
+        config.micro_batch(3)
+
+
+def test_micro_batches_fit_the_ranks_by_themselves(config):
+    """A preset's --micro is an upper bound, so that its defaults run on any number of ranks that divides the batch."""
+    assert [replace(config, micro=micro).micro_batch(1) for micro in (1, 2, 3, 4, 9)] == [1, 2, 2, 4, 4]
+    for name in ("heads64", "small", "spinmeround"):
+        preset = PRESETS[name].config
+        assert [preset.micro_batch(world) <= preset.micro for world in (1, 2, 4)] == [True] * 3
+
+
+def test_heads_that_are_trained_on_are_no_validation(config, make):
+    overlap = make(identities=6, views=4, name="overlap", seed=4).storage.url
+    with pytest.raises(UserError, match=r"--validation.data is .*, which holds 2 of the heads that are trained on"):
+        run(replace(config, validation=replace(config.validation, data=overlap, scenes=2, pictures=0)))
+
+
+def test_validation_scenes_are_all_different_heads(config, held_out):
+    with pytest.raises(UserError, match=r"has 6 heads and --validation.scenes is 16; give --validation.scenes 6"):
+        run(replace(config, validation=replace(config.validation, data=held_out, scenes=16)))
+
+
+def test_validation_is_seen_at_the_resolution_of_training(config, make):
+    small = make(identities=6, views=4, name="small", seed=1000, resolution=8).storage.url
+    with pytest.raises(UserError, match=r"--loader.resolution is 16; the dataset has 8 px"):
+        run(replace(config, validation=replace(config.validation, data=small, scenes=2, pictures=0)))
+
+
+def test_one_folder_is_one_run(config):
+    with locked(Path(config.out)), pytest.raises(UserError, match=r"is in use by another training run"):
+        run(config)
+    run(config)
+
+
+def test_a_resumed_run_keeps_its_precision(config, monkeypatch):
+    """On a machine with bf16 instructions a run began in bf16; on one without, `auto` would go on in fp32."""
+    run(replace(config, samples=16, precision="bf16"))
+    monkeypatch.setattr("train.networks.precision.has_bf16", lambda device: False)
     with pytest.raises(
-        ValueError, match=r"--loader.batch 4 does not divide among 1 ranks of --micro 3; take --micro 2"
+        UserError, match=r"\(precision was 'bf16', is 'fp32'\); give --precision bf16, or another --out"
     ):
-        run(replace(config, micro=3))
-    with pytest.raises(ValueError, match=r"among 3 ranks of --micro 1; take --loader.batch 6"):
-        config.accumulation(3)
+        run(replace(config, precision="auto"))
+    run(replace(config, precision="bf16"))
+
+
+def test_only_settings_that_are_refused_are_named(config, tmp_path, monkeypatch):
+    run(config)
+    monkeypatch.chdir(tmp_path)
+    moved = replace(config, out=Path(config.out).name, optim=replace(config.optim, lr=0.5), log_every=3)
+    with pytest.raises(UserError, match=r"other settings \(optim.lr was 0.01, is 0.5\)"):
+        run(moved)
+
+
+def test_a_finished_run_is_continued(config, capsys):
+    """More samples than before: the learning rate follows the new end from there on."""
+    cooling = replace(config, optim=replace(config.optim, cooldown=0.5))
+    run(cooling)
+    model = load_model(run(replace(cooling, samples=48)))
+    assert model.about.samples_seen == 48
+    assert max(logged(cooling)) == 48
+    assert "continues at 32 of 48 samples" in capsys.readouterr().err
+
+
+def test_a_run_branches_from_a_checkpoint_with_other_settings(config, tmp_path):
+    run(replace(config, samples=16))
+    (place,) = whole_ones(Path(config.out) / "checkpoints")
+    other = replace(config, out=str(tmp_path / "branch"), branch=str(place), optim=replace(config.optim, lr=1e-3))
+    run(other)
+    assert sorted(logged(other)) == [20, 24, 28, 32]
+    about = json.loads((max(whole_ones(tmp_path / "branch" / "checkpoints")) / "checkpoint.json").read_text())
+    assert (about["seen"], about["steps"]) == (32, 8)
+    with pytest.raises(UserError, match=r"--branch has seen 16 samples; give --samples above that, not 16"):
+        run(replace(other, out=str(tmp_path / "short"), samples=16))
+    with pytest.raises(MissingFile, match=r"which is no whole checkpoint; give RUN/checkpoints/N"):
+        run(replace(other, out=str(tmp_path / "nowhere"), branch=str(tmp_path)))
+
+
+def test_the_log_holds_the_gradient_norm(config):
+    run(config)
+    assert all(norm > 0 for norm in logged(config, "grad_norm").values())
+    assert len(logged(config, "grad_norm")) == 8
+
+
+def test_what_runs_is_announced_at_once(config, capsys):
+    run(replace(config, precision="auto", samples=4))
+    said = capsys.readouterr().err
+    assert "train: cpu, 1 rank, precision" in said
+    assert "1 steps of 4 scenes, 1 at once" in said
 
 
 def test_a_member_that_is_not_there(config, monkeypatch):
@@ -348,8 +438,8 @@ def test_a_model_that_reads_its_inputs_otherwise_is_no_beginning(config, tmp_pat
         run(other)
 
 
-def test_a_run_without_averages_is_looked_at_and_exported(config):
-    looks = replace(config.validation, data=config.loader.data, every=16, scenes=2, pictures=0)
+def test_a_run_without_averages_is_looked_at_and_exported(config, held_out):
+    looks = replace(config.validation, data=held_out, every=16, scenes=2, pictures=0)
     run(replace(config, ema=EmaConfig(sigma_rel=()), validation=looks))
     assert len(logged(config, "validation/loss")) == 2
 
