@@ -1,14 +1,16 @@
 """The command line: one table of subcommands, and what every error and interrupt looks like to a person."""
 
 import io
-import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -16,10 +18,13 @@ import tyro
 from tyro import MISSING_NONPROP
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
-from jobs.pool import WorkersKeepDying
+from jobs.failures import BAD_INPUT, DONE, FAULTS, report
 from manifests.errors import UserError
 
-DONE, BAD_INPUT, FAULTS, INTERRUPTED = 0, 2, 3, 130
+EXIT_CODES = """\
+exit codes: 0 done, 1 something failed (one line says what), 2 an argument or a file cannot be used,
+3 data is damaged or some of the work failed, 130 interrupted, 141 the reader of the output closed the pipe.
+SPINSET_TRACEBACK=1 prints the traceback of an error instead of writing it to a file."""
 
 T = TypeVar("T")
 
@@ -112,7 +117,7 @@ def _generate(parse: Parse) -> int:
     asked = parse(Generate)
     config, reject = asked.config, asked.reject
     status = summarise(generate(config, reject.asked))
-    print(f"{status}\nnext: spinset verify {config.out} --deep")
+    print(f"{status}\nnext: spinset verify {shlex.quote(config.out)} --deep")
     complete = status.shards_done == status.shards
     return DONE if complete and status.failed <= config.max_failed else FAULTS
 
@@ -163,7 +168,7 @@ def _score(parse: Parse) -> int:
 
     config = parse(ScoreConfig)
     score(config)
-    print(f"{config.out}: scored\nnext: spinset select {config.out} --policy spinmeround")
+    print(f"{config.out}: scored\nnext: spinset select {shlex.quote(config.out)} --policy spinmeround")
     return DONE
 
 
@@ -203,7 +208,7 @@ def _pack(parse: Parse) -> int:
     from jobs.status import summarise
 
     config = parse(PackConfig)
-    print(f"{summarise(pack(config))}\nnext: spinset verify {config.dest} --deep")
+    print(f"{summarise(pack(config))}\nnext: spinset verify {shlex.quote(config.dest)} --deep")
     return DONE
 
 
@@ -232,7 +237,7 @@ def _train(parse: Parse) -> int:
     if not asked.config.loader.data:
         raise UserError("--data is needed: the folder or address of the dataset to train on")
     model = launch(asked.config, asked.ray) if asked.ray.address else run(asked.config)
-    print(f"model: {model}\nnext: spinset views {model} PHOTO --out DIR")
+    print(f"model: {model}\nnext: spinset views {shlex.quote(str(model))} PHOTO --out DIR")
     return DONE
 
 
@@ -304,27 +309,29 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit code is 0 done, 2 bad input, 3 finished with faults, 130 interrupted."""
+    """Run one subcommand and return its exit code, which `spinset --help` explains."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and argv[0] == "--version":
+        print(f"spinset {version('spinset')}")
+        return DONE
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
+        try:
+            print(_usage(), flush=True)
+        except BrokenPipeError as error:
+            return report("--help", error)
         return DONE if argv else BAD_INPUT
     name, args = argv[0], argv[1:]
     if name not in COMMANDS:
-        return _complain(f"spinset: unknown command {name!r}; there are {', '.join(COMMANDS)}")
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(COMMANDS)}"
+        return _complain(f"spinset: unknown command {name!r}{hint}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return COMMANDS[name][0](partial(_parse, name, args))
-    except KeyboardInterrupt:
-        print(f"\nspinset {name}: interrupted; the same command resumes", file=sys.stderr)
-        return INTERRUPTED
-    except WorkersKeepDying as error:
-        print(f"spinset {name}: {error}", file=sys.stderr)
-        return FAULTS
-    except (ValueError, OSError) as error:
-        if "SPINSET_TRACEBACK" in os.environ:
-            raise
-        return _complain(f"spinset {name}: {error}")
+        code = COMMANDS[name][0](partial(_parse, name, args))
+        sys.stdout.flush()  # here, where a pipe that was closed is no traceback yet
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        return report(name, error)
 
 
 def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, T] | None = None) -> T:
@@ -362,7 +369,7 @@ def _first_sentence(box: str) -> str:
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<10} {does}" for name, (_, does) in COMMANDS.items())
-    return f"usage: spinset COMMAND [options]; spinset COMMAND --help says more\n\n{rows}"
+    return f"usage: spinset COMMAND [options]; spinset COMMAND --help lists the options\n\n{rows}\n\n{EXIT_CODES}"
 
 
 def _complain(line: str) -> int:

@@ -1,18 +1,19 @@
 """Reads a dataset: which shards are committed, their tables, and the bytes of any member by its index."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests import schema
-from manifests.errors import UserError
+from manifests.errors import DamagedData
 from manifests.plan import Plan, read_plan
 from manifests.shards import DONE, FOLDER, SUFFIXES
 from manifests.storage import Storage
+from manifests.tables import read_parquet
 
 RECORD = {"fingerprint", "files", "views", "outcomes", "run"}
 """What the commit record of a shard holds."""
@@ -35,25 +36,24 @@ class Dataset:
         return sorted(set(range(self.plan.shards)) - set(self.committed()))
 
     def done(self, shard: int) -> dict[str, Any]:
-        """The commit record of a shard; raises ValueError if it is damaged."""
-        name = self.file(shard, DONE)
+        """The commit record of a shard; raises DamagedData if it does not parse."""
+        name, mend = self.file(shard, DONE), f"run spinset repair {shlex.quote(self.storage.url)}"
         try:
             done = json.loads(self.storage.read(name))
             lacking = RECORD - done.keys() or set(SUFFIXES) - done["files"].keys()
         except (ValueError, AttributeError) as error:
-            raise UserError(f"{name} is damaged ({type(error).__name__}: {error})") from error
+            raise DamagedData(f"{name} is damaged ({type(error).__name__}: {error}); {mend}") from error
         if lacking:
-            raise UserError(f"{name} is damaged (it lacks {', '.join(sorted(lacking))})")
+            raise DamagedData(f"{name} is damaged (it lacks {', '.join(sorted(lacking))}); {mend}")
         return done
 
     def views(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The views table of a shard; `columns` may name struct fields such as "rgb.offset"."""
-        with self.storage.open(self.file(shard, ".views.parquet")) as file:
-            return pq.read_table(file, columns=columns)
+        return read_parquet(self.storage, self.file(shard, ".views.parquet"), columns)
 
     def identities(self, shard: int) -> pa.Table:
-        with self.storage.open(self.file(shard, ".identities.parquet")) as file:
-            return pq.read_table(file)
+        """The identities table of a shard."""
+        return read_parquet(self.storage, self.file(shard, ".identities.parquet"))
 
     @property
     def all_identities(self) -> pa.Table:

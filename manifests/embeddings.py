@@ -13,7 +13,8 @@ from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import FOLDER, open_scores, part_file, shard_hashes
+from manifests.scores import AGAIN, FOLDER, open_scores, part_file, shard_hashes
+from manifests.tables import open_parquet, read_parquet
 
 COLUMN = "embedding"
 THREADS = 8
@@ -32,7 +33,7 @@ def mean_embeddings(dataset: Dataset, table: str) -> Embedded:
     made_of = _made_of(dataset, table)
     file = embeddings_file(table)
     if dataset.storage.exists(file):
-        rows = pq.read_table(io.BytesIO(dataset.storage.read(file)))
+        rows = read_parquet(dataset.storage, file, mend=AGAIN)
         if rows.schema.metadata.get(_META) == made_of:
             vectors = rows.column(COLUMN).combine_chunks()
             return rows.column("identity").to_numpy(), vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size)
@@ -70,11 +71,10 @@ def _from_parts(dataset: Dataset, table: str) -> Embedded:
 
 def _sums(dataset: Dataset, table: str, shard: int) -> Embedded:
     """The identities of one shard and the sums of their embeddings."""
-    with dataset.storage.open(part_file(table, shard)) as file:
-        parquet = pq.ParquetFile(file)
-        if COLUMN not in parquet.schema_arrow.names:
-            raise UserError(f"the scores of {table} hold no embeddings; name a table of the scorer arcface")
-        rows = parquet.read(columns=["identity", COLUMN])
+    parquet = open_parquet(dataset.storage, part_file(table, shard), AGAIN)
+    if COLUMN not in parquet.schema_arrow.names:
+        raise UserError(f"the scores of {table} hold no embeddings; name a table of the scorer arcface")
+    rows = parquet.read(columns=["identity", COLUMN])
     lists = rows.column(COLUMN).combine_chunks()
     valid = lists.is_valid().to_numpy(zero_copy_only=False)
     vectors = lists.drop_null().flatten().to_numpy().reshape(-1, lists.type.list_size).astype(np.float32)

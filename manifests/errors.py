@@ -13,5 +13,9 @@ class MissingFile(UserError, FileNotFoundError):
     """A file or folder that was given, or that belongs to what was given, does not exist."""
 
 
+class StorageError(OSError):
+    """A storage that is not local cannot be reached or refuses what was asked of it."""
+
+
 class DamagedData(ValueError):
     """Files of a dataset are missing, cut short or altered; the message names them and the command that repairs them."""

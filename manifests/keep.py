@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from manifests import schema
 from manifests.dataset import Dataset
-from manifests.errors import UserError
+from manifests.errors import DamagedData, UserError
 from manifests.selection import Selection, read_selection
 from manifests.shards import member_name
 
@@ -62,7 +63,7 @@ class KeptIdentity:
         for key, entry, data in zip(keys, index, self.dataset.members(self.shard, name, self.views), strict=True):
             if hashlib.sha256(data).digest() != entry["sha256"]:
                 where = f"{self.dataset.file(self.shard, '.tar')}, {member_name(key, self.dataset.plan.members[name])}"
-                raise UserError(f"{where}: damaged; spinset verify {self.dataset.storage.url} --deep says more")
+                raise DamagedData(f"{where} is damaged; run spinset repair {shlex.quote(self.dataset.storage.url)}")
             yield data
 
     def mesh(self) -> bytes | None:
@@ -115,11 +116,10 @@ def check_identities(text: str) -> None:
 
 def kept_identities(dataset: Dataset, keep: Keep, identities: Iterable[int]) -> Iterator[KeptIdentity]:
     """Read the tables of these identities shard by shard; ascending order reads each table once."""
-    home = {i: shard for shard in range(dataset.plan.shards) for i in dataset.plan.identities_of(shard)}
     shard, views, rows = -1, schema.VIEWS.empty_table(), {}
     for identity in identities:
-        if home[identity] != shard:
-            shard = home[identity]
+        if (home := dataset.plan.shard_of(identity)) != shard:
+            shard = home
             views = dataset.views(shard)
             views = views.filter(pa.array(keep.mask(views)))
             rows = {row["identity"]: row for row in dataset.identities(shard).to_pylist()}

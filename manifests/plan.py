@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from manifests import schema
@@ -55,7 +56,13 @@ class Plan:
         """The shard in which an identity lies."""
         if self.packed is None:
             return identity // self.identities_per_shard
-        return next(shard for shard, own in enumerate(self.packed["shards"]) if identity in own)
+        return self._homes[identity]
+
+    @cached_property
+    def _homes(self) -> dict[int, int]:
+        """The shard of each identity of a pack."""
+        assert self.packed is not None
+        return {identity: shard for shard, own in enumerate(self.packed["shards"]) for identity in own}
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON values; what a generated dataset lacks is left out, as in plans from before there were packs."""

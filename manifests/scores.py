@@ -20,8 +20,11 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.storage import Storage
+from manifests.tables import open_parquet
 
 FOLDER = "scores"
+AGAIN = "spinset score {} --replace"
+"""The command that makes a damaged table again."""
 WHOLE = -1
 """The view number of an identity's own row."""
 
@@ -118,10 +121,9 @@ def write_whole(dataset: Dataset, table: str, rows: pa.Table, lineage: Lineage) 
 
 def read_part(dataset: Dataset, table: str, shard: int, numbers_only: bool = False) -> pa.Table:
     """The scores of one shard, embeddings included unless only numbers are asked for."""
-    with dataset.storage.open(part_file(table, shard)) as file:
-        parquet = pq.ParquetFile(file)
-        names = [f.name for f in parquet.schema_arrow if not (numbers_only and pa.types.is_nested(f.type))]
-        return parquet.read(columns=names).replace_schema_metadata(None)
+    parquet = open_parquet(dataset.storage, part_file(table, shard), AGAIN)
+    names = [f.name for f in parquet.schema_arrow if not (numbers_only and pa.types.is_nested(f.type))]
+    return parquet.read(columns=names).replace_schema_metadata(None)
 
 
 def tables(storage: Storage) -> list[str]:
@@ -165,17 +167,16 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
     if not dataset.storage.exists(file):
         there = ", ".join(tables(dataset.storage)) or "none"
         raise UserError(f"there are no scores of {table!r} (tables: {there}); run spinset score for it")
-    with dataset.storage.open(file) as stream:
-        parquet = pq.ParquetFile(stream)
-        about = json.loads(parquet.schema_arrow.metadata[_META])
-        rows = [f.name for f in ROW]
-        known = {f.name: f for f in parquet.schema_arrow if f.name not in rows}
-        for name in columns or ():
-            if name not in known and name not in rows:
-                raise UserError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
-        _check_shards(file, about, dataset.plan.fingerprint, hashes)
-        wanted = [*rows, *known] if columns is None else ["identity", "view", *columns]
-        table_rows = parquet.read(columns=wanted)
+    parquet = open_parquet(dataset.storage, file, AGAIN)
+    about = json.loads(parquet.schema_arrow.metadata[_META])
+    rows = [f.name for f in ROW]
+    known = {f.name: f for f in parquet.schema_arrow if f.name not in rows}
+    for name in columns or ():
+        if name not in known and name not in rows:
+            raise UserError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
+    _check_shards(file, about, dataset.plan.fingerprint, hashes)
+    wanted = [*rows, *known] if columns is None else ["identity", "view", *columns]
+    table_rows = parquet.read(columns=wanted)
     lineage = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
     return Scores(table, lineage, known, table_rows)
 
@@ -210,5 +211,4 @@ def _write(storage: Storage, file: str, rows: pa.Table, about: dict[str, Any]) -
 
 
 def _read_about(storage: Storage, file: str) -> dict[str, Any]:
-    with storage.open(file) as stream:
-        return json.loads(pq.ParquetFile(stream).schema_arrow.metadata[_META])
+    return json.loads(open_parquet(storage, file, AGAIN).schema_arrow.metadata[_META])

@@ -65,7 +65,7 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
         there = ", ".join(selections(dataset)) or "none"
         raise UserError(f"there is no selection {name!r} (selections: {there}); make it with spinset select")
     data = dataset.storage.read(file)
-    rows = pq.ParquetFile(io.BytesIO(data)).read()  # read_table would import pandas
+    rows = pq.ParquetFile(pa.BufferReader(data)).read()
     about: dict[str, Any] = json.loads((rows.schema.metadata or {}).get(_META, b"{}"))
     if about.get("dataset") != dataset.plan.fingerprint:
         raise UserError(f"{file} was made for another dataset; make it anew with spinset select")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from manifests import schema
 from manifests.plan import Plan
-from manifests.storage import Storage
+from manifests.storage import Storage, naming
 
 FOLDER = schema.SHARDS
 SUFFIXES = (".tar", ".views.parquet", ".identities.parquet")
@@ -79,7 +79,8 @@ class ShardWriter:
     def commit(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Make the shard durable and visible; `run` (host, seconds, versions) goes into done.json, which is returned."""
         self._write(_END_OF_ARCHIVE)
-        self._tar.close()
+        with naming(self._scratch[".tar"]):
+            self._tar.close()
         tables = {
             ".views.parquet": pa.Table.from_pylist(self._views, schema.VIEWS),
             ".identities.parquet": pa.Table.from_pylist(self._identities, schema.IDENTITIES),
@@ -87,7 +88,9 @@ class ShardWriter:
         files = {".tar": {"size": self._position + len(_END_OF_ARCHIVE), "sha256": self._sha256.hexdigest()}}
         for suffix, table in tables.items():
             data = _parquet(table)
-            self._new_scratch(suffix).write_bytes(data)
+            scratch = self._new_scratch(suffix)
+            with naming(scratch):
+                scratch.write_bytes(data)
             files[suffix] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         outcomes = [row["outcome"] for row in self._identities]
         done = {
@@ -118,7 +121,8 @@ class ShardWriter:
 
     def _write(self, data: bytes) -> None:
         self._sha256.update(data)
-        self._tar.write(data)
+        with naming(self._scratch[".tar"]):
+            self._tar.write(data)
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,19 +1,30 @@
 """Where a dataset lies: a local folder or any fsspec address, with writes that are whole or not there."""
 
+import hashlib
 import os
+import re
 import secrets
 import socket
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from manifests.errors import UserError
+from manifests.errors import StorageError, UserError
 
 TEMPORARY = ".tmp-"
-UPLOADS = Path(tempfile.gettempdir()) / "spinset-uploads"
-"""Where files wait that are on their way to an object store."""
+SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{8}$")
+"""How the name of a scratch file ends; files of other programs that look alike are left alone."""
+ABANDONED = 24 * 3600.0
+"""Seconds after its last write at which a scratch file of a writer that cannot be asked counts as abandoned."""
+WHOLE_AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "memory"}
+"""Protocols under which a key appears when its upload has finished, and not before."""
 
 
 class Storage:
@@ -23,13 +34,21 @@ class Storage:
     """
 
     def __init__(self, root: str | os.PathLike[str]):
-        self.url = str(root)
-        try:
-            self.fs, path = fsspec.core.url_to_fs(self.url)
-        except ImportError as error:
-            raise UserError(f"{self.url} needs another package: {error}") from error
+        self.url = os.fsdecode(root)
+        self.fs: Any
+        if "://" not in self.url:
+            # Not through url_to_fs, which takes "::" in a path for a chain of file systems.
+            self.fs, path = LocalFileSystem(), os.path.abspath(os.path.expanduser(self.url))
+        else:
+            try:
+                # Without a cache of listings, which would hide the shards that other workers commit.
+                self.fs, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            except ImportError as error:
+                raise UserError(f"{self.url} needs another package: {error}") from error
         self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        if not self.is_local:
+            self.fs = _Remote(self.fs, self.url)
 
     def path(self, name: str) -> str:
         parts = name.split("/")
@@ -45,9 +64,9 @@ class Storage:
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the files directly in a folder; none if there is no such folder."""
+        self.fs.invalidate_cache()
         if not self.fs.isdir(self.path(folder)):
             return []
-        self.fs.invalidate_cache()
         return sorted(entry.rsplit("/", 1)[-1] for entry in self.fs.ls(self.path(folder), detail=False))
 
     def open(self, name: str):
@@ -60,17 +79,17 @@ class Storage:
         """Commit a small file."""
         scratch = self.scratch(name)
         try:
-            scratch.write_bytes(data)
+            with naming(scratch):
+                scratch.write_bytes(data)
             self.commit(scratch, name)
         finally:
             scratch.unlink(missing_ok=True)
 
     def scratch(self, name: str) -> Path:
         """A fresh local path to write `name` to before `commit`; beside it where that is local, so a rename suffices."""
-        suffix = f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        suffix = f"{TEMPORARY}{_processes()}-{os.getpid()}-{secrets.token_hex(4)}"
         if not self.is_local:
-            UPLOADS.mkdir(exist_ok=True)
-            return UPLOADS / f".{name.replace('/', '-')}{suffix}"
+            return Path(_uploads(os.getpid()).name) / f".{name.replace('/', '-')}{suffix}"
         final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
         return final.with_name(f".{final.name}{suffix}")
@@ -78,10 +97,16 @@ class Storage:
     def commit(self, scratch: Path, name: str) -> None:
         """Make a finished scratch file durable under its name, replacing what was there."""
         if not self.is_local:
-            self.fs.put_file(str(scratch), self.path(name))
+            final = self.path(name)
+            if WHOLE_AT_ONCE & set(self.fs.protocols):
+                self.fs.put_file(str(scratch), final)
+            else:  # a file server shows a file while it grows
+                self.fs.makedirs(final.rpartition("/")[0], exist_ok=True)
+                self.fs.put_file(str(scratch), f"{final}{TEMPORARY}upload")
+                self.fs.mv(f"{final}{TEMPORARY}upload", final)
             scratch.unlink()
             return
-        with scratch.open("rb") as file:
+        with scratch.open("rb") as file, naming(scratch):
             os.fsync(file.fileno())
         final = self.path(name)
         os.replace(scratch, final)
@@ -106,22 +131,93 @@ class Storage:
         self.fs.rm_file(self.path(name))
 
     def clear_leftovers(self) -> int:
-        """Remove the scratch files of this host's writers that are no longer alive; how many there were."""
-        folder = Path(self.root) if self.is_local else UPLOADS
-        dead = [path for path in folder.rglob(f".*{TEMPORARY}*") if _writer_is_dead(path.name)]
+        """Remove the scratch files of writers that are no longer alive, and return how many there were.
+
+        A writer of the same machine and container is asked; a file of any other is removed when nothing was written to it
+        for a day. Uploads to object stores wait in a temporary folder of their process and leave nothing here.
+        """
+        if not self.is_local:
+            return 0
+        dead = [path for path in Path(self.root).rglob(f".*{TEMPORARY}*") if _is_abandoned(path)]
         for path in dead:
             path.unlink(missing_ok=True)
         return len(dead)
 
 
-def _writer_is_dead(scratch: str) -> bool:
-    host, pid, _ = scratch.split(TEMPORARY)[1].rsplit("-", 2)
-    if host != socket.gethostname():
-        return False
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Give errors of writing the name of the file, which the system leaves out when a disk is full."""
     try:
-        os.kill(int(pid), 0)
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
+
+
+class _Remote:
+    """A file system of fsspec whose errors become StorageErrors of one line; a missing file stays a FileNotFoundError."""
+
+    def __init__(self, fs: Any, url: str):
+        self._fs, self._url = fs, url
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        known = self._fs.protocol
+        return (known,) if isinstance(known, str) else tuple(known)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # asked for by pickle and copy, before there is a file system
+            raise AttributeError(name)
+        found = getattr(self._fs, name)
+        return self._reporting(found) if callable(found) else found
+
+    def _reporting(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(*args: Any, **options: Any) -> Any:
+            try:
+                return call(*args, **options)
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # the clients of object stores share no base class
+                first = (str(error).splitlines() or [""])[0]
+                raise StorageError(f"{self._url} cannot be used: {type(error).__name__}: {first}") from error
+
+        return reporting
+
+
+@cache
+def _uploads(pid: int) -> "tempfile.TemporaryDirectory[str]":
+    """The folder of this process for files on their way to an object store; TMPDIR chooses where it lies."""
+    return tempfile.TemporaryDirectory(prefix="spinset-upload-")
+
+
+@cache
+def _processes() -> str:
+    """Names the machine and container whose process numbers this process shares.
+
+    A host name is not enough: containers may have one in common and count their processes each from 1.
+    """
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    parts = [socket.gethostname()]
+    if boot.exists():  # Linux; elsewhere there are no containers
+        parts += [boot.read_text().strip(), os.readlink(namespace)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+
+
+def _is_abandoned(scratch: Path) -> bool:
+    """Whether a file is a scratch file that nobody writes any more."""
+    found = SCRATCH.search(scratch.name)
+    if found is None:
+        return False
+    if found["host"] != _processes():
+        try:
+            return time.time() - scratch.stat().st_mtime > ABANDONED
+        except FileNotFoundError:  # its writer has just committed it
+            return False
+    try:
+        os.kill(int(found["pid"]), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # alive, and somebody else's
+    except PermissionError:  # alive, and another user's
         return False
     return False

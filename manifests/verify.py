@@ -17,6 +17,7 @@ from PIL import Image
 
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import DamagedData
 from manifests.shards import DONE, member_name, padding, tar_header
 
 
@@ -49,8 +50,8 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
     marker = dataset.file(shard, DONE)
     try:
         done = dataset.done(shard)
-    except ValueError as error:
-        yield Fault(marker, str(error).removeprefix(f"{marker} is "))
+    except DamagedData as error:
+        yield Fault(marker, str(error).removeprefix(f"{marker} is ").rpartition("; run ")[0])
         return
     expected = {suffix: (file["size"], file["sha256"]) for suffix, file in done["files"].items()}
     fingerprint = done["fingerprint"]
@@ -79,8 +80,9 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
     try:
         rows = dataset.views(shard).to_pylist()
         identities = dataset.identities(shard) if ".identities.parquet" not in damaged else None
-    except (pa.ArrowException, OSError) as error:
-        yield Fault(dataset.file(shard, ".views.parquet"), f"a table does not read ({error}); --deep says which")
+    except DamagedData as error:
+        file, _, problem = str(error).rpartition("; run ")[0].partition(" is ")
+        yield Fault(file, f"is {problem}")
         return
     if ".tar" in damaged and dataset.storage.exists(tar):
         yield from _locate(dataset, tar, rows, expected[".tar"][0])

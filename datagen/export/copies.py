@@ -1,16 +1,19 @@
 """A dataset as the base of an export: its shards linked or copied as they are, or packed where only a part is wanted."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 from datagen.export.pack import PackConfig, fill
 from manifests.dataset import Dataset
+from manifests.errors import DamagedData
 from manifests.keep import Keep
 from manifests.pack import make_pack_plan
 from manifests.plan import write_plan
 from manifests.shards import DONE, SUFFIXES
 from manifests.storage import Storage
+from manifests.verify import verify_shard
 
 
 def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
@@ -26,6 +29,8 @@ def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
         fill(source, keep, copy)
         return copy
     for shard in copy.pending():
+        if fault := next(verify_shard(source, shard, deep=False), None):
+            raise DamagedData(f"{fault}; run spinset repair {shlex.quote(source.storage.url)}")
         for suffix in (*SUFFIXES, DONE):
             _link(source, copy.file(shard, suffix), storage)
     return copy

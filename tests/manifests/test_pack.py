@@ -122,7 +122,9 @@ def test_damage_is_not_copied(selected, tmp_path):
     data = bytearray(tar.read_bytes())
     data[entry["offset"]] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(ValueError, match=r"heads-000000\.tar, 0000000_v002\.alpha\.png: damaged"):
+    with pytest.raises(
+        ValueError, match=r"heads-000000\.tar, 0000000_v002\.alpha\.png is damaged; run spinset repair "
+    ):
         pack(selected, tmp_path / "pack")
     assert Dataset(str(tmp_path / "pack")).committed() == []
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from manifests.errors import UserError
+from manifests.errors import DamagedData
 
 Key = tuple[int, int, int]
 """What the randomness of a sample is keyed by: the seed, the epoch and the number of the sample."""
@@ -80,7 +80,7 @@ class Source(Protocol):
         ...
 
 
-class BadMember(UserError):
+class BadMember(DamagedData):
     """A member that cannot be read or decoded; says where it is, and of which of the rows asked for."""
 
     def __init__(self, shard: str, member: str, reason: str, row: int):

@@ -157,7 +157,7 @@ def test_damage_is_not_exported(eggs, tmp_path):
     data = bytearray(tar.read_bytes())
     data[entry["offset"] + 30] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(ValueError, match=r"0000000_v001\.rgb\.jpg: damaged"):
+    with pytest.raises(ValueError, match=r"0000000_v001\.rgb\.jpg is damaged; run spinset repair "):
         export(ExportConfig(str(tmp_path / "copy"), str(tmp_path / "out"), "eg3d"))
     assert not (tmp_path / "out").exists()
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import small_plan, write_shard
@@ -153,7 +154,7 @@ def test_the_cache_brings_whole_shards_once(make, tmp_path, monkeypatch):
     readers = [reader_of(remote, cache_of(remote, tmp_path / "cache", 3)) for _ in range(2)]
     for reader in readers:
         assert reader.read({"rgb": np.arange(18)})["rgb"] == contents(dataset, "rgb")
-        monkeypatch.setattr(type(remote.storage.fs), "get_file", None)
+        monkeypatch.setattr(MemoryFileSystem, "get_file", None)
     copies = list((tmp_path / "cache").glob("spinset-cache/*/*.tar"))
     assert sorted(c.read_bytes() for c in copies) == sorted(remote.storage.read(tar_file(s)) for s in range(3))
     assert not list((tmp_path / "cache").glob("*/*.part-*"))
@@ -178,7 +179,7 @@ def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(ma
 
 def test_many_who_want_a_shard_fetch_it_once(make, tmp_path, monkeypatch):
     remote = upload(make(), "memory://once/heads")
-    fetched, fs = [], type(remote.storage.fs)
+    fetched, fs = [], MemoryFileSystem
     original = fs.get_file
     monkeypatch.setattr(fs, "get_file", lambda self, *a, **k: fetched.append(a[0]) or original(self, *a, **k))
     threads = [threading.Thread(target=cache_of(remote, tmp_path, 3).fetch, args=(1,)) for _ in range(6)]

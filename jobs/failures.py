@@ -1,0 +1,94 @@
+"""What a command prints and returns when it fails: one line, and an exit code that tells whose fault it was."""
+
+import errno
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from jobs.pool import WorkersKeepDying
+from manifests.errors import DamagedData, StorageError, UserError
+
+DONE, FAILED, BAD_INPUT, FAULTS, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
+TRACEBACK = "SPINSET_TRACEBACK"
+"""The environment variable that prints tracebacks instead of writing them to a file."""
+PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What the system answers when a given path cannot be used."""
+CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs")
+"""Packages whose errors tell of a storage that is not local."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def report(command: str, error: BaseException) -> int:
+    """Print an exception of a command as one line on stderr, and return the exit code it stands for."""
+    if isinstance(error, BrokenPipeError):
+        # The reader of the output has gone; what Python would flush at its end has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    if TRACEBACK in os.environ and not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
+        return exit_code(error)
+    print(
+        f"\n{line(command, error)}" if isinstance(error, KeyboardInterrupt) else line(command, error), file=sys.stderr
+    )
+    return exit_code(error)
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for a mistake of the user's, 3 for damaged data and for work that was given up, 1 for anything else that went wrong."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, DamagedData | WorkersKeepDying):
+        return FAULTS
+    return BAD_INPUT if isinstance(error, (UserError, *PLACES, UnicodeEncodeError, ImportError)) else FAILED
+
+
+def line(command: str, error: BaseException) -> str:
+    """What is printed of an exception."""
+    name = f"spinset {command}"
+    if isinstance(error, KeyboardInterrupt):
+        return f"{name}: interrupted; the same command resumes"
+    if isinstance(error, DamagedData | WorkersKeepDying | UserError | StorageError):
+        return f"{name}: {error}"
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return f"{name}: {_no_space(error)}; the same command continues when there is room"
+    if isinstance(error, PLACES) and error.filename is not None:
+        return f"{name}: {os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{name}: a path holds characters that this locale cannot encode; set LC_ALL=C.UTF-8"
+    if isinstance(error, ImportError) and error.name is not None:
+        package = error.name.partition(".")[0]
+        return f"{name}: the package {package} is not installed; run pip install 'spinset[all]'"
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        first = (str(error).splitlines() or [""])[0]
+        return (
+            f"{name}: out of memory ({first}); lower --micro or --batch, --resolution, or the number of --workers, "
+            "or give --checkpoint-activations where a model is trained"
+        )
+    if type(error).__module__.partition(".")[0] in CLIENTS:
+        return f"{name}: the storage cannot be used: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    where = _written(error)
+    return f"{name}: internal error: {_first_line(error)}; the traceback is in {where}, please report it with that file"
+
+
+def _no_space(error: OSError) -> str:
+    """Which file does not fit, and how much is free there."""
+    where = Path(os.fsdecode(error.filename)) if error.filename else Path()
+    while not where.exists():
+        where = where.parent
+    free = shutil.disk_usage(where).free
+    return f"no space is left on the disk of {where.absolute()} ({free / 1e6:.1f} MB free)"
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _written(error: BaseException) -> str:
+    """The file that the traceback was written to."""
+    descriptor, file = tempfile.mkstemp(prefix="spinset-", suffix=".log", text=True)
+    with os.fdopen(descriptor, "w", errors="backslashreplace") as out:
+        traceback.print_exception(error, file=out)
+    return file

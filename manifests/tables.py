@@ -1,0 +1,55 @@
+"""Parquet files of a dataset, read in a way that is safe at the end of a process.
+
+Arrow reads in threads of its own. Given a Python file object, one of these threads may drop the last reference to it when
+the interpreter has begun to end, which aborts the process after its answer was printed. A buffer holds no Python object
+that needs the interpreter, so every table is read from one.
+"""
+
+import shlex
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.errors import DamagedData
+from manifests.storage import Storage
+
+
+def open_parquet(storage: Storage, name: str, mend: str = "spinset repair {}") -> pq.ParquetFile:
+    """Open a parquet file of a dataset.
+
+    Args:
+        mend: the command that makes the file again, `{}` being the dataset's address.
+
+    Raises:
+        DamagedData: the file is missing or no parquet file.
+    """
+    try:
+        return pq.ParquetFile(pa.BufferReader(storage.read(name)))
+    except FileNotFoundError as error:
+        raise DamagedData(f"{name} is missing; {_hint(mend, storage)}") from error
+    except pa.ArrowException as error:
+        raise DamagedData(f"{name} is damaged ({str(error).splitlines()[0]}); {_hint(mend, storage)}") from error
+
+
+def read_parquet(
+    storage: Storage, name: str, columns: list[str] | None = None, mend: str = "spinset repair {}"
+) -> pa.Table:
+    """Read a parquet file of a dataset, or some of its columns; struct fields are named as in "rgb.offset".
+
+    Raises:
+        DamagedData: the file is missing, no parquet file, or does not decode.
+    """
+    file = open_parquet(storage, name, mend)
+    try:
+        rows = file.read(columns=columns)
+        if columns is None:
+            return rows
+        fields = [name for name in columns if "." in name]
+        # A field of a struct becomes a column of its own, as it was asked for.
+        return (rows.flatten() if fields else rows).select(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedData(f"{name} is damaged ({str(error).splitlines()[0]}); {_hint(mend, storage)}") from error
+
+
+def _hint(mend: str, storage: Storage) -> str:
+    return f"run {mend.format(shlex.quote(storage.url))}"
