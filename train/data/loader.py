@@ -1,5 +1,6 @@
 """Opens a dataset for training: everything that is known to go wrong is said here, before the first step."""
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -66,7 +67,8 @@ def open_loader(
     sampling = {
         "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
         "control": config.control,
-        "embeddings": config.embeddings,
+        # Their contents, too: a score table may be made anew with other settings under the same name.
+        "embeddings": config.embeddings and [config.embeddings, _sha256(embeddings)],
         "source": worker.source.lineage,
     }
     start = State(
@@ -77,6 +79,10 @@ def open_loader(
         **{name: getattr(config, name) for name in ("seed", "batch", "tail", "window")},
     )
     return Loader(config, worker, order, start, (rank, world), cache, left_out)
+
+
+def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:
+    return hashlib.sha256(b"" if vectors is None else vectors.tobytes()).hexdigest()
 
 
 def _usable(

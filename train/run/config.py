@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from manifests.errors import UserError
-from manifests.order import fingerprint_of
+from manifests.order import check_ranks
 from train.data.stream import FOREVER, LoaderConfig
 from train.diffusion.objective import Objective
 from train.networks.model import ModelShape
@@ -16,10 +16,12 @@ from train.run.optimizer import OptimizerConfig
 OWN = (
     *("out", "device", "micro", "strategy", "compile", "checkpoint_activations"),
     *("save_every", "snapshot_every", "keep", "log_every", "validation", "wandb"),
-    *("vae", "text_encoder", "init"),
+    *("vae", "text_encoder", "init", "branch", "samples"),
 )
-"""Settings that another machine or another patience may change in the middle of a run; weights are known by what they
-are, not where they lie."""
+"""Settings that may change when a run is resumed. Files of weights are compared by their contents instead of their paths, and
+a changed number of samples is recorded in the history of the run."""
+LOADING = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
+"""Settings of the loader that change how batches are read, but not which; the dataset is compared by its contents."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,17 @@ class ValidationConfig:
     """What is looked at while a run goes on."""
 
     data: str = ""
-    """Folder or address of heads that are not trained on; without it there is no validation."""
+    """Folder or address of a dataset of other heads; without it there is no validation."""
     every: int = 50_000
-    """Samples between two looks, and one at the end."""
+    """Samples between two validations; the last step is always followed by one."""
     scenes: int = 16
-    """Scenes whose loss is taken at each of a few noise levels."""
+    """Number of scenes over which the validation loss is averaged, at most as many as the dataset has."""
     pictures: int = 4
-    """Of them, those that are sampled and drawn beside the truth."""
+    """Number of these scenes that are sampled and drawn beside the truth."""
     steps: int = 20
-    """Of the sampler."""
+    """Number of sampling steps of the pictures."""
     scale: float = 3.0
-    """Of its guidance, and of that of views by the model unless they are told another."""
+    """Guidance scale of the pictures, and the default of spinset views for the trained model."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.steps < 1 or self.scenes < 1 or not 0 <= self.pictures <= self.scenes:
@@ -61,17 +63,20 @@ class TrainConfig:
     """Folder of Arc2Face's text encoder as safetensors, for identities of that kind; that of `init` without it."""
     init: str = ""
     """Folder of a model to begin with: of an earlier run, or of spinset convert; random weights without it."""
+    branch: str = ""
+    """Checkpoint of another run to begin with, RUN/checkpoints/N: weights, averages, the optimizer's state and the number of
+    samples seen are taken over, and settings may differ."""
     stem: Stem = field(default_factory=Stem)
     objective: Objective = field(default_factory=Objective)
     optim: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: int = 1_000_000
-    """Scenes to train on, each time one is seen counted."""
+    """Number of scenes to train on, counting repetitions; a larger number continues a finished run."""
     latents: bool = True
     """Read the latents that spinset latents cached with this autoencoder; otherwise pictures are encoded on the way."""
     micro: int = 1
-    """Scenes that a rank takes through the network at once; the rest of the batch is accumulated."""
+    """Largest number of scenes that a rank passes through the network at once; gradients are accumulated over the batch."""
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -109,29 +114,25 @@ class TrainConfig:
                 f"--loader.members are {self.loader.members}; this model takes {' and '.join(sorted(needed))}"
             )
 
-    def accumulation(self, world: int) -> int:
-        """Micro-batches of a rank in each step; raises ValueError if the batch does not divide."""
-        whole, rest = divmod(self.loader.batch, world * self.micro)
-        if rest:
-            fits = [m for m in range(1, self.micro) if self.loader.batch % (world * m) == 0]
-            least = world * self.micro
-            hint = f"--micro {fits[-1]}" if fits else f"--loader.batch {-(-self.loader.batch // least) * least}"
-            raise UserError(
-                f"--loader.batch {self.loader.batch} does not divide among {world} ranks of --micro {self.micro}; take {hint}"
-            )
-        return whole
+    def micro_batch(self, world: int) -> int:
+        """The size of every micro-batch: the largest divisor of a rank's share of the batch that is at most `micro`.
+
+        Raises:
+            UserError: the batch does not divide among the ranks.
+        """
+        check_ranks(self.loader.batch, 0, world)
+        share = self.loader.batch // world
+        return max(size for size in range(1, min(self.micro, share) + 1) if share % size == 0)
 
     def as_json(self) -> dict[str, Any]:
         """Every setting, as it stands."""
         return json.loads(json.dumps(asdict(self)))
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all that makes the run what it is; a checkpoint of another run is refused."""
-        settings = {name: value for name, value in self.as_json().items() if name not in OWN}
-        # Read by other processes, in other ways, but in the same order.
-        how = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
-        settings["loader"] = {name: value for name, value in settings["loader"].items() if name not in how}
-        if not self.optim.cooldown:
-            del settings["samples"]  # nothing depends on where it ends
-        return fingerprint_of(settings)
+
+def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config, as JSON, that may not change when a run is resumed."""
+    settings = {name: value for name, value in config.items() if name not in OWN}
+    settings["loader"] = {name: value for name, value in config["loader"].items() if name not in LOADING}
+    # An average that is off leaves no trace, so that runs from before it existed can be resumed.
+    settings["ema"] = {name: value for name, value in config["ema"].items() if value}
+    return settings

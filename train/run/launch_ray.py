@@ -13,7 +13,7 @@ class RayConfig:
     """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
 
     address: str = ""
-    """Of a Ray cluster, such as auto; local starts one on this machine."""
+    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
     workers: int = 1
     """Ranks; each takes one GPU if the device is cuda."""
     failures: int = 3
@@ -36,10 +36,10 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    config.accumulation(ray.workers)
+    config.micro_batch(ray.workers)
     config = with_absolute_paths(config)
     if own := not ray_.is_initialized():
-        ray_.init(address=None if ray.address == "local" else ray.address, log_to_driver=True)
+        ray_.init(address=ray.address, log_to_driver=True)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"config": config},
@@ -68,7 +68,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
     return replace(
         config,
-        **{name: absolute(getattr(config, name)) for name in ("out", "vae", "text_encoder", "init")},
+        **{name: absolute(getattr(config, name)) for name in ("out", "vae", "text_encoder", "init", "branch")},
         loader=replace(config.loader, data=absolute(config.loader.data), cache=absolute(config.loader.cache)),
         validation=replace(config.validation, data=absolute(config.validation.data)),
     )
