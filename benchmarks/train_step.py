@@ -67,7 +67,7 @@ def ours(shape: ModelShape, scene: Scene, latents: Tensor, nothing: Nothing, **o
         network.checkpoint_activations()
     if options.get("compile"):
         network.compile_blocks()
-    optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), decay=0.9999))
+    optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), half_life=50_000))
     objective, places = Objective(), count()
 
     def step() -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
-from gpu_parts.common import Budget, Table, percent, seconds
 from train_step import VIEWS, flops, inputs
 
+from gpu_parts.common import Budget, Table, percent, seconds
 from train.diffusion.objective import Objective, draw, losses
 from train.networks.identity import IdentityShape
 from train.networks.model import ModelShape
@@ -114,7 +114,7 @@ def step_of(
     run = network
     if variant.fsdp:
         run = spread(network, stack.enter_context(joined(device)), sharded=True, bf16=True)
-    optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), decay=0.9999))
+    optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), half_life=50_000))
     if not variant.fused:
         for group in optimizer.adam.param_groups:
             group["fused"] = False

@@ -31,7 +31,11 @@ ROOT = Path(__file__).parents[2]
         (PermissionError(13, "Permission denied", "/root/x"), 2, "spinset views: /root/x: Permission denied"),
         (KeyboardInterrupt(), 130, "spinset views: interrupted; the same command resumes"),
         (ModuleNotFoundError("no", name="embreex.rtcore"), 2, "the package embreex is not installed; run pip install"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, "spinset views: out of memory (CUDA out of memory."),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to"),
+            1,
+            "spinset views: out of memory (CUDA out of memory.",
+        ),
         (MemoryError(), 1, "spinset views: out of memory"),
     ],
 )

@@ -67,8 +67,8 @@ def open_loader(
     sampling = {
         "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
         "control": config.control,
-        "embeddings": config.embeddings,
-        "embeddings_sha256": None if embeddings is None else hashlib.sha256(embeddings.tobytes()).hexdigest(),
+        # Their contents, too: a score table may be made anew with other settings under the same name.
+        "embeddings": config.embeddings and [config.embeddings, _sha256(embeddings)],
         "source": worker.source.lineage,
     }
     start = State(
@@ -81,6 +81,10 @@ def open_loader(
     return Loader(config, worker, order, start, (rank, world), cache, left_out)
 
 
+def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:
+    return hashlib.sha256(b"" if vectors is None else vectors.tobytes()).hexdigest()
+
+
 def _usable(
     dataset: Dataset, subset: Subset, config: LoaderConfig
 ) -> tuple[Subset, Float32[np.ndarray, "i d"] | None, dict[int, str]]:
@@ -89,11 +93,6 @@ def _usable(
     if config.embeddings:
         identity, means = mean_embeddings(dataset, config.embeddings)
         by_identity = np.argsort(identity)
-        if missing := sorted(set(subset.identities.tolist()) - set(identity.tolist())):
-            raise UserError(
-                f"{len(missing)} identities have no row in the embeddings of {config.embeddings} (first: {missing[0]}); "
-                f"run spinset score {config.data} --scorers {config.embeddings}"
-            )
         vectors = means[by_identity[np.searchsorted(identity, subset.identities, sorter=by_identity)]]
         without = np.flatnonzero(np.isnan(vectors).any(1)).tolist()
         reasons |= dict.fromkeys(without, f"has no embedding in {config.embeddings}")

@@ -5,18 +5,22 @@ here, from the order, never from what a batch looks like.
 """
 
 import os
+import shutil
 import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from multiprocessing import parent_process
+from pathlib import Path
 from threading import Thread
 from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tyro.conf import arg
 
@@ -27,7 +31,7 @@ from train.data.batch import Batch
 from train.data.cache import LookAhead, ShardCache
 from train.data.pixels import Encoded
 from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
-from train.data.slots import Slots
+from train.data.slots import HELD, Slots
 from train.data.worker import Bad, Delivery, Worker
 
 T = TypeVar("T")
@@ -35,6 +39,8 @@ T = TypeVar("T")
 FOREVER = 0
 AHEAD = 4
 """Batches whose remote shards are fetched before they are asked for."""
+SHARED = Path("/dev/shm")
+"""Where Linux keeps the shared memory of processes; containers are given 64 MB of it."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +170,9 @@ class Loader:
         Raises:
             ValueError: more members are bad than the run tolerates.
             FileNotFoundError: a shard is no longer there.
+            OSError: a worker was killed, for instance by the kernel for want of memory.
         """
-        with LookAhead(self.cache) as look_ahead:
+        with LookAhead(self.cache) as look_ahead, lost_workers():
             for delivery in self._deliveries(self._requests(look_ahead)):
                 if isinstance(delivery, Exception):
                     raise delivery
@@ -203,6 +210,8 @@ class Loader:
         if config.workers and config.start_method == "fork":  # which memory is shared by
             worker = Slots(self.worker, config.workers * config.prefetch)
             asked = worker.requests(requests)
+        if config.workers and not (isinstance(worker, Slots) and worker.free):
+            self._check_shared_memory()
         return iter(
             DataLoader(
                 worker,
@@ -216,6 +225,20 @@ class Loader:
                 **(pool if config.workers else {}),
             )
         )
+
+    def _check_shared_memory(self) -> None:
+        """Raise UserError unless the batches that workers prepare fit into the shared memory; reads one to know its size."""
+        first = self.worker[self.order.batch_at(self._cursor).stripe(self.rank, self.world)]
+        if isinstance(first, Exception):
+            raise first
+        batch = sum(value.nbytes for value in first.contents.values() if isinstance(value, Tensor))
+        needed, config = batch * (self.config.workers * self.config.prefetch + HELD), self.config
+        if SHARED.exists() and needed > (free := shutil.disk_usage(SHARED).free):
+            raise UserError(
+                f"{SHARED} has {free / 1e6:.0f} MB free; {config.workers} workers that prepare {config.prefetch} batches of "
+                f"{batch / 1e6:.1f} MB each need {needed / 1e6:.0f} MB. Enlarge it (docker run --shm-size "
+                f"{-(-needed // 2**20)}m), lower --loader.workers or --loader.prefetch, or give --loader.start-method fork"
+            )
 
     def _by_threads(self, requests: Iterator[GlobalBatch]) -> Iterator[Delivery | Exception]:
         """Reading leaves Python's lock alone, so processes would win nothing and copy every byte through a pipe."""
@@ -237,6 +260,20 @@ class Loader:
             raise UserError(
                 f"{self.bad[-1]}; that makes {len(self.bad)}, --loader.tolerance is {self.config.tolerance}"
             )
+
+
+@contextmanager
+def lost_workers() -> Iterator[None]:
+    """Report a killed worker in one line; torch raises it in whatever the main thread happens to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(
+            f"a process of the loader was killed ({str(error).splitlines()[0].rstrip('. ')}), most often for want of memory; "
+            f"lower --loader.workers or --loader.prefetch, or enlarge {SHARED}"
+        ) from error
 
 
 def _as_it_is(value: T) -> T:

@@ -85,11 +85,18 @@ def edm_levels(steps: int, least: float = 0.002, most: float = 700.0, rho: float
 
 
 def ddpm_levels(steps: int, trained: int = 1000) -> Float64[Tensor, " n"]:
-    """Falling noise levels of Stable Diffusion's schedule at evenly spaced of its 1000 times, with a last 0."""
+    """Noise levels of Stable Diffusion's schedule at `steps` of its `trained` times, descending, followed by 0.
+
+    The times are `numpy.linspace(trained - 1, 0, steps, endpoint=False)`, truncated: numpy's own rounding decides which of
+    two neighbouring levels is used (source: LegacyDDPMDiscretization of Stability AI's generative-models).
+
+    Raises:
+        UserError: `steps` is not between 1 and `trained`.
+    """
+    if not 1 <= steps <= trained:
+        raise UserError(f"--steps is {steps}; this schedule has {trained} noise levels, give 1 to {trained}")
     betas = torch.linspace(math.sqrt(0.00085), math.sqrt(0.012), trained, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)
-    # From the last time on, in equal steps that do not reach the first; numpy's, for its rounding decides which integer
-    # a time is cut to, and the released code was written with it.
     times = np.linspace(trained - 1, 0, steps, endpoint=False).astype(np.int64)
     levels = ((1 - kept) / kept).sqrt()[torch.from_numpy(times)]
     return torch.cat([levels, levels.new_zeros(1)])

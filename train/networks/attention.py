@@ -41,8 +41,10 @@ class ViewAttention:
         if is_self and self.joint:
             q, k, v = (rearrange(x, "(b v) n d -> b (v n) d", v=views) for x in (q, k, v))
         if is_self and banks is not None and self.name in banks:
-            bank = banks[self.name].repeat_interleave(len(q) // len(banks[self.name]), 0)
-            k, v = torch.cat([k, attn.to_k(bank)], 1), torch.cat([v, attn.to_v(bank)], 1)
+            bank = banks[self.name]
+            # Projected once per scene and only then repeated for its views.
+            further = (proj(bank).repeat_interleave(len(q) // len(bank), 0) for proj in (attn.to_k, attn.to_v))
+            k, v = (torch.cat(pair, 1) for pair in zip((k, v), further, strict=True))
         out = _attend(q, k, v, attn.heads)
         if is_self and self.joint:
             out = rearrange(out, "b (v n) d -> (b v) n d", v=views)

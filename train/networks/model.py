@@ -76,6 +76,10 @@ class About:
     samples_seen: int = 0
     scale: float = 3.0
     """Of the guidance that suits it; the paper's."""
+    history: tuple[str, ...] = ()
+    """What a plain run of its settings does not tell: the checkpoint it was branched from, changes of its length."""
+    validation_loss: float | None = None
+    """The validation loss of these weights, where the run kept them for being its lowest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +203,7 @@ def read_about(folder: Path) -> tuple[ModelShape, About]:
         }
         parts["identity"] = IdentityShape(**shape.pop("identity"))
         about["conditions"] = tuple(about["conditions"])
+        about["history"] = tuple(about.get("history", ()))
         return ModelShape(**parts, **shape), About(**about)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / FILE} is damaged ({type(error).__name__}: {error})") from error

@@ -24,7 +24,7 @@ from manifests.errors import UserError
 from train.run.parallel import Ranks
 
 FOLDER, DONE = "checkpoints", "checkpoint.json"
-ABOUT = ("seen", "steps", "loader", "config", "fingerprint")
+ABOUT = ("seen", "steps", "loader", "config")
 """What a resume reads of it."""
 
 
@@ -53,8 +53,9 @@ class Checkpoints:
         self.finish()
         place = self.folder / f"{seen:012d}"
         if self.ranks.is_first:
-            for part in self.folder.glob("*"):
-                if part == place or not (part / DONE).exists():  # of a run that died while it wrote
+            for part in self.folder.glob("[0-9]*/"):
+                # The run holds the lock on its folder: what is not whole is of a run that died while it wrote.
+                if part == place or not (part / DONE).exists():
                     shutil.rmtree(part)
             place.mkdir(parents=True)
         self.ranks.wait()
@@ -68,10 +69,12 @@ class Checkpoints:
             return
         writing, place, about = self._writing
         self._writing = None
-        if (error := writing.exception()) is not None:
+        error = writing.exception()
+        # All ranks stop together: one that raised alone would leave the others waiting for it.
+        if self.ranks.any(error is not None):
             # Of a kind that is no Exception; it lists the ranks and their tracebacks.
-            raise OSError(f"{place} could not be written ({str(error).splitlines()[-1].strip()})") from error
-        self.ranks.wait()
+            reason = str(error).splitlines()[-1].strip() if error is not None else "on another rank"
+            raise OSError(f"{place} could not be written ({reason})") from error
         if self.ranks.is_first:
             scratch = place / f"{DONE}.part"
             with scratch.open("w") as file:
@@ -110,7 +113,8 @@ def about_checkpoint(place: Path) -> dict[str, Any]:
     """What a checkpoint says of itself; raises ValueError if that is damaged."""
     try:
         about = json.loads((place / DONE).read_text())
-        return {name: about[name] for name in ABOUT}
+        # Older checkpoints have neither files nor a history.
+        return {"files": {}, "history": [], **about, **{name: about[name] for name in ABOUT}}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{place / DONE} is damaged ({type(error).__name__}: {error}); remove {place}, an older one is used then"

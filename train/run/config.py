@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from manifests.errors import UserError
-from manifests.order import fingerprint_of
+from manifests.order import check_ranks
 from train.data.stream import FOREVER, LoaderConfig
 from train.diffusion.objective import Objective
 from train.networks.model import ModelShape
@@ -19,10 +19,10 @@ OWN = (
     *("save_every", "snapshot_every", "keep", "log_every", "validation", "wandb"),
     *("vae", "text_encoder", "init", "branch", "samples"),
 )
-"""Settings that a resumed run may change: they do not alter what is learned, or only from the resume on. Weights are identified
-by their hashes, not by their paths."""
-OWN_LOADER = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
-"""Settings of the loader that change how samples are read, but neither the samples nor their order."""
+"""Settings that may change when a run is resumed. Files of weights are compared by their contents instead of their paths, and
+a changed number of samples is recorded in the history of the run."""
+LOADING = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
+"""Settings of the loader that change how batches are read, but not which; the dataset is compared by its contents."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class ValidationConfig:
     """What is looked at while a run goes on."""
 
     data: str = ""
-    """Folder or address of heads that are not trained on; without it there is no validation."""
+    """Folder or address of a dataset of other heads; without it there is no validation."""
     every: int = 50_000
-    """Samples between two looks, and one at the end."""
+    """Samples between two validations; the last step is always followed by one."""
     scenes: int = 16
-    """Scenes whose loss is taken at each of a few noise levels."""
+    """Number of scenes over which the validation loss is averaged, at most as many as the dataset has."""
     pictures: int = 4
-    """Of them, those that are sampled and drawn beside the truth."""
+    """Number of these scenes that are sampled and drawn beside the truth."""
     steps: int = 20
-    """Of the sampler."""
+    """Number of sampling steps of the pictures."""
     scale: float = 3.0
-    """Of its guidance, and of that of views by the model unless they are told another."""
+    """Guidance scale of the pictures, and the default of spinset views for the trained model."""
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.steps < 1 or self.scenes < 1 or not 0 <= self.pictures <= self.scenes:
@@ -64,25 +64,25 @@ class TrainConfig:
     """Folder of Arc2Face's text encoder as safetensors, for identities of that kind; that of `init` without it."""
     init: str = ""
     """Folder of a model to begin with: of an earlier run, or of spinset convert; random weights without it."""
+    branch: str = ""
+    """Checkpoint of another run to begin with, RUN/checkpoints/N: weights, averages, the optimizer's state and the number of
+    samples seen are taken over, and settings may differ."""
     stem: Stem = field(default_factory=Stem)
     objective: Objective = field(default_factory=Objective)
     optim: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     samples: int = 1_000_000
-    """Scenes to train on, each time one is seen counted."""
+    """Number of scenes to train on, counting repetitions; a larger number continues a finished run."""
     latents: bool = True
     """Read the latents that spinset latents cached with this autoencoder; otherwise pictures are encoded on the way."""
     micro: int = 1
-    """Largest number of scenes that a rank passes through the network at once; gradients of the rest of its share of the batch
-    are accumulated. The largest number up to this that divides the share is used."""
+    """Largest number of scenes that a rank passes through the network at once; gradients are accumulated over the batch."""
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Precision = "auto"
     """Precision of the network: bf16 is autocast over weights in single precision; auto chooses bf16 where the device has
     instructions for it and fp32 elsewhere. A resumed run keeps the precision it was started with."""
-    branch: str = ""
-    """Checkpoint (RUN/checkpoints/N) whose weights, averages, optimizer state and count of samples a new run starts from."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """Copies of the network on every rank, or shards of it (FSDP2), which take less memory."""
     checkpoint_activations: bool = False
@@ -117,34 +117,24 @@ class TrainConfig:
             )
 
     def micro_batch(self, world: int) -> int:
-        """Scenes of a micro-batch on `world` ranks: the largest divisor of a rank's share of the batch up to `micro`.
+        """The size of every micro-batch: the largest divisor of a rank's share of the batch that is at most `micro`.
 
         Raises:
             UserError: the batch does not divide among the ranks.
         """
-        share, rest = divmod(self.loader.batch, world)
-        if rest:
-            raise UserError(
-                f"--loader.batch is {self.loader.batch}, which does not divide among {world} ranks; "
-                f"give --loader.batch {(share + 1) * world}"
-            )
-        return max(micro for micro in range(1, min(self.micro, share) + 1) if share % micro == 0)
+        check_ranks(self.loader.batch, 0, world)
+        share = self.loader.batch // world
+        return max(size for size in range(1, min(self.micro, share) + 1) if share % size == 0)
 
     def as_json(self) -> dict[str, Any]:
         """Every setting, as it stands."""
         return json.loads(json.dumps(asdict(self)))
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all that makes the run what it is; a checkpoint of another run is refused."""
-        return fingerprint_of(fixed_settings(self.as_json()))
 
-
-def fixed_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, as JSON, that a resumed run may not change.
-
-    The number of samples may grow: the run is then continued, and with a cooldown its learning rate follows the new end.
-    """
-    fixed = {name: value for name, value in settings.items() if name not in OWN}
-    fixed["loader"] = {name: value for name, value in fixed["loader"].items() if name not in OWN_LOADER}
-    return fixed
+def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config, as JSON, that may not change when a run is resumed."""
+    settings = {name: value for name, value in config.items() if name not in OWN}
+    settings["loader"] = {name: value for name, value in config["loader"].items() if name not in LOADING}
+    # An average that is off leaves no trace, so that runs from before it existed can be resumed.
+    settings["ema"] = {name: value for name, value in config["ema"].items() if value}
+    return settings

@@ -1,7 +1,8 @@
 """Averages of the weights over training, in single precision and on the weights' own shards.
 
 A power-function average (Karras et al. 2024, EDM2) weighs the past as t^gamma, so its length is a share of the run whatever its
-length; from snapshots of two of them the average of any other length is rebuilt afterwards. The classic one has a fixed decay.
+length; from snapshots of two of them the average of any other length is rebuilt afterwards. The classic one has a fixed
+half-life. All count samples, so none depends on the batch size.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -23,19 +24,19 @@ class EmaConfig:
 
     sigma_rel: tuple[float, ...] = (0.05, 0.10)
     """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
-    decay: float = 0.0
-    """Of a classic average, per step, such as 0.9999; 0 keeps none."""
+    half_life: int = 0
+    """Half-life of an exponential average in samples, such as 500,000; 0 keeps no such average."""
 
     def __post_init__(self) -> None:
         if any(not 0 < length < 0.28 for length in self.sigma_rel):
             raise UserError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
-        if not 0 <= self.decay < 1:
-            raise UserError(f"ema.decay is {self.decay:g}; it must be from 0 to below 1")
+        if self.half_life < 0:
+            raise UserError(f"--ema.half-life is {self.half_life}; it is a number of samples, or 0 for no such average")
 
     @property
     def names(self) -> list[str]:
         """Of the averages, the first is the one that is exported."""
-        return [*(["classic"] if self.decay else []), *map(power_name, self.sigma_rel)]
+        return [*(["classic"] if self.half_life else []), *map(power_name, self.sigma_rel)]
 
 
 def power_name(sigma_rel: float) -> str:
@@ -55,7 +56,7 @@ def power_beta(sigma_rel: float, seen: int, batch: int) -> float:
 
 
 class Ema:
-    """The averages of one network; a step is a function of the samples seen."""
+    """The averages of one network; how far a step moves them is a function of the samples seen."""
 
     def __init__(self, network: nn.Module, config: EmaConfig):
         self.config = config
@@ -64,24 +65,45 @@ class Ema:
         self._lengths = {power_name(length): length for length in config.sigma_rel}
 
     @torch.no_grad()
-    def update(self, seen: int, batch: int) -> None:
-        """Take in the weights after a step."""
+    def update(self, seen: int, batch: int, skipped: Float[Tensor, ""] | None = None) -> None:
+        """Move the averages towards the weights after a step; `skipped` is 1 on its device if the step was skipped, else 0.
+
+        A skipped step leaves the averages as they are, as it does the weights.
+        """
+        weights = _own(self._weights)
+        taken = weights[0].new_ones(()) if skipped is None else 1 - skipped
         for name, average in self.averages.items():
-            kept = power_beta(self._lengths[name], seen, batch) if name in self._lengths else self.config.decay
-            torch._foreach_lerp_(_own(average), _own(self._weights), 1 - kept)  # pyright: ignore[reportPrivateImportUsage]
+            if name in self._lengths:
+                kept = power_beta(self._lengths[name], seen, batch)
+            else:
+                kept = 0.5 ** (batch / self.config.half_life)
+            share = (1 - kept) * taken
+            # A tensor, because reading `skipped` would wait for the device.
+            torch._foreach_lerp_(_own(average), weights, [share] * len(weights))  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The first average in the place of the weights, which come back afterwards bit for bit; nothing if there is none."""
-        average = next(iter(self.averages.values()), self._weights)
-        weights, instead = _own(self._weights), _own(average)
-        with torch.no_grad():
-            kept = [weight.clone() for weight in weights]
-            torch._foreach_copy_(weights, instead)  # pyright: ignore[reportPrivateImportUsage]
-            try:
-                yield
-            finally:
-                torch._foreach_copy_(weights, kept)  # pyright: ignore[reportPrivateImportUsage]
+        """Exchange the first average with the weights, and exchange them back bit for bit; nothing if there is none.
+
+        Tensors are exchanged one by one, so that no second copy of the network is held.
+        """
+        if not self.averages:
+            yield
+            return
+        average = next(iter(self.averages.values()))
+        _exchange(self._weights, average)
+        try:
+            yield
+        finally:
+            _exchange(self._weights, average)
+
+
+@torch.no_grad()
+def _exchange(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    for one, other in zip(_own(some), _own(others), strict=True):
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)
 
 
 def _own(tensors: Mapping[str, Tensor]) -> list[Tensor]:

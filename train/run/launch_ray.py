@@ -13,7 +13,7 @@ class RayConfig:
     """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
 
     address: str = ""
-    """Address of a running Ray cluster, such as auto; local starts one on this machine."""
+    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
     workers: int = 1
     """Ranks; each takes one GPU if the device is cuda."""
     failures: int = 3

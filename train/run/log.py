@@ -1,4 +1,4 @@
-"""What a person and their tools see of a run: a live line, log.jsonl, TensorBoard, and Weights & Biases if asked."""
+"""The log of a run: progress on the screen, log.jsonl, TensorBoard, and Weights & Biases if asked."""
 
 import json
 import time
@@ -17,18 +17,21 @@ from manifests.errors import UserError
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 """Dense bf16 FLOP/s of devices by a part of their name, as their makers give them."""
+SILENCE = 5.0
+"""Seconds after which progress is shown although no line of the log is due."""
 
 
-QUIET = 10.0
-"""Seconds without a line after which one that estimates the time left is written to a log file."""
+def open_console(speaks: bool) -> Console:
+    """Where the lines of a run go; that of other ranks than the first stays silent."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=not speaks)
 
 
 class Log:
     """The log of the first rank; other ranks hold one that keeps silent."""
 
-    def __init__(self, run: Path, total: int, seen: int, speaks: bool, wandb: str = "", settings: Any = None):
-        self.total, self.speaks, self.path = total, speaks, run / "log.jsonl"
-        self.console = Console(stderr=True, highlight=False)
+    def __init__(self, run: Path, total: int, seen: int, console: Console, wandb: str = "", settings: Any = None):
+        self.total, self.speaks, self.path = total, not console.quiet, run / "log.jsonl"
+        self.console, self._shown = console, float("-inf")
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,10 +41,7 @@ class Log:
         self.bar = Progress(*columns, console=self.console)
         self.task = self.bar.add_task("train", total=total, completed=seen, note="")
         self._file = self._board = self._wandb = None
-        self._begun = seen, time.monotonic()
-        self._said: float | None = None
-        """When the last line was written, if any was."""
-        if speaks:
+        if self.speaks:
             run.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a")
             # Importing it takes a second, and ranks that are silent need it not.
@@ -58,7 +58,8 @@ class Log:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.bar.stop()
         for sink in (self._file, self._board):
             if sink is not None:
                 sink.close()
@@ -77,26 +78,29 @@ class Log:
             self._board.add_scalar(name, value, seen)
         if self._wandb is not None:
             self._wandb.log(numbers, step=seen)
-        if self.console.is_terminal:
-            self.bar.update(self.task, completed=seen, note=note)
-        elif note:
-            self._said = time.monotonic()
-            self.console.print(f"train: {seen} of {self.total}, {note}", soft_wrap=True)
+        if note:
+            self._show(seen, note)
 
-    def tick(self, seen: int) -> None:
-        """Show that a step was taken: on a terminal at once, elsewhere after the first and then every QUIET seconds."""
+    def note(self, seen: int, text: str) -> None:
+        """A line of text, on the screen and in the log."""
         if not self.speaks:
             return
+        assert self._file is not None
+        self._file.write(json.dumps({"samples": seen, "time": round(time.time(), 3), "note": text}) + "\n")
+        self._file.flush()
+        self.console.print(f"train: {text}", soft_wrap=True)
+
+    def alive(self, seen: int, meter: "Meter") -> None:
+        """Show speed and time left if nothing was shown for some seconds; the first call always shows them."""
+        if self.speaks and time.monotonic() - self._shown > SILENCE:
+            self._show(seen, meter.numbers(seen, self.total)[1])
+
+    def _show(self, seen: int, note: str) -> None:
+        self._shown = time.monotonic()
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=seen)
-            return
-        now = time.monotonic()
-        if self._said is None or now - self._said > QUIET:
-            rate = (seen - self._begun[0]) / (now - self._begun[1])
-            left = timedelta(seconds=round((self.total - seen) / rate))
-            line = f"train: {seen} of {self.total}, {rate:.3g} samples/s, about {left} left"
-            self.console.print(line, soft_wrap=True)
-            self._said = now
+            self.bar.update(self.task, completed=seen, note=note)
+        else:
+            self.console.print(f"train: {seen} of {self.total}, {note}", soft_wrap=True)
 
     def picture(self, seen: int, name: str, pixels: Any) -> None:
         """A picture, height x width x 3 bytes."""
@@ -128,8 +132,9 @@ class Meter:
         self.losses = torch.zeros(2, device=self.device)
         """The sum of the losses of scenes, and their number, of those that are finite."""
 
-    def add(self, losses: torch.Tensor) -> None:
-        """Count the losses of some scenes."""
+    def add(self, losses: torch.Tensor, samples: int) -> None:
+        """Count a micro-batch: the losses of this rank's scenes, and the number of all ranks' scenes."""
+        self.samples += samples
         finite = torch.isfinite(losses)
         self.losses += torch.stack([torch.where(finite, losses, 0).sum(), finite.sum()])
 

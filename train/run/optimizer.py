@@ -67,8 +67,11 @@ class Optimizer:
                 "exp_avg_sq": torch.zeros_like(weight),
             }
 
-    def step(self, norm: Tensor, rate: float) -> None:
-        """Follow the gradients, or do nothing if their norm is not finite; no rank waits to find out."""
+    def step(self, norm: Tensor, rate: float) -> Tensor:
+        """Follow the gradients, or do nothing if their norm is not finite; returns 1 if the step was skipped, else 0.
+
+        The answer stays on the device, so that no rank waits for it.
+        """
         bad = (~torch.isfinite(norm)).float().reshape(())
         self.skipped += bad
         self.skipped_in_row = (self.skipped_in_row + 1) * bad
@@ -82,6 +85,7 @@ class Optimizer:
             group["lr"] = rate
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
+        return bad
 
     @property
     def moments(self) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -52,33 +51,24 @@ class Ranks:
         dist.barrier()
 
 
-def is_first_rank() -> bool:
-    """Whether this is the process that writes files and prints, by the environment of torchrun."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Join the other processes that torchrun or Ray started, if there are any.
 
     Raises:
-        ValueError: the device is cuda and there is none; nothing runs on the CPU instead.
+        UserError: the device is cuda and this rank has no GPU of its own; nothing runs on the CPU instead.
     """
     rank, world, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     if device == "cuda":
         if not torch.cuda.is_available():
             raise UserError("--device is cuda, and this machine has none; give --device cpu")
-        if local >= torch.cuda.device_count():
-            raise UserError(
-                f"this process is number {local + 1} on a machine with {torch.cuda.device_count()} CUDA devices; "
-                "start one process per device"
-            )
+        check_devices(local, torch.cuda.device_count())
         torch.cuda.set_device(local)
     # gloo beside nccl, for checkpoints are written in the background from the CPU.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if own := not dist.is_initialized():
         # A process alone is a group of one: nothing else has to know the difference.
-        alone: Any = {"store": HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
+        alone: Any = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
         dist.init_process_group(backend, timeout=TIMEOUT, **alone)
     try:
         yield Ranks(
@@ -87,6 +77,15 @@ def joined(device: str) -> Iterator[Ranks]:
     finally:
         if own:
             dist.destroy_process_group()
+
+
+def check_devices(local: int, devices: int) -> None:
+    """Raise UserError if the rank `local` of this machine has no GPU of its own."""
+    if local >= devices:
+        raise UserError(
+            f"rank {local} of this machine has no GPU, there are {devices}; start at most {devices} processes on it "
+            f"(torchrun --nproc-per-node {devices})"
+        )
 
 
 def spread(network: MultiviewUNet, ranks: Ranks, sharded: bool, bf16: bool) -> Callable[..., Any]:

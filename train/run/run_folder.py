@@ -1,20 +1,24 @@
 """The files of a run beside its log and checkpoints: its config, snapshots of its averages, and the model it made."""
 
+import fcntl
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from manifests.errors import MissingFile
+from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
-from train.networks.model import Model, load_model, save_model
+from train.networks.model import FILE, Model, load_model, read_about, save_model
 from train.run.config import TrainConfig
 from train.run.ema import Ema, EmaConfig, Snapshot, mixture, power_name
 from train.run.parallel import Ranks, whole
 
-CONFIG, MODEL, SNAPSHOTS = "config.json", "model", "ema"
+CONFIG, MODEL, BEST, SNAPSHOTS, LOCK = "config.json", "model", "best", "ema", "run.lock"
 PREFIX = "unet."
 """Of the UNet's weights within the network."""
 
@@ -23,6 +27,27 @@ def write_config(config: TrainConfig, run: Path) -> None:
     """Every setting of the run, resolved."""
     run.mkdir(parents=True, exist_ok=True)
     (run / CONFIG).write_text(json.dumps(config.as_json(), indent=1) + "\n")
+
+
+@contextmanager
+def locked(run: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold the folder of a run: the first rank locks a file in it, which the kernel frees when this process ends.
+
+    Raises:
+        UserError: another trainer holds it; raised on every rank.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as file:
+        taken = False
+        if ranks.is_first:
+            try:
+                # Of this process alone: forked workers, which may outlive it for seconds, do not inherit it.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken = True
+        if ranks.any(taken):
+            raise UserError(f"another process trains into {run}; wait for it, stop it, or give another --out")
+        yield
 
 
 def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
@@ -36,14 +61,27 @@ def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
             scratch.rename(file)
 
 
-def export(model: Model, ema: Ema, run: Path, ranks: Ranks) -> None:
-    """Write the model with its first average, or with its weights if no average is kept."""
+def export(model: Model, ema: Ema, folder: Path, ranks: Ranks) -> None:
+    """Write the model with its first average, or with its weights if no average is kept; replaces what is there."""
     own: dict[str, Tensor] = dict(model.network.named_parameters())
     averages = next(iter(ema.averages.values()), own)
     weights = gathered(averages)
     if ranks.is_first:
-        save_model(model, run / MODEL, weights)
+        scratch = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(scratch, ignore_errors=True)
+        save_model(model, scratch, weights)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
     ranks.wait()
+
+
+def best_loss(run: Path) -> float:
+    """The validation loss of the model in `run/best`; infinite if there is none."""
+    if not (run / BEST / FILE).is_file():
+        return float("inf")
+    loss = read_about(run / BEST)[1].validation_loss
+    return float("inf") if loss is None else loss
 
 
 def gathered(weights: dict[str, Tensor]) -> dict[str, Tensor]:

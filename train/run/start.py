@@ -1,7 +1,8 @@
 """What happens before the first step: the model and its first weights, the data's config, and where a resumed run goes on."""
 
+import hashlib
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,12 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
         torch.manual_seed(config.seed)
         network, tokens = shape.network(vae.channels), shape.identity.build()
     if isinstance(tokens, Arc2FaceTokens):
-        folder = Path(config.text_encoder or f"{config.init}/{TEXT}")
-        if not (config.text_encoder or config.init) or not (folder / "model.safetensors").is_file():
+        file = text_encoder_file(config)
+        if not (config.text_encoder or config.init) or not file.is_file():
             raise MissingFile(
-                f"--text-encoder is needed: {folder} has no model.safetensors; it is Arc2Face's encoder, {from_convert}"
+                f"--text-encoder is needed: {file.parent} has no {file.name}; it is Arc2Face's encoder, {from_convert}"
             )
-        fill(tokens.text, folder / "model.safetensors")
+        fill(tokens.text, file)
     if config.init:
         file = Path(config.init) / UNET / WEIGHTS
         if not file.is_file():
@@ -73,6 +74,10 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
             raise UserError(f"{file} does not fit: {wrong}")
         network.unet.load_state_dict(grown)
     return Model(shape, network.to(device), tokens.to(device), vae)
+
+
+def text_encoder_file(config: TrainConfig) -> Path:
+    return Path(config.text_encoder or f"{config.init}/{TEXT}") / "model.safetensors"
 
 
 def check_same_kind(folder: Path, config: TrainConfig) -> None:
@@ -102,54 +107,93 @@ def prepared(config: TrainConfig, model: Model) -> MultiviewUNet:
     return network
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Where a run starts."""
+
+    seen: int = 0
+    """Samples that were trained on before."""
+    place: Path | None = None
+    """The checkpoint that was loaded."""
+    history: tuple[str, ...] = ()
+    """What happened to the run before, as the model's card states it."""
+    news: tuple[str, ...] = ()
+    """The part of the history that begins here."""
+
+
 def resume(
-    config: TrainConfig, checkpoints: Checkpoints, tensors: dict[str, Tensor], optimizer: Optimizer, loader: Loader
-) -> int:
-    """Go on from the newest checkpoint; returns the samples seen.
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    tensors: dict[str, Tensor],
+    optimizer: Optimizer,
+    loader: Loader,
+    files: dict[str, str],
+) -> Beginning:
+    """Load the newest checkpoint of the run or, if it has none, the one it branches from.
 
     Raises:
-        ValueError: it is of another run, or of other data.
+        UserError: the checkpoint is of a run with other settings, files or data, which only a branch may have; or it has
+            seen more samples than are asked for.
+        FileNotFoundError: there is no checkpoint to branch from.
     """
     place = checkpoints.latest()
+    branches = place is None and config.branch != ""
+    if branches:
+        place = Path(config.branch)
+        if not (place / DONE).is_file():
+            raise MissingFile(f"--branch is {place}, which has no {DONE}; give a checkpoint, RUN/checkpoints/N")
     if place is None:
-        return branch(config, checkpoints, tensors, optimizer) if config.branch else 0
+        return Beginning()
     about = about_checkpoint(place)
-    if about["fingerprint"] != config.fingerprint:
-        there, here = fixed_settings(about["config"]), fixed_settings(config.as_json())
-        hint = "give those, or another --out"
-        if there["precision"] != here["precision"]:
-            hint = f"give --precision {there['precision']}, or another --out"
-        raise UserError(f"{place} is of a run with other settings ({differences(there, here)}); {hint}")
-    loader.resume(State.from_json(about["loader"]))
+    seen, there, here = about["seen"], about["config"], config.as_json()
+    if seen >= config.samples + config.loader.batch:
+        raise UserError(f"{place} has seen {seen} samples, --samples is {config.samples}; give more")
+    old, new = fixed_settings(there), fixed_settings(here)
+    # What is not recorded, in checkpoints of older versions, cannot be compared.
+    old_files = {**files, **about["files"]}
+    news: list[str] = []
+    if branches:
+        differ = differences({**old, "files": old_files}, {**new, "files": files}, most=None)
+        news.append(f"branched from {place} at {seen} samples{differ and ': '}{differ}")
+    else:
+        if old != new:
+            other = old["precision"] != new["precision"]
+            those = f"--precision {old['precision']}" if other else "those"
+            raise UserError(
+                f"{place} is of a run with other settings ({differences(old, new)}); give {those}, another --out, or begin "
+                f"another run with --branch {place}"
+            )
+        if changed := [name for name in old_files if old_files[name] != files.get(name)]:
+            option = changed[0].replace("_", "-")
+            raise UserError(f"{place} was trained with other weights of --{option}; give those, or another --out")
+        if there["samples"] != config.samples:
+            news.append(f"--samples {config.samples} instead of {there['samples']} from {seen} samples on")
+    try:
+        loader.resume(State.from_json(about["loader"]))
+    except UserError:
+        if not branches:
+            raise
+        news.append("the data differ from those of the branch's origin, their order begins at its start")
     checkpoints.load(place, tensors)
     optimizer.steps = about["steps"]
-    return about["seen"]
+    return Beginning(seen, place, (*about["history"], *news), tuple(news))
 
 
-def branch(config: TrainConfig, checkpoints: Checkpoints, tensors: dict[str, Tensor], optimizer: Optimizer) -> int:
-    """Start from a checkpoint of another run, whose settings may differ; returns the samples it had seen.
-
-    Weights, averages and optimizer state are taken over; the order of the data begins anew.
-
-    Raises:
-        UserError: there is no whole checkpoint, or its model has another shape.
-    """
-    place = Path(config.branch)
-    if not (place / DONE).is_file():
-        raise MissingFile(f"--branch is {config.branch}, which is no whole checkpoint; give RUN/checkpoints/N")
-    about = about_checkpoint(place)
-    if about["seen"] >= config.samples:
-        raise UserError(f"--branch has seen {about['seen']} samples; give --samples above that, not {config.samples}")
-    checkpoints.load(place, tensors)
-    optimizer.steps = about["steps"]
-    return about["seen"]
+def files_of(config: TrainConfig, model: Model) -> dict[str, str]:
+    """The hashes of the weights that a run reads at every step and does not train, by the options that name them."""
+    found = {"vae": model.vae.sha256}
+    if isinstance(model.tokens, Arc2FaceTokens):
+        with text_encoder_file(config).open("rb") as file:
+            found["text_encoder"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
-def differences(there: Any, here: Any, name: str = "") -> str:
-    """The first few settings that are not the same."""
+def differences(there: Any, here: Any, name: str = "", most: int | None = 3) -> str:
+    """The settings that are not the same, at most so many on each level."""
     if isinstance(there, dict) and isinstance(here, dict):
-        parts = [differences(there.get(k), here.get(k), f"{name}.{k}" if name else k) for k in {**there, **here}]
-        return ", ".join([part for part in parts if part][:3])
+        names = {**there, **here}
+        parts = [differences(there.get(k), here.get(k), f"{name}.{k}" if name else k, most) for k in names]
+        return ", ".join([part for part in parts if part][:most])
     return "" if there == here else f"{name} was {there!r}, is {here!r}"
 
 
@@ -174,7 +218,7 @@ def resolution_of(config: TrainConfig) -> int:
     return config.loader.resolution or Dataset(config.loader.data).plan.resolution
 
 
-def about_run(config: TrainConfig, loader: Loader, seen: int) -> About:
+def about_run(config: TrainConfig, loader: Loader, seen: int, history: tuple[str, ...]) -> About:
     """What the model of a run was made from."""
     source = Dataset(config.loader.data).plan.source["name"]
     return About(
@@ -184,16 +228,17 @@ def about_run(config: TrainConfig, loader: Loader, seen: int) -> About:
         identity=bool(config.loader.embeddings),
         samples_seen=seen,
         scale=config.validation.scale,
+        history=history,
     )
 
 
-def lineage(config: TrainConfig, loader: Loader) -> dict[str, Any]:
+def lineage(config: TrainConfig, state: State, files: dict[str, str], history: tuple[str, ...]) -> dict[str, Any]:
     """What a checkpoint was made of."""
-    state = loader.state()
     return {
         "loader": state.to_json(),
-        "fingerprint": config.fingerprint,
         "config": config.as_json(),
+        "files": files,
+        "history": history,
         "dataset": state.dataset,
         "selection": state.selection,
         "commit": commit(),

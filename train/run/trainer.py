@@ -1,16 +1,14 @@
-"""The training run, top to bottom: open everything, go on where the last one stopped, step, log, look, save.
+"""The training run, top to bottom: open everything, go on where the last one stopped, step, log, save, validate.
 
 One counter rules: `seen`, the scenes that all ranks together have trained on. The learning rate, the averages, the order
 of the data and every draw are functions of it, so a run is the same however often it is stopped, and on any number of ranks.
 """
 
-import fcntl
-import math
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -20,20 +18,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from manifests.errors import UserError
+from manifests.order import State
 from train.data.batch import Batch
 from train.data.loader import open_loader
+from train.data.stream import lost_workers
 from train.diffusion.objective import draw, gaussian, losses
 from train.networks.model import Model
 from train.networks.precision import describe, resolve
 from train.run.checkpoint import Checkpoints
 from train.run.config import TrainConfig
 from train.run.ema import Ema
-from train.run.log import Log, Meter
+from train.run.log import Log, Meter, open_console
 from train.run.optimizer import Optimizer
-from train.run.parallel import Ranks, clip, gathering, is_first_rank, joined, spread
-from train.run.run_folder import MODEL, export, snapshot, write_config
+from train.run.parallel import Ranks, clip, gathering, joined, spread
+from train.run.run_folder import BEST, MODEL, best_loss, export, locked, snapshot, write_config
 from train.run.start import (
     about_run,
+    files_of,
     lineage,
     loader_config,
     named_tensors,
@@ -51,110 +52,131 @@ def run(config: TrainConfig) -> Path:
 
     Raises:
         FileNotFoundError, ValueError: whatever is known to go wrong, before the first step, in one line.
+        OSError: a checkpoint could not be written, or a process of the loader was killed.
         KeyboardInterrupt: it was asked to stop (SIGTERM, Ctrl-C), and has saved where it is.
     """
-    started_as = config.precision
-    config = replace(config, precision=resolve(config.precision, config.device))
-    with (
-        joined(config.device) as ranks,
-        locked(Path(config.out)) if is_first_rank() else nullcontext(),
-        stop_signals() as stop,
-    ):
-        config = replace(config, micro=config.micro_batch(ranks.world))
-        accumulation, out = config.loader.batch // (ranks.world * config.micro), Path(config.out)
-        if ranks.is_first:
-            announce(config, describe(started_as, config.device), ranks)
+    with ExitStack() as stack:
+        precision = describe(config.precision, config.device)
+        config = replace(config, precision=resolve(config.precision, config.device))
+        ranks = stack.enter_context(joined(config.device))
+        micro, out, batch_size = config.micro_batch(ranks.world), Path(config.out), config.loader.batch
+        console = open_console(ranks.is_first)
+        console.print(f"train: {first_line(config, ranks, precision)}", soft_wrap=True)
         model = open_model(config, ranks.device)
         loader = open_loader(loader_config(config), ranks.rank, ranks.world)
-        validation = open_validation(config, model, loader) if config.validation.data else None
+        validation = open_validation(config, model, loader, resolution_of(config)) if config.validation.data else None
         network = spread(prepared(config, model), ranks, config.strategy == "fsdp", config.precision == "bf16")
         optimizer, ema = Optimizer(model.network, config.optim), Ema(model.network, config.ema)
-        nothing = model.nothing(resolution_of(config))
+        nothing, files = model.nothing(resolution_of(config)), files_of(config, model)
+        stack.enter_context(locked(out, ranks))
         checkpoints = Checkpoints(out, ranks, config.keep)
         tensors = named_tensors(model.network, optimizer, ema)
-        seen = resume(config, checkpoints, tensors, optimizer, loader)
+        beginning = resume(config, checkpoints, tensors, optimizer, loader, files)
+        seen = saved = beginning.seen
         if ranks.is_first:
             write_config(config, out)
-            if seen:
-                say(f"continues at {seen:,} of {config.samples:,} samples")
-        batch_size = config.loader.batch
         meter = Meter(ranks.device, scene_flops(model, config, nothing), ranks.world)
         autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        log = stack.enter_context(Log(out, config.samples, seen, console, config.wandb, config.as_json()))
+        if beginning.place is not None:
+            console.print(f"train: {beginning.place} loaded, at {seen} of {config.samples} samples", soft_wrap=True)
+        for text in beginning.news:
+            log.note(seen, text)
 
-        def save() -> None:
-            about = {"seen": seen, "steps": optimizer.steps, **lineage(config, loader)}
+        def save(state: State) -> None:
+            nonlocal saved
+            about = {"seen": seen, "steps": optimizer.steps, **lineage(config, state, files, beginning.history)}
             checkpoints.save(tensors, seen, about)
+            saved = seen
 
-        def look() -> None:
+        def about(loss: float | None = None) -> Model:
+            card = about_run(config, loader, seen, beginning.history)
+            return replace(model, about=replace(card, validation_loss=loss))
+
+        def validate() -> None:
             if validation is None:
                 return
             with ema.in_place(), autocast:
                 found = level_losses(model, network, validation, config, nothing)
                 drawn = [draw_grid(model, network, validation, config, nothing)] if config.validation.pictures else []
-            log.write(seen, found, f"validation loss {found['validation/loss']:.4f}")
+            loss = found["validation/loss"]
+            is_best = ranks.any(ranks.is_first and loss < best_loss(out))
+            if is_best:
+                export(about(loss), ema, out / BEST, ranks)
+            log.write(seen, found, f"validation loss {loss:.4f}{', the lowest so far' if is_best else ''}")
             for pixels in drawn if ranks.is_first else []:
                 save_picture(pixels, out / "samples" / f"{seen:012d}.png")
                 log.picture(seen, "samples", pixels)
 
-        with Log(out, config.samples, seen, ranks.is_first, config.wandb, config.as_json()) as log:
+        with stop_signals(ranks.is_first) as stop, lost_workers():
             batches = iter(loader)
             while seen < config.samples:
-                waiting = time.perf_counter()
+                # Of the data before this step: what is stopped within it takes the whole of it again.
+                state, waiting = loader.state(), time.perf_counter()
                 batch = next(batches).to(ranks.device, non_blocking=True)
                 meter.waited += time.perf_counter() - waiting
-                for micro in range(accumulation):
-                    part = batch.part(slice(micro * config.micro, (micro + 1) * config.micro))
-                    places = [seen + ranks.rank + ranks.world * (micro * config.micro + i) for i in range(len(part))]
-                    latents = latents_of(model, part, config, places)
+                for begin in range(0, batch_size // ranks.world, micro):
+                    if ranks.any(stop()):
+                        if saved < seen:
+                            save(state)
+                        checkpoints.finish()
+                        log.note(
+                            seen, f"stopped; saved at {seen} of {config.samples} samples, the same command goes on"
+                        )
+                        raise KeyboardInterrupt
+                    part = batch.part(slice(begin, begin + micro))
+                    places = [seen + ranks.rank + ranks.world * (begin + i) for i in range(len(part))]
+                    latents = latents_of(model, part, config.latents, config.seed, places)
                     if meter.steps == 0:
                         check_finite(part, latents)
                     draws = draw(config.objective, config.seed, places, latents)
-                    with gathering(network, last=micro == accumulation - 1), autocast:
+                    last = begin + micro == batch_size // ranks.world
+                    with gathering(network, last=last), autocast:
                         scene = scene_of(model, part, latents, nothing)
                         loss = losses(network, scene, latents, draws, config.objective, nothing)
                         # Gradients are averaged over the ranks, while the loss is a sum over them.
                         (loss.sum() * ranks.world / batch_size).backward()
-                    meter.add(loss.detach())
+                    meter.add(loss.detach(), len(part) * ranks.world)
+                    log.alive(seen, meter)
                 seen, before = seen + batch_size, seen
                 norm = clip(model.network.parameters(), config.optim.clip)
-                optimizer.step(norm, config.optim.rate(seen, config.samples))
-                ema.update(seen, batch_size)
-                meter.steps, meter.samples = meter.steps + 1, meter.samples + batch_size
+                skipped = optimizer.step(norm, config.optim.rate(seen, config.samples))
+                ema.update(seen, batch_size, skipped)
+                meter.steps += 1
                 is_last = seen >= config.samples
                 if meter.steps == config.log_every or is_last:
-                    write_numbers(log, meter, optimizer, config, seen, ranks, float(norm))
-                log.tick(seen)
-                stopping = ranks.any(stop())
+                    write_numbers(log, meter, optimizer, norm, config, seen, ranks)
                 with meter.aside():
                     checkpoints.settle()
-                    if passed(before, seen, config.save_every) or is_last or stopping:
-                        save()
+                    if passed(before, seen, config.save_every) or is_last:
+                        save(loader.state())
                     if passed(before, seen, config.snapshot_every) or is_last:
                         snapshot(ema, out, seen, ranks)
-                    if stopping:
-                        checkpoints.finish()
-                        if ranks.is_first:
-                            say(
-                                f"saved at {seen:,} of {config.samples:,} samples; the same command continues from there"
-                            )
-                        raise KeyboardInterrupt
                     if passed(before, seen, config.validation.every) or is_last:
-                        look()
+                        validate()
             checkpoints.finish()
-        export(replace(model, about=about_run(config, loader, seen)), ema, out, ranks)
+        export(about(), ema, out / MODEL, ranks)
         return out / MODEL
 
 
-def latents_of(model: Model, batch: Batch, config: TrainConfig, places: list[int]) -> Float[Tensor, "b v c h w"]:
-    """The latents of a batch: the cached ones, or those of its pictures, drawn from the posterior."""
+def first_line(config: TrainConfig, ranks: Ranks, precision: str) -> str:
+    """What is about to run, for a person who waits for it."""
+    batch = config.loader.batch
+    steps, micro = -(-config.samples // batch), config.micro_batch(ranks.world)
+    where = f"{ranks.world} ranks on {ranks.device.type}" if ranks.world > 1 else f"1 rank on {ranks.device.type}"
+    return f"{where}, {precision}, {steps} steps of {batch} samples, {micro} at once on each rank; loading"
+
+
+def latents_of(model: Model, batch: Batch, cached: bool, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:
+    """The latents of a batch: cached ones as they come, or of its pictures, drawn from the posterior."""
     assert isinstance(batch.rgb, Tensor)
-    if config.latents:
+    if cached:
         parts = [part for part in (batch.rgb, batch.normal) if part is not None]
         return torch.cat(parts[: 1 + model.shape.normals], 2).float()
     b, v, _, height, width = batch.rgb.shape
     factor, channels = model.vae.factor, model.vae.channels * (1 + model.shape.normals)
     like = batch.rgb.new_empty(b, v, channels, height // factor, width // factor)
-    return model.encode(batch.rgb, batch.normal, gaussian(config.seed, "posterior", places, like))
+    return model.encode(batch.rgb, batch.normal, gaussian(seed, "posterior", places, like))
 
 
 def check_finite(batch: Batch, latents: Tensor) -> None:
@@ -168,48 +190,27 @@ def check_finite(batch: Batch, latents: Tensor) -> None:
         )
 
 
-def announce(config: TrainConfig, precision: str, ranks: Ranks) -> None:
-    """Print what is about to run, before anything that takes long."""
-    steps = -(-config.samples // config.loader.batch)
-    alone = "1 rank" if ranks.world == 1 else f"{ranks.world} ranks"
-    say(
-        f"{config.device}, {alone}, {precision}; {steps:,} steps of {config.loader.batch} scenes, "
-        f"{config.micro} at once; the first step follows"
-    )
-
-
-def say(line: str) -> None:
-    print(f"train: {line}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the folder of a run; raises UserError if another trainer holds it."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{out} is in use by another training run; stop it, or give another --out") from error
-        yield
-
-
 def write_numbers(
-    log: Log, meter: Meter, optimizer: Optimizer, config: TrainConfig, seen: int, ranks: Ranks, norm: float
+    log: Log, meter: Meter, optimizer: Optimizer, norm: Tensor, config: TrainConfig, seen: int, ranks: Ranks
 ) -> None:
-    """One line of the log; raises ValueError if no step has been taken for too long."""
+    """One line of the log, with the gradient norm of the last step before clipping.
+
+    Raises:
+        UserError: too many steps in a row were skipped.
+    """
     total, counted = ranks.mean(meter.losses).tolist()
     # JSON knows no number for a mean of nothing.
     loss = {"loss": total / counted} if counted else {}
+    gradient = {"grad_norm": float(norm)} if torch.isfinite(norm) else {}
     skipped, in_row = int(optimizer.skipped), int(optimizer.skipped_in_row)
     numbers, note = meter.numbers(seen, config.samples)
     rate = config.optim.rate(seen, config.samples)
     missed = f", {skipped} steps skipped" if skipped else ""
     said = f"loss {loss['loss']:.4f}" if loss else "no finite loss"
-    # JSON has no number for a norm that is not finite either.
-    gradient = {"grad_norm": norm} if math.isfinite(norm) else {}
-    line = f"{said}, gradient {norm:.3g}, rate {rate:.3g}, {note}{missed}"
-    log.write(seen, {**loss, **gradient, "lr": rate, "skipped": skipped, **numbers}, line)
+    said += f", gradient norm {gradient['grad_norm']:.3g}" if gradient else ", gradient norm not finite"
+    log.write(
+        seen, {**loss, **gradient, "lr": rate, "skipped": skipped, **numbers}, f"{said}, lr {rate:.3g}, {note}{missed}"
+    )
     if in_row >= config.optim.max_skipped:
         raise UserError(
             f"the gradients of {in_row} steps in a row were not finite, at {seen} samples; lower --optim.lr, or try "
@@ -224,8 +225,11 @@ def passed(before: int, now: int, every: int) -> bool:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Says whether SIGTERM or Ctrl-C came; the run saves at its next step, and a second Ctrl-C ends it at once."""
+def stop_signals(speaks: bool) -> Iterator[Callable[[], bool]]:
+    """Tell whether SIGTERM or Ctrl-C came; a second Ctrl-C raises KeyboardInterrupt at once.
+
+    With `speaks` the first signal is acknowledged on the screen, for the micro-batch in hand may take seconds.
+    """
     came = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -233,8 +237,9 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         # torchrun passes SIGTERM on to workers that a scheduler has told already; only a second Ctrl-C is impatience.
         if came and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not came and is_first_rank():
-            say("stopping: saves after this step; a second Ctrl-C stops at once and loses what was not saved")
+        if speaks and not came:
+            # Not by print, which may be what the signal interrupted.
+            os.write(2, b"\ntrain: stopping after this micro-batch; Ctrl-C again stops at once, without saving\n")
         came = True
 
     numbers = (signal.SIGTERM, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A look at a run: the loss at fixed noise levels, and views beside the truth, of heads that are not trained on."""
+"""Validation during training: the loss at fixed noise levels, and views beside the truth, of heads that are not trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,6 @@ from torch import Tensor
 from geometry.cameras import Cameras
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.order import fingerprint_of
 from train.data.batch import Batch
 from train.data.loader import Loader, open_loader
 from train.diffusion.edm import edm_levels, euler
@@ -41,27 +40,22 @@ class Validation:
         return range(len(self.latents))
 
 
-def open_validation(config: TrainConfig, model: Model, training: Loader) -> Validation:
-    """Read the scenes of a validation set, at the resolution that is trained on.
+def open_validation(config: TrainConfig, model: Model, training: Loader, resolution: int) -> Validation:
+    """Read the scenes of the validation set, before the first step, at the resolution of the training.
 
     Raises:
-        UserError: as `open_loader`; or the set has fewer heads than scenes, or shares heads with the training set.
+        UserError: its heads are among those of `training`, its pictures are too small, or `open_loader` refuses it.
     """
     own, look = config.loader, config.validation
+    if (stored := Dataset(look.data).plan.resolution) < resolution:
+        raise UserError(
+            f"--validation.data {look.data} has {stored} px, this run trains at {resolution} px; give one of at least that"
+        )
     plain = {"selection": "", "latents": "", "random_background": 0.0, "workers": 0, "pin_memory": False}
-    size = own.resolution or Dataset(own.data).plan.resolution
-    loader = open_loader(replace(own, data=look.data, batch=look.scenes, seed=SEED, resolution=size, **plain))
-    if shared := heads_of(look.data, loader) & heads_of(own.data, training):
-        raise UserError(
-            f"--validation.data is {look.data}, which holds {len(shared)} of the heads that are trained on; "
-            "give heads of other seeds"
-        )
-    if loader.samples < look.scenes:
-        raise UserError(
-            f"--validation.data has {loader.samples} heads and --validation.scenes is {look.scenes}; "
-            f"give --validation.scenes {loader.samples}"
-        )
-    batch = next(iter(loader))
+    one = replace(own, data=look.data, batch=1, seed=SEED, resolution=resolution, **plain)
+    samples = open_loader(one)
+    check_held_out(training, samples)
+    batch = next(iter(open_loader(replace(one, batch=min(look.scenes, samples.samples)))))
     assert isinstance(batch.rgb, Tensor)
     # Scene by scene: the autoencoder takes gigabytes for the views of each.
     latents = []
@@ -73,11 +67,17 @@ def open_validation(config: TrainConfig, model: Model, training: Loader) -> Vali
     return Validation(cameras, torch.cat(latents), batch.rgb[: look.pictures].float())
 
 
-def heads_of(data: str, loader: Loader) -> set[tuple[str, int]]:
-    """The heads that a loader samples, each by its source and its seed there."""
-    plan = Dataset(data).plan
-    source = fingerprint_of(plan.source)
-    return {(source, plan.seed + identity) for identity in loader.worker.subset.identities.tolist()}
+def check_held_out(training: Loader, validation: Loader) -> None:
+    """Raise UserError if heads of the validation set are trained on; a head is known by its source and its seed."""
+    plans = [Dataset(loader.config.data).plan for loader in (training, validation)]
+    sources = [(plan.source["name"], plan.source.get("weights_sha256")) for plan in plans]
+    seeds = [p.seed + loader.worker.subset.identities for p, loader in zip(plans, (training, validation), strict=True)]
+    shared = np.intersect1d(*seeds)
+    if sources[0] == sources[1] and len(shared):
+        raise UserError(
+            f"{len(shared)} of the {len(seeds[1])} heads of --validation.data {validation.config.data} are trained on (first: "
+            f"seed {shared[0]}); give heads of other seeds, such as of spinset generate --seed {int(seeds[0].max()) + 1}"
+        )
 
 
 def scene_of(model: Model, batch: Batch, latents: Float[Tensor, "b v c h w"], nothing: Nothing) -> Scene:
@@ -123,7 +123,7 @@ def draw_grid(
     """Per scene a row of the truth, one of what was made (given views framed), and one of its normals."""
     look = config.validation
     rows: list[Tensor] = []
-    for place in range(look.pictures):
+    for place in range(len(validation.pictures)):
         part = slice(place, place + 1)
         batch = validation.batch.part(part)
         scene = scene_of(model, batch, validation.latents[part], nothing)

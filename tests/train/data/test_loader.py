@@ -3,20 +3,21 @@
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import psutil
 import pytest
 import torch
+from embeddings import write_embeddings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import choose, hide_normals
 
 from manifests.dataset import Dataset
-from manifests.draws import generator
+from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.order import State
-from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column, gather, table_schema, tar_sha256, write_part
 from manifests.storage import Storage
 from train.data.cache import tar_file
 from train.data.loader import LoaderConfig, open_loader
@@ -190,21 +191,15 @@ def test_control_shows_the_same_views_of_somebody_else(make):
         assert torch.equal(pictures[matches[0], views[1]][0], control[1])
 
 
-def write_embeddings(dataset: Dataset, without: set[int] = frozenset()) -> np.ndarray:
-    """Embeddings of the first two of three views; their unit means."""
-    vectors = generator(0, "embeddings").normal(size=(dataset.plan.identities, 2, 8)).astype(np.float16)
-    fields = [column("embedding", VIEW, "test", pa.list_(pa.float16(), 8)), column("mean_cosine", IDENTITY, "test")]
-    lineage = Lineage("arcface", 1, None)
-    for shard in dataset.committed():
-        rows = [(i, v) for i in dataset.plan.identities_of(shard) for v in range(WHOLE, 3)]
-        found = [vectors[i, v].tolist() if v in (0, 1) and i not in without else None for i, v in rows]
-        values = {"identity": [i for i, _ in rows], "view": [v for _, v in rows], "embedding": found}
-        arrays = [pa.array(values.get(f.name, [None] * len(rows)), f.type) for f in table_schema(fields)]
-        part = pa.table(arrays, schema=table_schema(fields))
-        write_part(dataset, "arcface", shard, part, lineage, tar_sha256(dataset, shard))
-    assert gather(dataset, "arcface", lineage)
-    means = vectors.astype(np.float32).mean(1)
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+def test_a_state_belongs_to_the_embeddings_it_was_saved_with(make):
+    dataset = make()
+    write_embeddings(dataset)
+    loader = open_loader(config_of(dataset, embeddings="arcface"))
+    state = loader.state()
+    open_loader(config_of(dataset, embeddings="arcface")).resume(state)
+    write_embeddings(dataset, seed=1)
+    with pytest.raises(UserError, match=r"other latents or embeddings; give those it was saved with"):
+        open_loader(config_of(dataset, embeddings="arcface")).resume(state)
 
 
 @pytest.mark.parametrize("recipe", [SingleView(), RandomK(2)])
@@ -428,3 +423,31 @@ def test_ranks_wait_for_a_dataset_to_be_finished(make):
     with pytest.raises(ValueError, match=r"1 shards of .* are still to be made"):
         open_loader(config_of(dataset), 0, 2)
     assert open_loader(config_of(dataset)).samples == 12
+
+
+# Memory of workers.
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_shared_memory_that_is_too_small_is_told_before_the_first_batch(make, method):
+    """As many batches ahead as no machine can hold; nothing is started, so nothing is left."""
+    config = config_of(make(), workers=2, start_method=method, prefetch=10**9)
+    says = (
+        r"/dev/shm has \d+ MB free; 2 workers .* 1000000000 batches .* need \d+ MB. Enlarge it \(docker run --shm-size"
+    )
+    with pytest.raises(UserError, match=says):
+        next(iter(open_loader(config)))
+    assert not list(Path("/dev/shm").glob(f"torch_{os.getpid()}_*"))
+    assert not psutil.Process().children()
+
+
+def test_a_worker_that_is_killed_is_one_line(make):
+    batches = iter(open_loader(config_of(make(), workers=1, epochs=0)))
+    next(batches)
+    for child in psutil.Process().children():
+        child.kill()
+    with pytest.raises(
+        OSError, match=r"a process of the loader was killed \(DataLoader worker .*lower --loader.workers"
+    ):
+        for _ in batches:
+            pass

@@ -34,6 +34,33 @@ def test_ddpm_levels_are_the_official_ones(golden, steps):
     assert torch.allclose(ddpm_levels(steps), stored[f"ddpm_n{steps}_f32_with_zero"].double(), atol=1e-5)
 
 
+def test_ddpm_levels_are_those_of_numpys_formula_at_every_number_of_steps():
+    """A plain numpy transcription of the schedule; exact arithmetic rounds 34 of the 1,000 numbers of steps otherwise."""
+    betas = np.linspace(0.00085**0.5, 0.0120**0.5, 1000, dtype=np.float64) ** 2
+    kept = np.cumprod(1 - betas)
+    table = np.sqrt((1 - kept) / kept)
+    for steps in range(1, 1001):
+        times = np.linspace(999, 0, steps, endpoint=False).astype(int)
+        found = ddpm_levels(steps).numpy()
+        assert found[-1] == 0
+        np.testing.assert_allclose(found[:-1], table[times], rtol=1e-9, err_msg=str(steps))
+
+
+def test_ddpm_levels_round_as_the_official_schedule_where_exact_arithmetic_does_not():
+    """Some times of 99, 185 and 198 steps are integers that numpy's floating-point product just misses."""
+    table = ddpm_levels(1000)
+    for steps in (99, 185, 198):
+        found = [999 - int((table == level).nonzero()) for level in ddpm_levels(steps)[:-1]]
+        exact = [(999 * (steps - k)) // steps for k in range(steps)]
+        assert {b - a for a, b in zip(found, exact, strict=True)} == {0, 1}
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_more_ddpm_steps_than_levels_are_refused(steps):
+    with pytest.raises(ValueError, match=rf"--steps is {steps}; .* give 1 to 1000"):
+        ddpm_levels(steps)
+
+
 @pytest.mark.parametrize("method", [euler, heun])
 @pytest.mark.parametrize(("name", "levels"), [("edm700", edm_levels(50)), ("ddpm", ddpm_levels(50))])
 def test_samplers_follow_the_official_path(samplers, method, name, levels):

@@ -36,19 +36,20 @@ def test_the_first_step_is_all_there_is():
 
 def test_averages_follow_their_profiles():
     network = nn.Linear(1, 1, bias=False)
-    ema = Ema(network, EmaConfig(sigma_rel=(0.10,), decay=0.9))
+    ema = Ema(network, EmaConfig(sigma_rel=(0.10,), half_life=8))
     values = np.random.default_rng(0).normal(size=50)
     for step, value in enumerate(values):
         nn.init.constant_(network.weight, value)
         ema.update(seen=4 * (step + 1), batch=4)
+    kept = 0.5 ** (4 / 8)
     power, classic = (float(ema.averages[name]["weight"]) for name in ("power-0.1", "classic"))
     assert power == pytest.approx((profile(gamma_of(0.10), 50) * values).sum(), abs=1e-5)
-    assert classic == pytest.approx(sum(0.1 * 0.9 ** (49 - i) * v for i, v in enumerate(values)), abs=0.01)
+    assert classic == pytest.approx(sum((1 - kept) * kept ** (49 - i) * v for i, v in enumerate(values)), abs=1e-5)
 
 
 def test_the_classic_average_alone():
     network = nn.Linear(1, 1, bias=False)
-    ema = Ema(network, EmaConfig(sigma_rel=(), decay=0.5))
+    ema = Ema(network, EmaConfig(sigma_rel=(), half_life=4))
     nn.init.constant_(ema.averages["classic"]["weight"], 2.0)
     nn.init.constant_(network.weight, 4.0)
     ema.update(seen=100, batch=4)
@@ -68,6 +69,29 @@ def test_the_batch_size_does_not_change_an_average():
     )
 
 
+def test_the_batch_size_does_not_change_the_classic_average():
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    small, large = (Ema(network, EmaConfig(sigma_rel=(), half_life=100)) for _ in range(2))
+    nn.init.ones_(network.weight)
+    for _ in range(100):
+        small.update(seen=1, batch=1)
+    large.update(seen=100, batch=100)
+    for ema in (small, large):
+        assert float(ema.averages["classic"]["weight"]) == pytest.approx(0.5)
+
+
+def test_a_skipped_step_moves_no_average():
+    network = nn.Linear(3, 3)
+    ema = Ema(network, EmaConfig(half_life=10))
+    before = {name: average["weight"].clone() for name, average in ema.averages.items()}
+    nn.init.ones_(network.weight)
+    ema.update(seen=8, batch=4, skipped=torch.tensor(1.0))
+    assert all(torch.equal(ema.averages[name]["weight"], weight) for name, weight in before.items())
+    ema.update(seen=12, batch=4, skipped=torch.tensor(0.0))
+    assert not any(torch.equal(ema.averages[name]["weight"], weight) for name, weight in before.items())
+
+
 def test_weights_come_back_bit_for_bit():
     network = nn.Linear(3, 3)
     ema = Ema(network, EmaConfig())
@@ -76,6 +100,7 @@ def test_weights_come_back_bit_for_bit():
     with ema.in_place():
         assert not network.weight.any()
     assert torch.equal(network.weight, before)
+    assert not ema.averages["power-0.05"]["weight"].any()
 
 
 def test_other_lengths_are_mixed_from_snapshots():
@@ -91,7 +116,7 @@ def test_other_lengths_are_mixed_from_snapshots():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), [({"sigma_rel": (0.3,)}, "lengths lie between"), ({"decay": 1.0}, "below 1")]
+    ("change", "says"), [({"sigma_rel": (0.3,)}, "lengths lie between"), ({"half_life": -1}, "number of samples, or 0")]
 )
 def test_settings_that_cannot_be(change, says):
     with pytest.raises(ValueError, match=says):

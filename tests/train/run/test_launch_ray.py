@@ -19,7 +19,7 @@ def test_ray_launches_the_very_same_run(make, tmp_path):
 
 def test_batches_that_do_not_divide_are_refused_before_ray_starts(make, tmp_path):
     config = tiny_config(make(views=4), tmp_path)
-    with pytest.raises(ValueError, match=r"does not divide among 3 ranks"):
+    with pytest.raises(ValueError, match=r"does not divide among 3 ranks; take 3 or 6"):
         launch(config, RayConfig("local", workers=3))
 
 

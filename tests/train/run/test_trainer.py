@@ -8,16 +8,19 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from embeddings import write_embeddings
 from runs import SHAPE, alone, context, logged, on_ranks, tiny_config, weights
 from safetensors.torch import save_file
 from small import hide_normals
+from tiny_vae import write_vae
 
 from datagen.generate import GenerateConfig, generate
 from datagen.meshing import MeshConfig
 from geometry.raymaps import RayMaps
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
-from manifests.errors import MissingFile, UserError
+from manifests.errors import UserError
+from train.data.latents import LatentsConfig, make_latents
 from train.data.sampling import MultiView, SingleView
 from train.data.stream import LoaderConfig
 from train.diffusion.edm import NoiseLevels
@@ -29,9 +32,10 @@ from train.run.checkpoint import whole_ones
 from train.run.config import TrainConfig
 from train.run.ema import EmaConfig
 from train.run.optimizer import OptimizerConfig
+from train.run.parallel import check_devices
 from train.run.presets import PRESETS
 from train.run.run_folder import average
-from train.run.trainer import locked, run
+from train.run.trainer import run
 from train.run.validate import QUANTILES
 
 
@@ -42,8 +46,8 @@ def dataset(make) -> Dataset:
 
 @pytest.fixture
 def held_out(make) -> str:
-    """Heads of other seeds, for validation."""
-    return make(identities=6, views=4, name="held-out", seed=1000).storage.url
+    """Heads of other seeds."""
+    return make(identities=6, views=4, name="held-out", seed=100).storage.url
 
 
 @pytest.fixture
@@ -147,7 +151,7 @@ def test_ranks_change_nothing_and_may_change(config, tmp_path):
             assert torch.allclose(weight, weights(other)[name], atol=1e-4), name
 
 
-def test_shards_of_the_network_train_as_its_copies_do(config, held_out, tmp_path):
+def test_shards_of_the_network_train_as_its_copies_do(config, tmp_path, held_out):
     # With looks in between, for which the averages take the place of the weights.
     looks = replace(config.validation, data=held_out, every=8, scenes=2, pictures=1, steps=1)
     config = replace(config, validation=looks)
@@ -175,6 +179,15 @@ def test_activations_computed_twice_are_the_same(config, tmp_path):
     alone(config)
     alone(again)
     assert logged(config) == pytest.approx(logged(again), abs=1e-6)
+
+
+def test_a_resumed_run_keeps_its_precision(config, monkeypatch):
+    """On a machine with bf16 instructions a run began in bf16; on one without, `auto` would go on in fp32."""
+    run(replace(config, samples=16, precision="bf16"))
+    monkeypatch.setattr("train.networks.precision.has_bf16", lambda device: False)
+    with pytest.raises(UserError, match=r"precision was 'bf16', is 'fp32'\); give --precision bf16, another --out"):
+        run(replace(config, precision="auto"))
+    run(replace(config, precision="bf16"))
 
 
 def test_bf16_is_close(config, tmp_path):
@@ -258,95 +271,21 @@ def test_another_runs_checkpoint_is_refused(config):
 
 
 def test_batches_that_do_not_divide(config):
-    with pytest.raises(UserError, match=r"--loader.batch is 4, .* not divide among 3 ranks; give --loader.batch 6"):
+    with pytest.raises(UserError, match=r"a batch of 4 does not divide among 3 ranks; take 3 or 6"):
         config.micro_batch(3)
 
 
-def test_micro_batches_fit_the_ranks_by_themselves(config):
-    """A preset's --micro is an upper bound, so that its defaults run on any number of ranks that divides the batch."""
-    assert [replace(config, micro=micro).micro_batch(1) for micro in (1, 2, 3, 4, 9)] == [1, 2, 2, 4, 4]
-    for name in ("heads64", "small", "spinmeround"):
-        preset = PRESETS[name].config
-        assert [preset.micro_batch(world) <= preset.micro for world in (1, 2, 4)] == [True] * 3
+@pytest.mark.parametrize(
+    ("world", "micro", "fits"), [(1, 8, 8), (2, 8, 4), (4, 8, 2), (1, 3, 2), (2, 1, 1), (1, 99, 8)]
+)
+def test_a_micro_batch_fits_itself_to_the_ranks(config, world, micro, fits):
+    config = replace(config, loader=replace(config.loader, batch=8), micro=micro)
+    assert config.micro_batch(world) == fits
 
 
-def test_heads_that_are_trained_on_are_no_validation(config, make):
-    overlap = make(identities=6, views=4, name="overlap", seed=4).storage.url
-    with pytest.raises(UserError, match=r"--validation.data is .*, which holds 2 of the heads that are trained on"):
-        run(replace(config, validation=replace(config.validation, data=overlap, scenes=2, pictures=0)))
-
-
-def test_validation_scenes_are_all_different_heads(config, held_out):
-    with pytest.raises(UserError, match=r"has 6 heads and --validation.scenes is 16; give --validation.scenes 6"):
-        run(replace(config, validation=replace(config.validation, data=held_out, scenes=16)))
-
-
-def test_validation_is_seen_at_the_resolution_of_training(config, make):
-    small = make(identities=6, views=4, name="small", seed=1000, resolution=8).storage.url
-    with pytest.raises(UserError, match=r"--loader.resolution is 16; the dataset has 8 px"):
-        run(replace(config, validation=replace(config.validation, data=small, scenes=2, pictures=0)))
-
-
-def test_one_folder_is_one_run(config):
-    with locked(Path(config.out)), pytest.raises(UserError, match=r"is in use by another training run"):
-        run(config)
-    run(config)
-
-
-def test_a_resumed_run_keeps_its_precision(config, monkeypatch):
-    """On a machine with bf16 instructions a run began in bf16; on one without, `auto` would go on in fp32."""
-    run(replace(config, samples=16, precision="bf16"))
-    monkeypatch.setattr("train.networks.precision.has_bf16", lambda device: False)
-    with pytest.raises(
-        UserError, match=r"\(precision was 'bf16', is 'fp32'\); give --precision bf16, or another --out"
-    ):
-        run(replace(config, precision="auto"))
-    run(replace(config, precision="bf16"))
-
-
-def test_only_settings_that_are_refused_are_named(config, tmp_path, monkeypatch):
-    run(config)
-    monkeypatch.chdir(tmp_path)
-    moved = replace(config, out=Path(config.out).name, optim=replace(config.optim, lr=0.5), log_every=3)
-    with pytest.raises(UserError, match=r"other settings \(optim.lr was 0.01, is 0.5\)"):
-        run(moved)
-
-
-def test_a_finished_run_is_continued(config, capsys):
-    """More samples than before: the learning rate follows the new end from there on."""
-    cooling = replace(config, optim=replace(config.optim, cooldown=0.5))
-    run(cooling)
-    model = load_model(run(replace(cooling, samples=48)))
-    assert model.about.samples_seen == 48
-    assert max(logged(cooling)) == 48
-    assert "continues at 32 of 48 samples" in capsys.readouterr().err
-
-
-def test_a_run_branches_from_a_checkpoint_with_other_settings(config, tmp_path):
-    run(replace(config, samples=16))
-    (place,) = whole_ones(Path(config.out) / "checkpoints")
-    other = replace(config, out=str(tmp_path / "branch"), branch=str(place), optim=replace(config.optim, lr=1e-3))
-    run(other)
-    assert sorted(logged(other)) == [20, 24, 28, 32]
-    about = json.loads((max(whole_ones(tmp_path / "branch" / "checkpoints")) / "checkpoint.json").read_text())
-    assert (about["seen"], about["steps"]) == (32, 8)
-    with pytest.raises(UserError, match=r"--branch has seen 16 samples; give --samples above that, not 16"):
-        run(replace(other, out=str(tmp_path / "short"), samples=16))
-    with pytest.raises(MissingFile, match=r"which is no whole checkpoint; give RUN/checkpoints/N"):
-        run(replace(other, out=str(tmp_path / "nowhere"), branch=str(tmp_path)))
-
-
-def test_the_log_holds_the_gradient_norm(config):
-    run(config)
-    assert all(norm > 0 for norm in logged(config, "grad_norm").values())
-    assert len(logged(config, "grad_norm")) == 8
-
-
-def test_what_runs_is_announced_at_once(config, capsys):
-    run(replace(config, precision="auto", samples=4))
-    said = capsys.readouterr().err
-    assert "train: cpu, 1 rank, precision" in said
-    assert "1 steps of 4 scenes, 1 at once" in said
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_presets_fit_two_ranks(preset):
+    assert preset.config.micro_batch(2) <= preset.config.micro
 
 
 def test_a_member_that_is_not_there(config, monkeypatch):
@@ -455,3 +394,210 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(config, tmp_path):
 def test_shapes_that_do_not_go_together():
     with pytest.raises(ValueError, match=r"unet.context is 12 and identity.width 512"):
         replace(SHAPE, unet=UNetShape(channels=(16,), attention=(True,), heads=2, groups=4, context=12))
+
+
+# Situations of people who train.
+
+
+def test_embeddings_made_anew_between_stop_and_resume_are_refused(config, dataset):
+    write_embeddings(dataset, seed=1, width=512, views=4)
+    config = replace(config, loader=replace(config.loader, embeddings="arcface"))
+    run(replace(config, samples=16))
+    write_embeddings(dataset, seed=2, width=512, views=4)
+    with pytest.raises(UserError, match=r"other latents or embeddings; give those it was saved with"):
+        run(config)
+    write_embeddings(dataset, seed=1, width=512, views=4)
+    run(config)
+    assert max(logged(config)) == 32
+
+
+def test_another_autoencoder_under_the_same_path_is_refused_on_resume(config):
+    run(replace(config, samples=16))
+    write_vae(Path(config.vae), seed=7)
+    with pytest.raises(UserError, match=r"was trained with other weights of --vae; give those"):
+        run(config)
+
+
+def test_only_what_is_refused_is_named(config, tmp_path, monkeypatch):
+    """Another spelling of the folder is no reason."""
+    run(config)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"other settings \(precision was 'fp32', is 'bf16'\); give --precision fp32"):
+        run(replace(config, out="run", precision="bf16", log_every=2))
+
+
+def test_a_finished_run_with_a_cooldown_is_continued_and_its_card_states_it(config, capsys):
+    config = replace(config, samples=16, optim=replace(config.optim, cooldown=0.5))
+    assert load_model(run(config)).about.history == ()
+    longer = replace(config, samples=32)
+    said = "--samples 32 instead of 16 from 16 samples on"
+    assert load_model(run(longer)).about.history == (said,)
+    assert said in capsys.readouterr().err
+    assert said in (Path(config.out) / "log.jsonl").read_text()
+    rates = logged(config, "lr")
+    assert rates[16] == 0
+    assert rates[20] == config.optim.rate(20, 32)
+    # Once stated, not again; and fewer samples than were seen are a mistake.
+    assert load_model(run(longer)).about.history == (said,)
+    with pytest.raises(UserError, match=r"has seen 32 samples, --samples is 16; give more"):
+        run(config)
+
+
+def test_a_branch_takes_weights_moments_and_averages_over_and_may_have_other_settings(config, tmp_path):
+    straight = replace(config, out=str(tmp_path / "straight"))
+    alone(straight)
+    origin = Path(straight.out) / "checkpoints" / "000000000016"
+    # With the same settings it is bit for bit the rest of its origin: every part of the state was taken over.
+    twin = replace(config, out=str(tmp_path / "twin"), branch=str(origin))
+    alone(twin)
+    assert same(straight, twin)
+    assert min(logged(twin)) == 20
+    other = replace(twin, out=str(tmp_path / "other"), optim=replace(config.optim, lr=1e-4))
+    history = load_model(run(other)).about.history
+    assert history == (f"branched from {origin} at 16 samples: optim.lr was 0.01, is 0.0001",)
+    # The same command goes on with the branch's own checkpoints.
+    assert load_model(run(replace(other, samples=40))).about.history[0] == history[0]
+
+
+def test_a_branch_of_other_data_begins_their_order_and_says_so(config, held_out, tmp_path):
+    run(replace(config, samples=16))
+    branch = replace(
+        config,
+        loader=replace(config.loader, data=held_out),
+        branch=str(Path(config.out) / "checkpoints" / "000000000016"),
+        out=str(tmp_path / "branch"),
+    )
+    assert "their order begins at its start" in load_model(run(branch)).about.history[1]
+
+
+def test_a_branch_of_nothing_is_refused(config, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"--branch is .*nowhere, which has no checkpoint.json; give a checkpoint"
+    ):
+        run(replace(config, branch=str(tmp_path / "nowhere")))
+
+
+def test_validation_on_training_heads_is_refused(config, make):
+    looks = replace(config.validation, data=config.loader.data)
+    with pytest.raises(UserError, match=r"6 of the 6 heads of --validation.data .* are trained on \(first: seed 0\)"):
+        run(replace(config, validation=looks))
+    # Another dataset of which some heads have the same seeds.
+    overlapping = make(identities=4, views=4, name="overlapping", seed=4).storage.url
+    with pytest.raises(UserError, match=r"2 of the 4 heads .* seed 4\); give heads of other seeds, .* --seed 6"):
+        run(replace(config, validation=replace(looks, data=overlapping)))
+
+
+def test_validation_pictures_that_are_too_small_are_refused_before_the_first_step(config, make):
+    small = make(identities=4, views=4, name="small", seed=100, resolution=8).storage.url
+    with pytest.raises(UserError, match=r"has 8 px, this run trains at 16 px; give one of at least that"):
+        run(replace(config, validation=replace(config.validation, data=small)))
+    assert not Path(config.out).exists()
+
+
+def test_validation_averages_over_the_heads_there_are(config, held_out):
+    looks = replace(config.validation, data=held_out, scenes=16, pictures=16, steps=1, every=32)
+    run(replace(config, samples=4, validation=looks))
+    assert len(logged(config, "validation/loss")) == 1
+
+
+def test_the_weights_of_the_lowest_validation_loss_are_kept(config, held_out):
+    looks = replace(config.validation, data=held_out, every=4, scenes=2, pictures=0)
+    run(replace(config, validation=looks))
+    losses = logged(config, "validation/loss")
+    best = load_model(Path(config.out) / "best").about
+    assert best.validation_loss == min(losses.values())
+    assert losses[best.samples_seen] == best.validation_loss
+
+
+def test_a_second_trainer_is_refused_and_harms_nothing(config):
+    """The first is stopped in the middle, so that it holds its folder for as long as is needed."""
+    process = context.Process(target=alone, args=(replace(config, samples=ENDLESS, save_every=4),))
+    process.start()
+    while not whole_ones(Path(config.out) / "checkpoints"):
+        assert process.exitcode is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGSTOP)
+    before = sorted(Path(config.out).rglob("*"))
+    with pytest.raises(UserError, match=r"another process trains into .*; wait for it, stop it, or give another --out"):
+        run(config)
+    assert sorted(Path(config.out).rglob("*")) == before
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    run(replace(config, samples=last_seen(config) + 4))
+
+
+def test_stray_files_among_the_checkpoints_are_left_alone(config):
+    stray = Path(config.out) / "checkpoints" / ".DS_Store"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("")
+    run(config)
+    assert stray.exists()
+
+
+def test_the_screen_tells_what_runs_and_where_it_goes_on(config, capsys):
+    run(replace(config, samples=8))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "train: 1 rank on cpu, precision fp32, 2 steps of 4 samples, 1 at once on each rank; loading"
+    # An estimate after the first micro-batch, whatever --log-every is.
+    assert lines[1].startswith("train: 0 of 8, ")
+    assert lines[1].endswith(" left")
+    assert "gradient norm" in lines[-1]
+    assert "lr 0.01" in lines[-1]
+    run(config)
+    assert f"train: {config.out}/checkpoints/000000000008 loaded, at 8 of 32 samples" in capsys.readouterr().err
+
+
+def test_the_gradient_norm_is_logged(config):
+    run(config)
+    norms = logged(config, "grad_norm")
+    assert sorted(norms) == list(range(4, 33, 4))
+    assert all(norm > 0 for norm in norms.values())
+
+
+def test_a_stop_within_a_step_saves_the_step_before_and_takes_the_whole_step_again(
+    config, tmp_path, monkeypatch, capfd
+):
+    """SIGINT in the second micro-batch of the fourth step: its other micro-batches are not waited for."""
+    from train.run import trainer
+
+    straight, stopped = (
+        replace(config, out=str(tmp_path / name), snapshot_every=12) for name in ("straight", "stopped")
+    )
+    alone(straight)
+    real, calls = trainer.losses, []
+
+    def losses(*args):
+        calls.append(1)
+        if len(calls) == 14:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "losses", losses)
+    with pytest.raises(KeyboardInterrupt):
+        alone(stopped)
+    assert len(calls) == 14
+    said = capfd.readouterr().err
+    assert "stopping after this micro-batch; Ctrl-C again stops at once, without saving" in said
+    assert "stopped; saved at 12 of 32 samples, the same command goes on" in said
+    # What was due at the step that was saved is there.
+    assert last_seen(stopped) == 12
+    assert (Path(stopped.out) / "ema" / "000000000012-0.05.safetensors").exists()
+    alone(stopped)
+    assert same(straight, stopped)
+    assert logged(stopped) == logged(straight)
+
+
+def test_latents_of_three_channels_are_no_pictures(config, dataset, tmp_path):
+    vae = tmp_path / "three"
+    write_vae(vae, latent_channels=3)
+    make_latents(LatentsConfig(dataset.storage.url, str(vae), pool=PoolConfig(inline=True)))
+    run(replace(config, vae=str(vae), latents=True, samples=8))
+    assert load_model(Path(config.out) / "model").network.latents == 6
+
+
+@pytest.mark.parametrize(("local", "devices"), [(1, 1), (4, 4)])
+def test_two_ranks_on_one_gpu_are_refused(local, devices):
+    with pytest.raises(
+        UserError, match=rf"rank {local} .* no GPU, there are {devices}; start at most {devices} processes"
+    ):
+        check_devices(local, devices)
