@@ -1,17 +1,24 @@
 """The command line: one table of subcommands, and what every error and interrupt looks like to a person."""
 
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # `python -m` and torchrun put the caller's folder first, where a train.py or filters.py of theirs would be imported instead
+    # of the packages of the same name here.
+    caller, here = str(Path.cwd()), Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if (entry or caller) != caller or Path(caller) == here]
+
 import io
 import re
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 import tyro

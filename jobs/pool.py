@@ -12,8 +12,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from manifests.errors import UserError
@@ -112,6 +113,18 @@ def run(
         _RayPool(make_worker, config, len(todo)).run(todo, on_event)
 
 
+def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
+    """Connect to Ray, or start it if the address is local.
+
+    Ray adds the working directory of whoever connects to the import path of its workers, where a train.py or filters.py of the
+    user's would be found first; so it is done from the folder that holds these packages.
+    """
+    import ray
+
+    with chdir(Path(__file__).resolve().parents[1]):
+        ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **options)
+
+
 class _RayPool:
     """Actors with one unit in flight each; the driver alone decides what is tried again."""
 
@@ -124,15 +137,9 @@ class _RayPool:
         self.ray, self.config, self.make_worker = ray, config, make_worker
         if config.ray == "local":
             cores = local_cores(config)
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            init_ray("local", num_cpus=cores, include_dashboard=False)
         else:
-            ray.init(address=config.ray, log_to_driver=False, logging_level=logging.ERROR)
+            init_ray(config.ray)
         self.count = min(units, self._room())
         options = {
             "num_cpus": config.threads,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_parts.common import Budget, Table, percent, seconds
 from panohead import flops, peak_flops, release_sized
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -25,6 +24,7 @@ from datagen.panohead.generator import Generator
 from datagen.panohead.head import PanoHead, PanoHeadConfig
 from datagen.rigs import find_rig
 from geometry.embree import EmbreeCaster
+from gpu_parts.common import Budget, Table, percent, seconds
 
 SEED = 0
 TINY = Path(__file__).parents[2] / "tests" / "golden" / "panohead_tiny.safetensors"

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import torch
-from gpu_parts.common import Budget, Table, seconds
-from gpu_parts.views import model_of
 
 from datagen.encode import ImageConfig, encode_png, encode_rgb
 from filters.arcface import load_arcface
 from filters.weights import EMBEDDED
+from gpu_parts.common import Budget, Table, seconds
+from gpu_parts.views import model_of
 
 
 def scoring(budget: Budget) -> Iterator[Table]:

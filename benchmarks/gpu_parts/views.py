@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_parts.common import Budget, Table, percent, seconds
-from gpu_parts.training import TOY_SHAPE
 from train_step import flops
 
+from gpu_parts.common import Budget, Table, percent, seconds
+from gpu_parts.training import TOY_SHAPE
 from infer.plan import plan_views, ring
 from infer.views import Painter, SamplerConfig
 from train.networks.model import Model, ModelShape

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.pool import init_ray
 from manifests.errors import UserError
 from train.run.config import TrainConfig
 
@@ -39,7 +40,7 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
     config.micro_batch(ray.workers)
     config = with_absolute_paths(config)
     if own := not ray_.is_initialized():
-        ray_.init(address=ray.address, log_to_driver=True)
+        init_ray(ray.address, log_to_driver=True)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"config": config},
