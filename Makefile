@@ -54,7 +54,7 @@ heads64: install
 	$(BIN)/spinset score out/held64 --scorers arcface
 	$(BIN)/python -m train.embedded.train_vae out/heads64
 	$(BIN)/spinset latents out/heads64 --vae train/embedded/heads64/vae --batch 16
-	$(BIN)/torchrun --nproc-per-node 2 -m spinset train heads64 --data out/heads64 --out out/heads64-run --micro 4 \
+	$(BIN)/torchrun --nproc-per-node 2 -m spinset train heads64 --data out/heads64 --out out/heads64-run \
 		--validation.data out/held64
 	$(BIN)/python -m train.embedded.ship out/heads64-run/model
 

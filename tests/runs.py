@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import socket
 import traceback
 from dataclasses import replace
@@ -68,22 +69,30 @@ def logged(config: TrainConfig, name: str = "loss") -> dict[int, float]:
     return {line["samples"]: line[name] for line in lines if name in line}
 
 
-def on_ranks(config: TrainConfig, world: int) -> None:
-    """Run on several processes, as torchrun would start them; raises what any of them raised."""
+def on_ranks(config: TrainConfig, world: int, without_room: int | None = None) -> None:
+    """Run on several processes, as torchrun would start them; raises what all of them raised.
+
+    The rank `without_room` cannot write files of more than a few kilobytes, as if its disk were full.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     errors = context.Queue()
-    ranks = [context.Process(target=_rank, args=(config, rank, world, port, errors)) for rank in range(world)]
+    ranks = [
+        context.Process(target=_rank, args=(config, rank, world, port, errors, rank == without_room))
+        for rank in range(world)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join()
     if any(process.exitcode for process in ranks):
-        raise RuntimeError(errors.get(timeout=5))
+        raise RuntimeError("".join(errors.get(timeout=5) for process in ranks if process.exitcode))
 
 
-def _rank(config: TrainConfig, rank: int, world: int, port: int, errors) -> None:
+def _rank(config: TrainConfig, rank: int, world: int, port: int, errors, without_room: bool) -> None:
+    if without_room:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )

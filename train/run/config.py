@@ -27,7 +27,7 @@ LOADING = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """What is looked at while a run goes on."""
+    """Validation during training."""
 
     data: str = ""
     """Folder or address of a dataset of other heads; without it there is no validation."""

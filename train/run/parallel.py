@@ -68,7 +68,8 @@ def joined(device: str) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if own := not dist.is_initialized():
         # A process alone is a group of one: nothing else has to know the difference.
-        alone: Any = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world == 1 else {}
+        store: Any = dist.HashStore  # pyright: ignore[reportPrivateImportUsage]
+        alone: Any = {"store": store(), "rank": 0, "world_size": 1} if world == 1 else {}
         dist.init_process_group(backend, timeout=TIMEOUT, **alone)
     try:
         yield Ranks(

@@ -71,12 +71,12 @@ def check_held_out(training: Loader, validation: Loader) -> None:
     """Raise UserError if heads of the validation set are trained on; a head is known by its source and its seed."""
     plans = [Dataset(loader.config.data).plan for loader in (training, validation)]
     sources = [(plan.source["name"], plan.source.get("weights_sha256")) for plan in plans]
-    seeds = [p.seed + loader.worker.subset.identities for p, loader in zip(plans, (training, validation), strict=True)]
-    shared = np.intersect1d(*seeds)
+    ours, theirs = (p.seed + x.worker.subset.identities for p, x in zip(plans, (training, validation), strict=True))
+    shared = np.intersect1d(ours, theirs)
     if sources[0] == sources[1] and len(shared):
         raise UserError(
-            f"{len(shared)} of the {len(seeds[1])} heads of --validation.data {validation.config.data} are trained on (first: "
-            f"seed {shared[0]}); give heads of other seeds, such as of spinset generate --seed {int(seeds[0].max()) + 1}"
+            f"{len(shared)} of the {len(theirs)} heads of --validation.data {validation.config.data} are trained on (first: "
+            f"seed {shared[0]}); give heads of other seeds, such as of spinset generate --seed {int(ours.max()) + 1}"
         )
 
 

@@ -9,6 +9,7 @@ from runs import SHAPE
 from tiny_vae import write_vae
 
 from geometry.cameras import orbit
+from train.networks.attention import set_view_attention
 from train.networks.identity import IdentityShape
 from train.networks.model import FILE, About, Model, ModelShape, load_model, save_model
 from train.networks.vae import load_vae
@@ -34,6 +35,27 @@ def test_a_model_comes_back_as_it_was(model, folder):
     for name, weight in model.network.state_dict().items():
         assert torch.equal(weight, back.network.state_dict()[name])
     assert not back.network.training
+
+
+def test_plain_diffusers_runs_it_once_its_attention_is_set(model, folder):
+    """As docs/training.md has it."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    set_view_attention(unet, json.loads((folder / FILE).read_text())["shape"]["unet"]["joint_from"])
+    g = torch.Generator().manual_seed(0)
+    network, b, v = model.network.eval(), 2, 3
+    latents, condition = (torch.randn(b, v, c, 8, 8, generator=g) for c in (network.latents, network.condition))
+    level, tokens = torch.randn(b, generator=g), torch.randn(b, 1, 512, generator=g)
+    with torch.no_grad():
+        wanted = network(latents, condition, level, tokens)
+        found = unet(
+            torch.cat([latents, condition], 2).flatten(0, 1),
+            level.repeat_interleave(v),
+            encoder_hidden_states=tokens.repeat_interleave(v, 0),
+            cross_attention_kwargs={"views": v},
+        ).sample
+    assert torch.equal(found.unflatten(0, (b, v)), wanted)
 
 
 def test_a_text_encoder_is_part_of_it(tmp_path, model):

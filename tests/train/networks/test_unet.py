@@ -127,6 +127,11 @@ def test_banks_are_further_tokens_of_self_attention(small):
     with torch.no_grad():
         without, with_it = (small(x, condition, level, context, banks) for banks in (None, {layer: bank}))
         twice = small(x, condition, level, context, {layer: bank.flip(1)})
+        projected = []
+        small.unet.get_submodule(layer).to_k.register_forward_pre_hook(lambda module, given: projected.append(given[0]))
+        small(x, condition, level, context, {layer: bank})
+    # Once per scene, not once per view.
+    assert [tuple(t.shape) for t in projected if t.shape[1] == 5] == [(2, 5, width)]
     assert (without - with_it).abs().max() > 1e-4
     assert torch.allclose(with_it, twice, atol=1e-5)  # tokens have no order
 

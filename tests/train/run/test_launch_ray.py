@@ -8,7 +8,9 @@ from train.run.launch_ray import RayConfig, launch
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_ray_launches_the_very_same_run(make, tmp_path):
+def test_ray_launches_the_very_same_run(make, tmp_path, monkeypatch):
+    # local starts its own cluster, whatever other one this environment names.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     config = tiny_config(make(identities=6, views=4), tmp_path, samples=8)
     here, there = replace(config, out=str(tmp_path / "here")), replace(config, out=str(tmp_path / "there"))
     alone(here)

@@ -526,6 +526,14 @@ def test_a_second_trainer_is_refused_and_harms_nothing(config):
     run(replace(config, samples=last_seen(config) + 4))
 
 
+def test_a_checkpoint_that_one_rank_cannot_write_stops_all_ranks(config):
+    """Neither waits for the other until its time is up."""
+    with pytest.raises(RuntimeError) as stopped:
+        on_ranks(config, 2, without_room=1)
+    assert str(stopped.value).count("checkpoints/000000000016 could not be written") == 2
+    assert not whole_ones(Path(config.out) / "checkpoints")
+
+
 def test_stray_files_among_the_checkpoints_are_left_alone(config):
     stray = Path(config.out) / "checkpoints" / ".DS_Store"
     stray.parent.mkdir(parents=True)
