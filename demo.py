@@ -1,5 +1,6 @@
 """The demo: the whole loop on procedural heads, small enough for two cores, ending in a page to look at."""
 
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from train.embedded.folder import HEADS64
 from train.networks.model import read_about
 from train.run import report as run_report
 from train.run.presets import PRESETS
+from train.run.run_folder import CONFIG
 from train.run.trainer import run
 
 POLICY = "spinmeround"
@@ -111,7 +113,12 @@ def train_a_little(out: str, held_out: Dataset) -> Path:
     own = PRESETS["small"].config
     loader = replace(own.loader, data=out, selection=POLICY, resolution=64)
     look = replace(own.validation, data=held_out.storage.url, scenes=4, pictures=2, every=120, steps=12)
-    return run(replace(own, loader=loader, latents=False, out=f"{out}/run", validation=look)).parent
+    folder = Path(out) / "run"
+    began = folder / CONFIG
+    # A demo that was interrupted goes on in the precision it began with, also where auto would now be another.
+    precision = json.loads(began.read_text())["precision"] if began.exists() else own.precision
+    config = replace(own, loader=loader, latents=False, out=str(folder), validation=look, precision=precision)
+    return run(config).parent
 
 
 def look_around(out: str, held_out: Dataset) -> Section:

@@ -19,6 +19,7 @@ from infer.turn import Turn
 from manifests.errors import UserError
 from train.diffusion.edm import edm_levels, euler, heun
 from train.diffusion.objective import gaussian
+from train.diffusion.precision import autocast
 from train.diffusion.scene import Nothing, given_in, guided, start
 from train.networks.model import Model
 
@@ -35,8 +36,8 @@ class SamplerConfig:
     sampler: str = "euler"
     """euler, one evaluation a step as released, or heun, two."""
     seed: int = 0
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 is autocast over weights in single precision, as in training."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or (self.scale and self.scale < 1):
@@ -108,7 +109,7 @@ class Painter:
         scale = self.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
         levels = edm_levels(self.config.steps, most=most)
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with autocast(self.config.precision, clean.device):
             x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
 

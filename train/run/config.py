@@ -74,8 +74,8 @@ class TrainConfig:
     """Scenes that a rank takes through the network at once; the rest of the batch is accumulated."""
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 is autocast over weights in single precision."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """Copies of the network on every rank, or shards of it (FSDP2), which take less memory."""
     checkpoint_activations: bool = False

@@ -116,7 +116,9 @@ def resume(
     about = about_checkpoint(place)
     if about["fingerprint"] != config.fingerprint:
         differ = differences(about["config"], config.as_json())
-        raise UserError(f"{place} is of a run with other settings ({differ}); give those, or another --out")
+        began = about["config"]["precision"]
+        name = f" (--precision {began})" if began != config.precision else ""
+        raise UserError(f"{place} is of a run with other settings ({differ}); give those{name}, or another --out")
     loader.resume(State.from_json(about["loader"]))
     checkpoints.load(place, tensors)
     optimizer.steps = about["steps"]

@@ -5,6 +5,7 @@ of the data and every draw are functions of it, so a run is the same however oft
 """
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from manifests.errors import UserError
 from train.data.batch import Batch
 from train.data.loader import open_loader
 from train.diffusion.objective import draw, gaussian, losses
+from train.diffusion.precision import autocast, precision_line, resolve_precision
 from train.networks.model import Model
 from train.run.checkpoint import Checkpoints
 from train.run.config import TrainConfig
@@ -50,6 +52,7 @@ def run(config: TrainConfig) -> Path:
         KeyboardInterrupt: it was asked to stop (SIGTERM, Ctrl-C), and has saved where it is.
     """
     with joined(config.device) as ranks, stop_signals() as stop:
+        config, precision = with_precision(config, ranks)
         accumulation, out = config.accumulation(ranks.world), Path(config.out)
         model = open_model(config, ranks.device)
         loader = open_loader(loader_config(config), ranks.rank, ranks.world)
@@ -62,9 +65,10 @@ def run(config: TrainConfig) -> Path:
         seen = resume(config, checkpoints, tensors, optimizer, loader)
         if ranks.is_first:
             write_config(config, out)
+            print(precision, file=sys.stderr, flush=True)
         batch_size = config.loader.batch
         meter = Meter(ranks.device, scene_flops(model, config, nothing), ranks.world)
-        autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        in_precision = autocast(config.precision, ranks.device)
 
         def save() -> None:
             about = {"seen": seen, "steps": optimizer.steps, **lineage(config, loader)}
@@ -73,7 +77,7 @@ def run(config: TrainConfig) -> Path:
         def look() -> None:
             if validation is None:
                 return
-            with ema.in_place(), autocast:
+            with ema.in_place(), in_precision:
                 found = level_losses(model, network, validation, config, nothing)
                 drawn = [draw_grid(model, network, validation, config, nothing)] if config.validation.pictures else []
             log.write(seen, found, f"validation loss {found['validation/loss']:.4f}")
@@ -94,7 +98,7 @@ def run(config: TrainConfig) -> Path:
                     if meter.steps == 0:
                         check_finite(part, latents)
                     draws = draw(config.objective, config.seed, places, latents)
-                    with gathering(network, last=micro == accumulation - 1), autocast:
+                    with gathering(network, last=micro == accumulation - 1), in_precision:
                         scene = scene_of(model, part, latents, nothing)
                         loss = losses(network, scene, latents, draws, config.objective, nothing)
                         # Gradients are averaged over the ranks, while the loss is a sum over them.
@@ -123,6 +127,16 @@ def run(config: TrainConfig) -> Path:
             checkpoints.finish()
         export(replace(model, about=about_run(config, loader, seen)), ema, out, ranks)
         return out / MODEL
+
+
+def with_precision(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, str]:
+    """The config with its precision resolved, and a line that states it; auto is bf16 only if every rank has bf16."""
+    own = resolve_precision(config.precision, ranks.device)
+    common = "fp32" if ranks.any(own == "fp32") else "bf16"
+    line = precision_line(config.precision, ranks.device)
+    if common != own:
+        line = "precision: fp32 (the device of another rank has no bf16 instructions)"
+    return replace(config, precision=common), line
 
 
 def latents_of(model: Model, batch: Batch, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:

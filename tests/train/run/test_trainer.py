@@ -19,6 +19,7 @@ from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from train.data.sampling import MultiView, SingleView
 from train.data.stream import LoaderConfig
+from train.diffusion import precision
 from train.diffusion.edm import NoiseLevels
 from train.diffusion.objective import Objective
 from train.embedded.folder import HEADS64
@@ -206,7 +207,6 @@ def test_it_overfits_one_identity(tmp_path):
         samples=200,
         log_every=20,
         save_every=200,
-        precision="bf16",
     )
     run(config)
     losses = list(logged(config).values())
@@ -248,6 +248,24 @@ def test_another_runs_checkpoint_is_refused(config):
     run(config)
     with pytest.raises(ValueError, match=r"of a run with other settings \(optim.lr was 0.01, is 0.5\); give those"):
         run(replace(config, optim=replace(config.optim, lr=0.5)))
+
+
+def test_another_precision_is_refused_by_the_option_that_goes_on(config, monkeypatch):
+    """As when a run moves to a machine on which auto is something else."""
+    monkeypatch.setattr(precision, "native_bf16", lambda device: True)
+    run(replace(config, precision="auto"))
+    assert json.loads((Path(config.out) / "config.json").read_text())["precision"] == "bf16"
+    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    with pytest.raises(ValueError, match=r"\(precision was 'bf16', is 'fp32'\); give those \(--precision bf16\), or"):
+        run(replace(config, precision="auto"))
+    run(replace(config, precision="bf16"))
+
+
+def test_the_precision_is_said_once_and_recorded(config, capsys, monkeypatch):
+    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    run(replace(config, precision="auto", samples=4))
+    assert capsys.readouterr().err.count("precision: fp32 (this CPU has no bf16 instructions)\n") == 1
+    assert json.loads((Path(config.out) / "config.json").read_text())["precision"] == "fp32"
 
 
 def test_batches_that_do_not_divide(config):
