@@ -1,4 +1,4 @@
-# demo and test make their own environment first; nothing else is needed than Python 3.11+, make and a C compiler.
+# demo and test make their own environment first; they need Python 3.11, 3.12 or 3.13 and make.
 PYTHON ?= python3
 BIN := .venv/bin
 

@@ -113,10 +113,11 @@ def train_a_little(out: str, held_out: Dataset) -> Path:
     own = PRESETS["small"].config
     loader = replace(own.loader, data=out, selection=POLICY, resolution=64)
     look = replace(own.validation, data=held_out.storage.url, scenes=4, pictures=2, every=120, steps=12)
-    config = replace(own, loader=loader, latents=False, out=f"{out}/run", validation=look)
-    if (begun := Path(config.out) / CONFIG).is_file():
-        # A demo that was interrupted goes on in the precision it began with, also after a change of the default.
-        config = replace(config, precision=json.loads(begun.read_text())["precision"])
+    folder = Path(out) / "run"
+    began = folder / CONFIG
+    # A demo that was interrupted goes on in the precision it began with, also where auto would now be another.
+    precision = json.loads(began.read_text())["precision"] if began.exists() else own.precision
+    config = replace(own, loader=loader, latents=False, out=str(folder), validation=look, precision=precision)
     return run(config).parent
 
 

@@ -12,9 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
-import mcubes
 import numpy as np
 import torch
+from skimage.measure import marching_cubes
 
 from geometry.cameras import Cameras, orbit
 from geometry.embree import EmbreeCaster
@@ -29,7 +29,7 @@ def bumpy_head(grid: int = 208) -> Mesh:
     skull = np.sqrt((x / 0.25) ** 2 + ((y - 0.05) / 0.31) ** 2 + (z / 0.28) ** 2) - 1
     shoulders = np.sqrt((x / 0.42) ** 2 + ((y + 0.43) / 0.2) ** 2 + (z / 0.25) ** 2) - 1
     curls = 0.06 * np.sin(43 * x) * np.sin(39 * y) * np.sin(49 * z)
-    vertices, faces = mcubes.marching_cubes(-np.minimum(skull, shoulders) - curls, 0.0)
+    vertices, faces, _, _ = marching_cubes(-np.minimum(skull, shoulders) - curls, 0.0, gradient_direction="ascent")
     return Mesh(((vertices + 0.5) / grid - 0.5).astype(np.float32), faces.astype(np.int32))
 
 

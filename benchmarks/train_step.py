@@ -23,9 +23,9 @@ from torch import Tensor
 from geometry.raymaps import RayMaps
 from train.diffusion.edm import NoiseLevels, like, scalings
 from train.diffusion.objective import Objective, draw, losses
+from train.diffusion.precision import autocast, resolve_precision
 from train.diffusion.scene import Nothing, Scene
 from train.networks.model import ModelShape
-from train.networks.precision import has_bf16, resolve
 from train.run.ema import Ema, EmaConfig
 from train.run.log import PEAK, forward_flops
 from train.run.optimizer import Optimizer, OptimizerConfig
@@ -72,7 +72,7 @@ def ours(shape: ModelShape, scene: Scene, latents: Tensor, nothing: Nothing, **o
 
     def step() -> None:
         draws = draw(objective, 0, [next(places) for _ in range(len(latents))], latents)
-        with torch.autocast(latents.device.type, torch.bfloat16, enabled=has_bf16(latents.device.type)):
+        with autocast("auto", latents.device):
             (losses(network, scene, latents, draws, objective, nothing).sum() / len(latents)).backward()
         optimizer.step(torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0), 1e-5)
         ema.update(1_000_000, len(latents))
@@ -94,7 +94,7 @@ def plain(shape: ModelShape, scene: Scene, latents: Tensor) -> Callable[[], None
         c_in, c_noise = scalings(sigma)[2:]
         noisy = torch.where(scene.given, latents, latents + like(sigma, latents) * noise) * like(c_in, latents)
         hidden = torch.cat([noisy, scene.rays, (~scene.given).float().expand_as(latents[:, :, :1])], 2)
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
+        with autocast("auto", "cpu"):
             out = unet(
                 hidden.flatten(0, 1),
                 c_noise.repeat_interleave(VIEWS),
@@ -141,10 +141,11 @@ def on_cpu(config: Config) -> None:
         seconds(step, 2, "cpu")
     found = [[seconds(step, config.steps, "cpu") for step in pair] for _ in range(config.rounds)]
     ratios = sorted(b / a for a, b in found)
+    precision = resolve_precision("auto", "cpu")
     table = Table(
         "",
         "s of a step of 4 scenes (median)",
-        title=f"heads64, {torch.get_num_threads()} threads, {resolve('auto', 'cpu')}",
+        title=f"heads64, {torch.get_num_threads()} threads, {precision}",
     )
     for name, times in zip(("ours", "plain loop"), zip(*found, strict=True), strict=True):
         table.add_row(name, f"{sorted(times)[len(times) // 2]:.2f}")

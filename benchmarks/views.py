@@ -9,6 +9,7 @@ Prints seconds per view and the ratio of pairs taken in turn, and that both make
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ from infer.plan import plan_views, ring
 from infer.views import Painter, SamplerConfig, direction_number
 from train.diffusion.edm import edm_levels
 from train.diffusion.objective import gaussian
+from train.diffusion.precision import resolve_precision
 from train.diffusion.scene import denoise, given_in, start, without
-from train.networks.precision import Precision, resolve
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Config:
     device: str = "cpu"
     views: int = 48
     steps: int = 10
-    precision: Precision = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of ours; the plain loop computes in single precision."""
     rounds: int = 3
     threads: int = 2
@@ -97,7 +98,7 @@ def main() -> None:
             ratios.append((time.perf_counter() - between) / (between - begun))
     differ = (turn.rgb[1:8] - pictures.cpu()[1:8]).abs().mean()
     own = sorted(seconds)[len(seconds) // 2] / config.views
-    what = f"{config.model}, {config.views} views, {config.steps} steps, {resolve(config.precision, config.device)}"
+    what = f"{config.model}, {config.views} views, {config.steps} steps, {resolve_precision(config.precision, config.device)}"
     found = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     Console(width=120).print(
         f"{what}: {own:.3f} s per view; plain loop / ours: {found}; anchors differ by {differ:.5f} on average"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class MeshConfig:
     resolution: int = 256
     """Cells along each side of the cube: 64, 128, 256, 512."""
     method: str = "lewiner"
-    """Marching cubes by scikit-image (lewiner: topologically correct, about twice as fast) or by pymcubes."""
+    """Marching cubes by scikit-image (lewiner: topologically correct, about twice as fast) or by PyMCubes (pymcubes)."""
     dust: float = 1e-3
     """Components with a smaller share of the faces than this are removed."""
 
@@ -45,6 +46,11 @@ class MeshConfig:
             raise UserError(f"mesh resolution is {self.resolution}; it must be 64, 128, 256 or 512")
         if self.method not in METHODS:
             raise UserError(f"mesh method is {self.method!r}; it must be one of {', '.join(METHODS)}")
+        if self.method == "pymcubes" and find_spec("mcubes") is None:
+            raise UserError(
+                "mesh method is pymcubes, which needs PyMCubes: pip install 'spinset[pymcubes]' (on Python 3.13 it is "
+                "compiled, which takes a C++ compiler), or give lewiner"
+            )
         if not 0 <= self.dust < 1:
             raise UserError(f"mesh dust is {self.dust}; it must be in [0, 1)")
 

@@ -1,5 +1,6 @@
 """The commands `spinset views` and `spinset heads`: from photos, an identity or nothing to a turn of views, and to files."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,9 @@ from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
 from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
+from train.diffusion.precision import precision_line
 from train.embedded.folder import HEADS64
 from train.networks.model import load_model
-from train.networks.precision import describe
 
 EMBEDDED = "heads64"
 IDENTITY = "identity"
@@ -162,6 +163,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     studio = Studio(config.portrait, config.device)
     portraits = [studio.portrait(photo) for photo in config.photos]
     plan, places = with_photos(plan_views(*config.directions.of_views), config.photo_azimuths)
+    print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
     turn = turn_of(painter, plan, places, portraits, config.pull)
     notes = [note for portrait in portraits for note in portrait.notes]
     if portraits[0].identity is None:
@@ -224,6 +226,7 @@ def heads(config: HeadsConfig) -> Iterator[str]:
     if len(known) == 2:
         people = list(between(known[0], known[1], np.linspace(0, 1, config.heads)))
     plan = plan_views(*config.directions.of_views, photos=0)
+    print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
     scale = config.sampler.scale or painter.scale + ALONE
     for number, (folder, person) in enumerate(zip(folders, people, strict=True)):
         # Between two people the noise stays, so that nothing else changes; otherwise each head has its own.
@@ -251,10 +254,9 @@ def read_identity(file: str) -> Float[Tensor, " d"]:
 
 
 def about_model(painter: Painter, plan: Plan) -> list[str]:
-    """The precision, what the model was trained on, and what a plan asks of it that it was not trained on."""
+    """What a model was trained on, and what a plan asks of it that it was not trained on."""
     model = painter.model
-    notes = [describe(painter.config.precision, str(model.device))]
-    notes += [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
+    notes = [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
     if new := sorted({len(call.given) for call in plan.calls} - set(model.about.conditions)):
         numbers = " and ".join(map(str, new))
         notes.append(f"the model was not trained on {numbers} given views, which some of these were made from")

@@ -6,6 +6,7 @@ encoded in between. Source: SpinMeRound, section 3.4 and its released sampling f
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from infer.turn import Turn
 from manifests.errors import UserError
 from train.diffusion.edm import edm_levels, euler, heun
 from train.diffusion.objective import gaussian
+from train.diffusion.precision import autocast
 from train.diffusion.scene import Nothing, given_in, guided, start
 from train.networks.model import Model
-from train.networks.precision import Precision, resolve
 
 SAMPLERS = {"euler": euler, "heun": heun}
 
@@ -35,9 +36,8 @@ class SamplerConfig:
     sampler: str = "euler"
     """euler, one evaluation a step as released, or heun, two."""
     seed: int = 0
-    precision: Precision = "auto"
-    """Precision of the network: bf16 is autocast over weights in single precision; auto chooses bf16 where the device has
-    instructions for it and fp32 elsewhere."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or (self.scale and self.scale < 1):
@@ -109,8 +109,7 @@ class Painter:
         scale = self.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
         levels = edm_levels(self.config.steps, most=most)
-        bf16 = resolve(self.config.precision, str(clean.device)) == "bf16"
-        with torch.autocast(clean.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(self.config.precision, clean.device):
             x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
 

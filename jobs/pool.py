@@ -248,7 +248,7 @@ class _Running:
     actor: Any
     unit: Unit
     last: Event | None = None
-    heard: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=lambda: time.monotonic())
 
 
 class _Actor:

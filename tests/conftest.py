@@ -1,5 +1,6 @@
 """Shared by all tests: where the large golden files lie, and a small dataset to read."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from small import small_plan, write_shard
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.storage import Storage
+from train.diffusion import precision
+
+# SPINSET_TEST_BF16=on or off runs the tests of this process as on a machine with or without bf16 instructions.
+if forced := os.environ.get("SPINSET_TEST_BF16"):
+    precision.native_bf16 = lambda device: {"on": True, "off": False}[forced]
 
 # Many small tensors: with two threads on a busy machine they take ten times as long as with one.
 torch.set_num_threads(1)

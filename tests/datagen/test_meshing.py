@@ -7,10 +7,12 @@ import pytest
 import torch
 from egg import EggSource
 
+from datagen import meshing
 from datagen.meshing import MeshConfig, clean, density_grid, extract, marching_cubes
 from datagen.rigs import RIGS, find_rig
 from geometry.look import look
 from geometry.meshes import Mesh
+from manifests.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,17 @@ def both(*fields):
     return lambda p: torch.stack([f(p) for f in fields]).min(dim=0).values
 
 
+def test_pymcubes_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr(meshing, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs PyMCubes: pip install 'spinset\[pymcubes\]'.*or give lewiner"):
+        MeshConfig(method="pymcubes")
+
+
 @pytest.mark.parametrize("method", ["lewiner", "pymcubes"])
 @pytest.mark.parametrize("resolution", [64, 128])
 def test_sphere(method, resolution):
+    if method == "pymcubes":
+        pytest.importorskip("mcubes", reason="PyMCubes is an extra")
     mesh, figures = extract(Field(sphere([0.02, -0.05, 0.1], 0.3)), MeshConfig(resolution, method))
     distance = np.linalg.norm(mesh.vertices - [0.02, -0.05, 0.1], axis=1)
     assert np.abs(distance - 0.3).max() < 0.1 / resolution

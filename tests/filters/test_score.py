@@ -2,10 +2,10 @@
 
 import hashlib
 import io
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -173,34 +173,33 @@ def test_duplicates_needs_arcface(tmp_path):
         score(ScoreConfig(dataset.storage.url, scorers=("duplicates",), pool=INLINE))
 
 
-class SlowScorer:
-    """Sleeps as a device would, before which each identity takes as long to prepare."""
+class MeetingScorer:
+    """Scoring an identity waits until the next one is being prepared, so it never ends if the two do not overlap."""
 
     table, members, wants = "slow", ("rgb",), staticmethod(all_views)
     columns = (column("mean", VIEW, "mean colour"), column("order", IDENTITY, "when it was scored"))
     lineage = Lineage("slow", 1, None)
 
-    def __init__(self, seconds: float):
-        self.seconds, self.scored = seconds, 0
+    def __init__(self, identities: int):
+        self.begun = [Event() for _ in range(identities)]
+        self.prepared = self.scored = 0
 
     def prepare(self, subject):
-        time.sleep(self.seconds)
+        self.begun[self.prepared].set()
+        self.prepared += 1
         return subject.member("rgb").mean((1, 2, 3))
 
     def score(self, prepared):
-        time.sleep(self.seconds)
         self.scored += 1
+        if self.scored < len(self.begun):
+            self.begun[self.scored].wait()  # without overlap the next one is prepared only after this has returned
         return {"mean": prepared, "order": self.scored}
 
 
 def test_preparing_and_scoring_overlap_and_keep_their_order(tmp_path):
     dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=6, identities_per_shard=6))
-    scorer = SlowScorer(0.15)
-    started = time.monotonic()
+    scorer = MeetingScorer(6)
     events = list(score_shard(dataset, Unit(0), [scorer], ThreadPoolExecutor(1), ahead=2))
-    seconds = time.monotonic() - started
-    # One after the other takes 12 sleeps, side by side 7.
-    assert seconds < 10 * 0.15
     assert [e.item for e in events if e.stage == "done"] == list(range(6))
     rows = read_part(dataset, "slow", 0)
     assert rows.column("order").to_pylist()[::7] == [1, 2, 3, 4, 5, 6]

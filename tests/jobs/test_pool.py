@@ -5,10 +5,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken, WorkersKeepDying, run
+from jobs import pool
+from jobs.pool import ATTEMPTS, Event, PoolConfig, Unit, WorkerIsBroken, WorkersKeepDying, run
 
 
 @pytest.fixture(autouse=True)
@@ -94,17 +96,30 @@ def test_bad_config(field, value, says):
 
 class TestRay:
     def test_every_unit_is_done_and_a_fatal_item_is_condemned(self, tmp_path):
-        """Items that break, kill or hang their worker every time are given up; one that kills it once is not."""
+        """Items that break or kill their worker every time are given up; one that kills it once is not."""
         events = []
-        config = PoolConfig(workers=2, stall_minutes=1 / 60)
-        poison = {2: "break", 5: "die", 10: "die-once", 15: "hang"}
+        config = PoolConfig(workers=2)
+        poison = {2: "break", 5: "die", 10: "die-once"}
         run(range(5), partial(Scribe, tmp_path, poison), config, events.append)
         expected = {unit: items(unit) for unit in range(5)}
         expected[0][2] = "its worker broke 3 times (the device is lost) at stage work"
         expected[1][1] = "its worker died 3 times at stage work"
-        expected[3][3] = "its worker fell silent 3 times for 0.0166667 minutes at stage work"
         assert wrote(tmp_path) == expected
         assert {e.item for e in events if e.stage == "done"} == set(range(20))
+
+    def test_an_item_that_hangs_is_condemned(self, tmp_path, monkeypatch):
+        """The clock of the driver stands still but for an hour after each event that precedes a hang."""
+        now, hangs = [0.0], []
+
+        def on_event(event: Event) -> None:
+            if (event.item, event.stage) == (3, "work") and len(hangs) < ATTEMPTS:
+                hangs.append(event)
+                now[0] += 3600
+
+        monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        run(range(2), partial(Scribe, tmp_path, {3: "hang"}), PoolConfig(workers=1), on_event)
+        reason = "its worker fell silent 3 times for 30 minutes at stage work"
+        assert wrote(tmp_path) == {0: [*items(0)[:3], reason], 1: items(1)}
 
     def test_what_a_worker_raises_arrives_as_it_was(self, tmp_path):
         with pytest.raises(OSError, match="the disk is full"):

@@ -25,8 +25,8 @@ from manifests.tensors import save_tensors
 from train.data.batch import Batch
 from train.data.loader import LoaderConfig, open_loader
 from train.data.sampling import SingleView
+from train.diffusion.precision import autocast
 from train.embedded.folder import HEADS64
-from train.networks.precision import has_bf16
 from train.networks.vae import WEIGHTS
 
 
@@ -120,7 +120,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.05)
     for step, batch in track(zip(range(config.steps), loader, strict=False), "autoencoder", config.steps):
         images = pictures_of(batch)
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
+        with autocast("auto", "cpu"):
             posterior = model.encode(F.pixel_unshuffle(images, PATCH)).latent_dist
             seen = F.pixel_shuffle(model.decode(posterior.sample(noise)).sample, PATCH)
         loss = difference(seen.float(), images) + config.kl * divergence(posterior.mean, posterior.logvar)

@@ -8,8 +8,8 @@ from manifests.errors import UserError
 from manifests.order import check_ranks
 from train.data.stream import FOREVER, LoaderConfig
 from train.diffusion.objective import Objective
+from train.diffusion.precision import Precision
 from train.networks.model import ModelShape
-from train.networks.precision import Precision
 from train.networks.unet import Stem
 from train.run.ema import EmaConfig
 from train.run.optimizer import OptimizerConfig

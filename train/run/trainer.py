@@ -23,8 +23,8 @@ from train.data.batch import Batch
 from train.data.loader import open_loader
 from train.data.stream import lost_workers
 from train.diffusion.objective import draw, gaussian, losses
+from train.diffusion.precision import autocast, precision_line, resolve_precision
 from train.networks.model import Model
-from train.networks.precision import describe, resolve
 from train.run.checkpoint import Checkpoints
 from train.run.config import TrainConfig
 from train.run.ema import Ema
@@ -56,8 +56,8 @@ def run(config: TrainConfig) -> Path:
         KeyboardInterrupt: it was asked to stop (SIGTERM, Ctrl-C), and has saved where it is.
     """
     with ExitStack() as stack:
-        precision = describe(config.precision, config.device)
-        config = replace(config, precision=resolve(config.precision, config.device))
+        precision = precision_line(config.precision, config.device)
+        config = replace(config, precision=resolve_precision(config.precision, config.device))
         ranks = stack.enter_context(joined(config.device))
         micro, out, batch_size = config.micro_batch(ranks.world), Path(config.out), config.loader.batch
         console = open_console(ranks.is_first)
@@ -76,7 +76,7 @@ def run(config: TrainConfig) -> Path:
         if ranks.is_first:
             write_config(config, out)
         meter = Meter(ranks.device, scene_flops(model, config, nothing), ranks.world)
-        autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        half = autocast(config.precision, ranks.device)
         log = stack.enter_context(Log(out, config.samples, seen, console, config.wandb, config.as_json()))
         if beginning.place is not None:
             console.print(f"train: {beginning.place} loaded, at {seen} of {config.samples} samples", soft_wrap=True)
@@ -96,7 +96,7 @@ def run(config: TrainConfig) -> Path:
         def validate() -> None:
             if validation is None:
                 return
-            with ema.in_place(), autocast:
+            with ema.in_place(), half:
                 found = level_losses(model, network, validation, config, nothing)
                 drawn = [draw_grid(model, network, validation, config, nothing)] if config.validation.pictures else []
             loss = found["validation/loss"]
@@ -131,7 +131,7 @@ def run(config: TrainConfig) -> Path:
                         check_finite(part, latents)
                     draws = draw(config.objective, config.seed, places, latents)
                     last = begin + micro == batch_size // ranks.world
-                    with gathering(network, last=last), autocast:
+                    with gathering(network, last=last), half:
                         scene = scene_of(model, part, latents, nothing)
                         loss = losses(network, scene, latents, draws, config.objective, nothing)
                         # Gradients are averaged over the ranks, while the loss is a sum over them.

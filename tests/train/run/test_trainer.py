@@ -23,6 +23,7 @@ from manifests.errors import UserError
 from train.data.latents import LatentsConfig, make_latents
 from train.data.sampling import MultiView, SingleView
 from train.data.stream import LoaderConfig
+from train.diffusion import precision
 from train.diffusion.edm import NoiseLevels
 from train.diffusion.objective import Objective
 from train.embedded.folder import HEADS64
@@ -181,15 +182,6 @@ def test_activations_computed_twice_are_the_same(config, tmp_path):
     assert logged(config) == pytest.approx(logged(again), abs=1e-6)
 
 
-def test_a_resumed_run_keeps_its_precision(config, monkeypatch):
-    """On a machine with bf16 instructions a run began in bf16; on one without, `auto` would go on in fp32."""
-    run(replace(config, samples=16, precision="bf16"))
-    monkeypatch.setattr("train.networks.precision.has_bf16", lambda device: False)
-    with pytest.raises(UserError, match=r"precision was 'bf16', is 'fp32'\); give --precision bf16, another --out"):
-        run(replace(config, precision="auto"))
-    run(replace(config, precision="bf16"))
-
-
 def test_bf16_is_close(config, tmp_path):
     half = replace(config, out=str(tmp_path / "half"), precision="bf16")
     alone(config)
@@ -268,6 +260,24 @@ def test_another_runs_checkpoint_is_refused(config):
     run(config)
     with pytest.raises(ValueError, match=r"of a run with other settings \(optim.lr was 0.01, is 0.5\); give those"):
         run(replace(config, optim=replace(config.optim, lr=0.5)))
+
+
+def test_another_precision_is_refused_by_the_option_that_goes_on(config, monkeypatch):
+    """As when a run moves to a machine on which auto is something else."""
+    monkeypatch.setattr(precision, "native_bf16", lambda device: True)
+    run(replace(config, precision="auto"))
+    assert json.loads((Path(config.out) / "config.json").read_text())["precision"] == "bf16"
+    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    with pytest.raises(ValueError, match=r"\(precision was 'bf16', is 'fp32'\); give --precision bf16, another --out"):
+        run(replace(config, precision="auto"))
+    run(replace(config, precision="bf16"))
+
+
+def test_the_precision_is_said_once_and_recorded(config, capsys, monkeypatch):
+    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    run(replace(config, precision="auto", samples=4))
+    assert capsys.readouterr().err.count("precision: fp32 (this CPU has no bf16 instructions)") == 1
+    assert json.loads((Path(config.out) / "config.json").read_text())["precision"] == "fp32"
 
 
 def test_batches_that_do_not_divide(config):
@@ -545,7 +555,10 @@ def test_stray_files_among_the_checkpoints_are_left_alone(config):
 def test_the_screen_tells_what_runs_and_where_it_goes_on(config, capsys):
     run(replace(config, samples=8))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "train: 1 rank on cpu, precision fp32, 2 steps of 4 samples, 1 at once on each rank; loading"
+    assert (
+        lines[0]
+        == "train: 1 rank on cpu, precision: fp32 (set by --precision of 4 samples, 1 at once on each rank; loading"
+    )
     # An estimate after the first micro-batch, whatever --log-every is.
     assert lines[1].startswith("train: 0 of 8, ")
     assert lines[1].endswith(" left")
