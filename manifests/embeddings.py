@@ -39,6 +39,20 @@ def mean_embeddings(dataset: Dataset, table: str) -> Embedded:
     return _from_parts(dataset, table)
 
 
+def embeddings_of(dataset: Dataset, table: str, identities: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+    """The embeddings of some identities, in their order; NaN for those that have none.
+
+    Raises:
+        UserError: as `mean_embeddings`, or the table does not hold one of the identities.
+    """
+    known, vectors = mean_embeddings(dataset, table)
+    if missing := np.setdiff1d(identities, known).tolist():
+        some = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise UserError(f"the embeddings of {table} lack identities {some}; run spinset score --scorers arcface again")
+    by_identity = np.argsort(known)
+    return vectors[by_identity[np.searchsorted(known, identities, sorter=by_identity)]]
+
+
 def gather_embeddings(dataset: Dataset, table: str) -> None:
     """Write the mean embeddings of a whole table to one small file, so that readers need not read every view's."""
     identity, vectors = _from_parts(dataset, table)

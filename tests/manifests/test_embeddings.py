@@ -6,7 +6,8 @@ import pytest
 from small import small_plan, write_shard
 
 from manifests.dataset import Dataset
-from manifests.embeddings import embeddings_file, gather_embeddings, mean_embeddings
+from manifests.embeddings import embeddings_file, embeddings_of, gather_embeddings, mean_embeddings
+from manifests.errors import UserError
 from manifests.plan import write_plan
 from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column, gather, table_schema, tar_sha256, write_part
 from manifests.storage import Storage
@@ -81,3 +82,10 @@ def test_a_shard_without_any_embedding_is_no_trouble(tmp_path):
     gather_embeddings(dataset, "arcface")
     identity, means = mean_embeddings(dataset, "arcface")
     assert identity.tolist() == list(range(5)) and np.isnan(means[2]).all() and not np.isnan(means[3]).any()
+
+
+def test_identities_are_joined_by_number_and_missing_ones_are_named(dataset):
+    found = embeddings_of(dataset, "arcface", np.array([3, 0]))
+    np.testing.assert_array_equal(found, mean_embeddings(dataset, "arcface")[1][[3, 0]])
+    with pytest.raises(UserError, match="embeddings of arcface lack identities 7, 9;"):
+        embeddings_of(dataset, "arcface", np.array([3, 7, 9]))
