@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import FOLDER, open_scores, part_file, shard_hashes
+from manifests.scores import FOLDER, is_current, open_scores, part_file, shard_hashes
 
 COLUMN = "embedding"
 THREADS = 8
@@ -75,6 +75,12 @@ def _made_of(dataset: Dataset, table: str) -> bytes:
 
 
 def _from_parts(dataset: Dataset, table: str) -> Embedded:
+    lineage = open_scores(dataset, table, shard_hashes(dataset), []).lineage
+    for shard in dataset.committed():
+        if not is_current(dataset, table, shard, lineage, replace=True):
+            raise UserError(
+                f"{part_file(table, shard)} was not made by what made the table {table}; run spinset score --replace again"
+            )
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(lambda shard: _sums(dataset, table, shard), dataset.committed()))
     identity, sums = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -9,7 +9,18 @@ from manifests.dataset import Dataset
 from manifests.embeddings import embeddings_file, embeddings_of, gather_embeddings, mean_embeddings
 from manifests.errors import UserError
 from manifests.plan import write_plan
-from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column, gather, table_schema, tar_sha256, write_part
+from manifests.scores import (
+    IDENTITY,
+    VIEW,
+    WHOLE,
+    Lineage,
+    column,
+    gather,
+    read_part,
+    table_schema,
+    tar_sha256,
+    write_part,
+)
 from manifests.storage import Storage
 
 FIELDS = [column("embedding", VIEW, "test", pa.list_(pa.float16(), 4)), column("mean_cosine", IDENTITY, "test")]
@@ -89,3 +100,10 @@ def test_identities_are_joined_by_number_and_missing_ones_are_named(dataset):
     np.testing.assert_array_equal(found, mean_embeddings(dataset, "arcface")[1][[3, 0]])
     with pytest.raises(UserError, match="embeddings of arcface lack identities 7, 9;"):
         embeddings_of(dataset, "arcface", np.array([3, 7, 9]))
+
+
+def test_parts_of_another_recogniser_are_not_mixed_in(dataset):
+    rows = read_part(dataset, "arcface", 0)
+    write_part(dataset, "arcface", 0, rows, Lineage("arcface", 0, "other"), tar_sha256(dataset, 0))
+    with pytest.raises(UserError, match=r"heads-000000.parquet was not made by what made the table arcface"):
+        mean_embeddings(dataset, "arcface")
