@@ -174,7 +174,9 @@ def _score(parse: Parse) -> int:
     from filters.score import ScoreConfig, score
 
     config = parse(ScoreConfig)
-    score(config)
+    if lacking := score(config):
+        print("\n".join(lacking) + f"\n{config.out}: not all is scored; the same command continues")
+        return FAULTS
     print(f"{config.out}: scored\nnext: spinset select {shlex.quote(config.out)} --policy spinmeround")
     return DONE
 

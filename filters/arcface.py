@@ -124,15 +124,23 @@ def load_detector(path: str, device: str = "cpu") -> Any:
 
 
 def onnx_session(file: str, device: str) -> Any:
-    """Open an ONNX file; raises ValueError with one line on why it does not run here."""
+    """Open an ONNX file with as many threads as torch may use in this process.
+
+    Raises:
+        UserError: the file does not run on this device, or is not an ONNX model.
+    """
     import onnxruntime
+    import torch
 
     cuda = "CUDAExecutionProvider"
     if device == "cuda" and cuda not in onnxruntime.get_available_providers():
         raise UserError("--device is cuda, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
     providers = [cuda, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    # By default a session takes every core, whatever number of threads a worker was given.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(file, providers=providers)
+        return onnxruntime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no base but this one
         raise UserError(f"{file} is not an ONNX model that runs here: {str(error).splitlines()[0][:160]}") from error
 

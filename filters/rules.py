@@ -127,13 +127,25 @@ def read_policy(name: str) -> tuple[Policy, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"there is no policy {name!r}: it is neither a preset ({', '.join(PRESETS)}) nor a file")
     try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
+        document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object_of)
+    except json.JSONDecodeError as error:
         raise UserError(f"policy {name} is not JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"policy {name} is not UTF-8 text: {error}") from None
+    except ValueError as error:
+        raise UserError(f"policy {name}: {error}") from None
     try:
         return parse_policy(document), document
     except ValueError as error:
         raise UserError(f"policy {name}: {error}") from None
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises UserError for a key that stands twice, of which `json` would silently keep the last."""
+    keys = [key for key, _ in pairs]
+    if double := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"the key {double!r} stands twice in one object")
+    return dict(pairs)
 
 
 def parse_policy(document: Any) -> Policy:

@@ -77,8 +77,11 @@ def open_scorers(config: ScoreConfig) -> list[Scorer]:
     return [makers[name]() for name in config.scorers if name in makers]
 
 
-def score(config: ScoreConfig) -> Dataset:
+def score(config: ScoreConfig) -> list[str]:
     """Score what is not scored yet, then gather every table whose shards are all scored.
+
+    Returns:
+        One line per table that could not be gathered, with the shards that it lacks; nothing if all are whole.
 
     Raises:
         ScoresMismatch: a table is there that something else made; nothing was touched.
@@ -94,13 +97,17 @@ def score(config: ScoreConfig) -> Dataset:
     heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in due}
     with JobProgress("score", sum(heads.values()), sum(heads[s] for s in due if s not in pending)) as progress:
         pool.run(pending, partial(ScoreWorker, _absolute(config)), config.pool, progress.update)
+    if not dataset.committed():
+        return ["no shard of the dataset is finished, so there is nothing to score"]
+    lacking = {}
     for scorer in scorers:
-        whole = gather(dataset, scorer.table, scorer.lineage)
-        if whole and EMBEDDING in (f.name for f in scorer.columns):
+        if not gather(dataset, scorer.table, scorer.lineage):
+            lacking[scorer.table] = [s for s in dataset.committed() if _due(dataset, s, [scorer], False)]
+        elif EMBEDDING in (f.name for f in scorer.columns):
             gather_embeddings(dataset, scorer.table)
-    if "duplicates" in config.scorers:
+    if "duplicates" in config.scorers and config.arcface.table not in lacking:
         score_duplicates(dataset, config.arcface.table)
-    return dataset
+    return [f"{table}: shards {', '.join(map(str, shards))} were made since" for table, shards in lacking.items()]
 
 
 def _absolute(config: ScoreConfig) -> ScoreConfig:

@@ -99,6 +99,8 @@ def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
     hashes, directions, opened = shard_hashes(dataset), ["azimuth", "elevation"], {}
     for table, columns in policy.tables.items():
         opened[table] = open_scores(dataset, table, hashes, [*columns, *([] if opened else directions)])
+        for name in columns:
+            opened[table].level(name)  # raises for a name that is no score, as mesh.view
     (first_name, first), *others = opened.items()
     for name, scores in others:
         for key in ("identity", "view"):

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import AGAIN, FOLDER, open_scores, part_file, shard_hashes
+from manifests.scores import AGAIN, FOLDER, is_current, open_scores, part_file, shard_hashes
 from manifests.tables import open_parquet, read_parquet
 
 COLUMN = "embedding"
@@ -40,6 +40,20 @@ def mean_embeddings(dataset: Dataset, table: str) -> Embedded:
     return _from_parts(dataset, table)
 
 
+def embeddings_of(dataset: Dataset, table: str, identities: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+    """The embeddings of some identities, in their order; NaN for those that have none.
+
+    Raises:
+        UserError: as `mean_embeddings`, or the table does not hold one of the identities.
+    """
+    known, vectors = mean_embeddings(dataset, table)
+    if missing := np.setdiff1d(identities, known).tolist():
+        some = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise UserError(f"the embeddings of {table} lack identities {some}; run spinset score --scorers arcface again")
+    by_identity = np.argsort(known)
+    return vectors[by_identity[np.searchsorted(known, identities, sorter=by_identity)]]
+
+
 def gather_embeddings(dataset: Dataset, table: str) -> None:
     """Write the mean embeddings of a whole table to one small file, so that readers need not read every view's."""
     identity, vectors = _from_parts(dataset, table)
@@ -62,6 +76,12 @@ def _made_of(dataset: Dataset, table: str) -> bytes:
 
 
 def _from_parts(dataset: Dataset, table: str) -> Embedded:
+    lineage = open_scores(dataset, table, shard_hashes(dataset), []).lineage
+    for shard in dataset.committed():
+        if not is_current(dataset, table, shard, lineage, replace=True):
+            raise UserError(
+                f"{part_file(table, shard)} was not made by what made the table {table}; run spinset score --replace again"
+            )
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(lambda shard: _sums(dataset, table, shard), dataset.committed()))
     identity, sums = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -141,7 +141,10 @@ class Scores:
     rows: pa.Table
 
     def level(self, name: str) -> str:
-        """Whether a column speaks of views or of identities."""
+        """Whether a column holds scores of views or of identities; raises UserError for a name that is no score."""
+        if name not in self.columns or not _is_numeric(self.columns[name].type):
+            there = ", ".join(field.name for field in self.columns.values() if _is_numeric(field.type))
+            raise UserError(f"{self.table}.{name} is not a score; the scores of {self.table} are {there}")
         return self.columns[name].metadata[b"level"].decode()
 
     def numbers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +153,10 @@ class Scores:
         own = self.rows.column(name).combine_chunks().filter(pa.array(is_view == (self.level(name) == VIEW)))
         valid = np.ones(len(own), bool) if own.null_count == 0 else own.is_valid().to_numpy(zero_copy_only=False)
         return own.cast(pa.float32()).to_numpy(zero_copy_only=False), valid
+
+
+def _is_numeric(type: pa.DataType) -> bool:
+    return pa.types.is_floating(type) or pa.types.is_integer(type) or pa.types.is_boolean(type)
 
 
 def shard_hashes(dataset: Dataset) -> dict[str, str]:

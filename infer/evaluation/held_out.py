@@ -15,7 +15,7 @@ from geometry.cameras import Cameras, turned
 from infer.evaluation import protocols
 from manifests.dataset import Dataset
 from manifests.draws import generator
-from manifests.embeddings import mean_embeddings
+from manifests.embeddings import embeddings_of
 from manifests.errors import UserError
 from manifests.index import Subset, open_index
 from manifests.selection import read_selection
@@ -178,7 +178,7 @@ class StoredPeople:
         self.subset = self.subset.only(several)
         self.pixels = Pixels(Reader(self.dataset, index), stored, resolution)
         self.table = embeddings
-        self.embeddings = _embeddings(self.dataset, self.subset, embeddings) if embeddings else None
+        self.embeddings = embeddings_of(self.dataset, embeddings, self.subset.identities) if embeddings else None
         self.places = {str(identity): place for place, identity in enumerate(self.subset.identities.tolist())}
         self.names: list[str] = list(self.places)
         self._facts = lru_cache(8)(self._facts_of)
@@ -204,9 +204,3 @@ class StoredPeople:
     def _facts_of(self, shard: int) -> dict[int, str]:
         rows = self.dataset.identities(shard).select(["identity", "facts"]).to_pylist()
         return {row["identity"]: row["facts"] for row in rows}
-
-
-def _embeddings(dataset: Dataset, subset: Subset, table: str) -> Float32[np.ndarray, "i d"]:
-    identity, means = mean_embeddings(dataset, table)
-    by_identity = np.argsort(identity)
-    return means[by_identity[np.searchsorted(identity, subset.identities, sorter=by_identity)]]

@@ -9,7 +9,7 @@ import torch
 from onnx import helper
 from tiny import write_onnx, write_recogniser
 
-from filters.arcface import ArcFaceConfig, ArcFaceScorer, load_arcface, load_detector
+from filters.arcface import ArcFaceConfig, ArcFaceScorer, load_arcface, load_detector, onnx_session
 from filters.landmarks import AVERAGE, ORDER, TEMPLATE, crops, face_points, mirrored, project, similarity
 from filters.scorer import Subject
 from geometry.cameras import orbit
@@ -217,3 +217,13 @@ def test_projection_of_other_resolutions_scales():
     points, cameras = face_points({"facts": None}), orbit(AZIMUTHS.astype(float), np.zeros(7))
     small, large = project(points, cameras, 128) + 0.5, project(points, cameras, 512) + 0.5
     torch.testing.assert_close(torch.from_numpy(small) * 4, torch.from_numpy(large), atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_session_takes_the_threads_of_its_process(tiny_arcface, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert onnx_session(str(tiny_arcface), "cpu").get_session_options().intra_op_num_threads == threads
+    finally:
+        torch.set_num_threads(before)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from filters.rules import PRESETS, Sector, Softmax, parse_policy, read_policy
+from manifests.errors import UserError
 
 RULE = {"name": "fog", "score": "image.fog", "max": 0.05}
 
@@ -80,4 +81,20 @@ def test_a_policy_that_is_not_there_or_not_json(tmp_path):
         read_policy(str(file))
     file.write_text(json.dumps({"name": "p", "rules": [{**RULE, "max": "x"}]}))
     with pytest.raises(ValueError, match=r"policy .*p.json: rule 1 \(fog\): max"):
+        read_policy(str(file))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "p.json"
+    file.write_text('{"name": "p", "rules": [{"name": "fog", "score": "image.fog", "max": 0.5, "max": -1}]}')
+    with pytest.raises(UserError, match="the key 'max' stands twice in one object"):
+        read_policy(str(file))
+
+
+def test_a_byte_order_mark_is_read_and_other_encodings_are_refused(tmp_path):
+    file, text = tmp_path / "p.json", json.dumps({"name": "p", "rules": [RULE]})
+    file.write_text(text, encoding="utf-8-sig")
+    assert read_policy(str(file))[0].name == "p"
+    file.write_bytes(text.encode("utf-16"))
+    with pytest.raises(UserError, match="is not UTF-8 text"):
         read_policy(str(file))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from egg import egg_job
 from PIL import Image
+from small import small_plan, write_shard
 
 from datagen.generate import generate
 from filters.arcface import ArcFaceConfig
@@ -19,8 +20,10 @@ from filters.clip_janus import ClipConfig
 from filters.score import ScoreConfig, open_scorers, score, score_shard
 from filters.scorer import all_views
 from filters.select import SelectConfig, select
+from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
+from manifests.plan import write_plan
 from manifests.scores import (
     IDENTITY,
     VIEW,
@@ -34,7 +37,9 @@ from manifests.scores import (
     shard_hashes,
     tables,
 )  # fmt: skip
+from manifests.storage import Storage
 from manifests.verify import verify
+from spinset import main
 
 INLINE = PoolConfig(inline=True)
 
@@ -206,3 +211,28 @@ def test_preparing_and_scoring_overlap_and_keep_their_order(tmp_path):
     pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in dataset.members(0, "rgb")]
     is_view = rows.column("view").to_numpy() != WHOLE
     np.testing.assert_allclose(rows.column("mean").to_numpy()[is_view], [p.mean() for p in pictures], rtol=1e-6)
+
+
+def test_nothing_to_score_is_no_success(tmp_path, capsys):
+    storage = Storage(tmp_path / "heads")
+    write_plan(storage, small_plan())
+    assert main(["score", storage.url, "--scorers", "image", "--inline"]) == 3
+    assert "no shard of the dataset is finished" in capsys.readouterr().out
+
+
+def test_shards_that_are_made_meanwhile_are_named(tmp_path, monkeypatch):
+    storage, plan = Storage(tmp_path / "heads"), small_plan()
+    write_plan(storage, plan)
+    write_shard(storage, plan, 0)
+    run = pool.run
+
+    def run_beside_generate(*args):
+        write_shard(storage, plan, 1)
+        run(*args)
+
+    monkeypatch.setattr(pool, "run", run_beside_generate)
+    config = ScoreConfig(storage.url, scorers=("image",), pool=INLINE)
+    assert score(config) == ["image: shards 1 were made since"]
+    assert tables(storage) == []
+    monkeypatch.undo()
+    assert score(config) == [] and tables(storage) == ["image"]

@@ -145,6 +145,11 @@ def test_nothing_left_is_said_and_written(dataset, tmp_path):
     [
         ({"score": "mesh.iou"}, r"no scores of 'mesh' \(tables: arcface, clip_janus\); run spinset score"),
         ({"score": "arcface.cosine"}, "have no column 'cosine'; they have mean_cosine"),
+        ({"score": "arcface.view"}, "arcface.view is not a score; the scores of arcface are mean_cosine"),
+        (
+            {"score": "clip_janus.azimuth"},
+            "clip_janus.azimuth is not a score; the scores of clip_janus are front, back",
+        ),
         ({"score": "clip_janus.front"}, "judges all views, but clip_janus.front was not scored for 8 of those views"),
     ],
 )

@@ -6,9 +6,21 @@ import pytest
 from small import small_plan, write_shard
 
 from manifests.dataset import Dataset
-from manifests.embeddings import embeddings_file, gather_embeddings, mean_embeddings
+from manifests.embeddings import embeddings_file, embeddings_of, gather_embeddings, mean_embeddings
+from manifests.errors import UserError
 from manifests.plan import write_plan
-from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column, gather, table_schema, tar_sha256, write_part
+from manifests.scores import (
+    IDENTITY,
+    VIEW,
+    WHOLE,
+    Lineage,
+    column,
+    gather,
+    read_part,
+    table_schema,
+    tar_sha256,
+    write_part,
+)
 from manifests.storage import Storage
 
 FIELDS = [column("embedding", VIEW, "test", pa.list_(pa.float16(), 4)), column("mean_cosine", IDENTITY, "test")]
@@ -81,3 +93,17 @@ def test_a_shard_without_any_embedding_is_no_trouble(tmp_path):
     gather_embeddings(dataset, "arcface")
     identity, means = mean_embeddings(dataset, "arcface")
     assert identity.tolist() == list(range(5)) and np.isnan(means[2]).all() and not np.isnan(means[3]).any()
+
+
+def test_identities_are_joined_by_number_and_missing_ones_are_named(dataset):
+    found = embeddings_of(dataset, "arcface", np.array([3, 0]))
+    np.testing.assert_array_equal(found, mean_embeddings(dataset, "arcface")[1][[3, 0]])
+    with pytest.raises(UserError, match="embeddings of arcface lack identities 7, 9;"):
+        embeddings_of(dataset, "arcface", np.array([3, 7, 9]))
+
+
+def test_parts_of_another_recogniser_are_not_mixed_in(dataset):
+    rows = read_part(dataset, "arcface", 0)
+    write_part(dataset, "arcface", 0, rows, Lineage("arcface", 0, "other"), tar_sha256(dataset, 0))
+    with pytest.raises(UserError, match=r"heads-000000.parquet was not made by what made the table arcface"):
+        mean_embeddings(dataset, "arcface")

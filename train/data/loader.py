@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from manifests.dataset import Dataset
-from manifests.embeddings import mean_embeddings
+from manifests.embeddings import embeddings_of
 from manifests.errors import UserError
 from manifests.index import Index, Subset, open_index
 from manifests.order import Order, State, check_ranks, fingerprint_of
@@ -91,9 +91,7 @@ def _usable(
     """The identities that can be sampled, their embeddings, and why the others cannot."""
     reasons, vectors = unable(config.recipe, subset), None
     if config.embeddings:
-        identity, means = mean_embeddings(dataset, config.embeddings)
-        by_identity = np.argsort(identity)
-        vectors = means[by_identity[np.searchsorted(identity, subset.identities, sorter=by_identity)]]
+        vectors = embeddings_of(dataset, config.embeddings, subset.identities)
         without = np.flatnonzero(np.isnan(vectors).any(1)).tolist()
         reasons |= dict.fromkeys(without, f"has no embedding in {config.embeddings}")
     left_out = {int(subset.identities[place]): reason for place, reason in sorted(reasons.items())}

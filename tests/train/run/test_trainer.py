@@ -555,10 +555,8 @@ def test_stray_files_among_the_checkpoints_are_left_alone(config):
 def test_the_screen_tells_what_runs_and_where_it_goes_on(config, capsys):
     run(replace(config, samples=8))
     lines = capsys.readouterr().err.splitlines()
-    assert (
-        lines[0]
-        == "train: 1 rank on cpu, precision: fp32 (set by --precision of 4 samples, 1 at once on each rank; loading"
-    )
+    assert lines[0].startswith("train: 1 rank on cpu, precision: fp32 (set by --precision; this CPU has ")
+    assert lines[0].endswith("), 2 steps of 4 samples, 1 at once on each rank; loading")
     # An estimate after the first micro-batch, whatever --log-every is.
     assert lines[1].startswith("train: 0 of 8, ")
     assert lines[1].endswith(" left")
