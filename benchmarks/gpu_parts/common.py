@@ -75,3 +75,18 @@ def seconds(work: Callable[[], Any], device: str, repeats: int = 1, warmup: int 
 
 def percent(share: float) -> str:
     return "" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def hottest(work: Callable[[], Any], count: int = 8) -> list[tuple[str, float, float]]:
+    """The kernels that take longest: name, milliseconds, share."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        work()
+        torch.cuda.synchronize()
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
+    total = sum(e.self_device_time_total for e in events)
+    return [
+        (e.key[:90].replace("|", "/"), e.self_device_time_total / 1e3, e.self_device_time_total / total)
+        for e in events[:count]
+    ]

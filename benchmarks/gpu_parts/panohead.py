@@ -24,7 +24,7 @@ from datagen.panohead.generator import Generator
 from datagen.panohead.head import PanoHead, PanoHeadConfig
 from datagen.rigs import find_rig
 from geometry.embree import EmbreeCaster
-from gpu_parts.common import Budget, Table, percent, seconds
+from gpu_parts.common import Budget, Table, hottest, percent, seconds
 
 SEED = 0
 TINY = Path(__file__).parents[2] / "tests" / "golden" / "panohead_tiny.safetensors"
@@ -37,7 +37,7 @@ class Sizes:
     rig: str = "spinmeround-125"
     resolution: int = 512
     mesh: int = 512
-    workers: tuple[int, ...] = (1, 4, 8)
+    workers: tuple[int, ...] = (8, 4, 1)
     identities: int = 2
     """Identities of each worker that are timed, after one that is not."""
 
@@ -112,21 +112,6 @@ def tiny(device: str) -> Generator:
         kwargs = json.loads(file.metadata()["init_kwargs"])
     state = {key.removeprefix("sd."): value for key, value in load_file(TINY).items() if key.startswith("sd.")}
     return build(GeneratorConfig.from_official(kwargs, kwargs["rendering_kwargs"], 16), state).to(device)
-
-
-def hottest(work: Any, count: int = 8) -> list[tuple[str, float, float]]:
-    """The kernels that take longest: name, milliseconds, share."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        work()
-        torch.cuda.synchronize()
-    events = sorted(profiler.key_averages(), key=lambda e: -e.self_device_time_total)
-    total = sum(e.self_device_time_total for e in events)
-    return [
-        (e.key[:90].replace("|", "/"), e.self_device_time_total / 1e3, e.self_device_time_total / total)
-        for e in events[:count]
-    ]
 
 
 def cpu_stages(generator: Generator, sizes: Sizes) -> tuple[float, float, float]:

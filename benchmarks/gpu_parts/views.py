@@ -57,12 +57,21 @@ def views(budget: Budget) -> Iterator[Table]:
     with torch.autocast(device, torch.bfloat16):
         half = seconds(lambda: decode(model.vae.model, latents), device, 3, warmup=1)
     yield decoding.add("the same, bf16", 1000 * half)
+    autoencoder = model.vae.model.to(memory_format=torch.channels_last)
+    with torch.autocast(device, torch.bfloat16):
+        last = seconds(lambda: decode(autoencoder, latents), device, 3, warmup=1)
+    yield decoding.add("the same, bf16 and channels_last", 1000 * last)
     small = seconds(lambda: decode(tiny_autoencoder(device), latents), device, 3, warmup=1)
     yield decoding.add("AutoencoderTiny, fp32", 1000 * small)
-    for steps, scale, options in ((50, 3.0, ""), (4, 1.0, ""), (50, 3.0, "compile"), (4, 1.0, "compile")):
-        if budget.left() < (0 if budget.toy else 15):
-            break
-        if options and device == "cuda":
+    for steps, scale, options in (
+        *((50, 3.0, ""), (50, 3.0, "tuned"), (4, 1.0, "tuned")),
+        *((50, 3.0, "compile, tuned"), (4, 1.0, "compile, tuned")),
+    ):
+        # Compiling takes a minute; a call of 50 steps a few seconds.
+        if budget.left() < (0 if budget.toy else 90 if "compile" in options else 12):
+            continue
+        torch.backends.cudnn.benchmark = "tuned" in options
+        if "compile" in options and device == "cuda":
             model.network.compile_blocks()
         steps = min(steps, 2) if budget.toy else steps
         painter = Painter(model, nothing, SamplerConfig(steps, scale, precision="bf16"))

@@ -73,10 +73,11 @@ def test_autocast_gradients_are_close_to_single_precision(record_property):
 
 @pytest.fixture
 def config(tmp_path) -> TrainConfig:
-    storage, plan = Storage(tmp_path / "heads"), small_plan(identities=6, views=4)
+    rig = {"id": "orbit-4", "azimuth": [0.0, 90.0, 180.0, 270.0], "azimuth_jitter": 0.0, "elevation_jitter": 0.0}
+    storage, plan = Storage(tmp_path / "heads"), small_plan(identities=6, rig=rig)
     write_plan(storage, plan)
     for shard in range(plan.shards):
-        write_shard(storage, plan, shard)
+        write_shard(storage, plan, shard, 4)
     loader = {"workers": 1, "pin_memory": True}
     config = tiny_config(Dataset(storage), tmp_path, device="cuda", precision="bf16")
     return replace(config, loader=replace(config.loader, **loader))

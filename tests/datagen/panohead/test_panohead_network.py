@@ -11,7 +11,7 @@ from panohead_files import config
 
 from datagen.panohead.build import untrained
 from datagen.panohead.config import PLANE_AXES, GeneratorConfig
-from datagen.panohead.layers import FIR, Conv, StyledConv, upsample
+from datagen.panohead.layers import FIR, Conv, StyledConv, upsample, with_filter
 from datagen.panohead.planes import DualSphere, TriGrid
 from datagen.panohead.renderer import Decoder, Jitter, Renderer
 from geometry.cameras import orbit
@@ -268,3 +268,12 @@ def test_bad_rendering_options(rendering, complaint):
 def test_spherehead_has_three_planes():
     with pytest.raises(ValueError, match="triplane_depth is 1"):
         dataclasses.replace(config("spherehead"), plane_depth=1)
+
+
+def test_upsampling_and_its_filter_are_one_kernel():
+    """What a GPU computes: the filter folded into the transposed convolution."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((2, 5, 8, 8), (7, 5, 3, 3), (7,)))
+    apart = Conv(weight, bias, up=True)
+    folded = F.conv_transpose2d(x, with_filter(weight.transpose(0, 1)), bias, stride=2, padding=2)
+    torch.testing.assert_close(folded, apart(x), atol=1e-5, rtol=1e-5)
