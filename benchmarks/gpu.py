@@ -130,12 +130,14 @@ def measure(config: Config) -> int:
         work, share = PARTS[name]
         begun, end = time.monotonic(), end + 60 * config.minutes * share / total
         budget = Budget(device, config.toy, end, report.folder, config.preset)
+        tables: dict[str, dict[str, Any]] = {}
         part = report.parts[name] = {"status": "running", "error": "", "seconds": 0.0, "tables": []}
         print(f"\n== {name}: {work.__doc__.splitlines()[0]} (up to {budget.left():.0f} s)", flush=True)
         try:
             for table in work(budget):
                 # A table that is yielded again with more rows replaces what it was.
-                part["tables"] = [t for t in part["tables"] if t["title"] != table.title] + [table.as_json()]
+                tables[table.title] = table.as_json()
+                part["tables"] = list(tables.values())
                 print(table.text(), flush=True)
                 report.write()
             part["status"] = "complete"

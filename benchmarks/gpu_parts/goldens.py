@@ -16,16 +16,8 @@ def goldens(budget: Budget) -> Iterator[Table]:
     report = budget.folder / "gpu-tests.xml"
     budget.folder.mkdir(parents=True, exist_ok=True)
     # The options of pyproject.toml ask for plugins that a bare machine may not have.
-    options = [
-        "-o",
-        "addopts=--import-mode=importlib",
-        "-o",
-        "filterwarnings=",
-        "-o",
-        "junit_family=xunit1",
-        "-p",
-        "no:cacheprovider",
-    ]
+    settings = ("addopts=--import-mode=importlib", "filterwarnings=", "junit_family=xunit1")
+    options = [word for setting in settings for word in ("-o", setting)] + ["-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "-q", *options, "tests/gpu", f"--junitxml={report.absolute()}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(budget.left(), 60))
     if not report.is_file():
