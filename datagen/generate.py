@@ -91,7 +91,7 @@ def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection |
     rejecting = {"rejection": rejection.lineage()} if rejection else {}
     return Plan(
         source={"name": source.name, **source.lineage()},
-        rig={**asdict(find_rig(config.rig, config.grid)), "grid": config.grid},
+        rig={**find_rig(config.rig, config.grid).document(), "grid": config.grid},
         identities=config.identities,
         seed=config.seed,
         resolution=config.resolution,
