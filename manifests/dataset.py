@@ -28,8 +28,8 @@ class Dataset:
 
     def committed(self) -> list[int]:
         """The shards that are whole, in order; the folder is the truth, so this is read anew at every call."""
-        present = set(self.storage.names(FOLDER))
-        return [s for s in range(self.plan.shards) if f"{schema.shard_name(s)}{DONE}" in present]
+        found = (schema.shard_number(name) for name in self.storage.names(FOLDER) if name.endswith(DONE))
+        return sorted(shard for shard in found if shard is not None and shard < self.plan.shards)
 
     def pending(self) -> list[int]:
         """The shards still to be made."""
