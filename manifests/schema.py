@@ -29,6 +29,16 @@ VIEWS = pa.schema(
 """One row per view: where it was seen from (OpenCV camera-to-world, intrinsics normalised by the image size, both
 row-major; degrees) and, per member, the byte where its data begins in the tar, its size and its hash."""
 
+_named_member = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())])
+
+ALL_VIEWS = pa.schema(
+    [
+        *(pa.field(field.name, _named_member) if field.name in MEMBERS else field for field in VIEWS),
+        ("shard", pa.int32()),
+    ]
+)
+"""One row per view of a whole dataset: as VIEWS, with the shard whose tar the offsets count in, and hashes as text."""
+
 IDENTITIES = pa.schema(
     [
         ("identity", pa.int64()),
