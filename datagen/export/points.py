@@ -73,7 +73,8 @@ def _colours(
     """The colour of each point in the view that sees it most squarely; of the nearest seen point where none sees it."""
     resolution, cameras = identity.dataset.plan.resolution, cameras_of(identity)
     pixels = cameras.project(torch.from_numpy(xyz), resolution)[..., :2].numpy()
-    best = _best_views(mesh, xyz, normals, cameras, ((pixels >= 0) & (pixels < resolution)).all(-1))
+    in_frame = np.logical_and(pixels >= 0, pixels < resolution).all(axis=-1)
+    best = _best_views(mesh, xyz, normals, cameras, np.asarray(in_frame))
     colours = np.zeros((len(xyz), 3), np.uint8)
     for view, picture in enumerate(identity.members("rgb")):
         own = best == view
@@ -98,10 +99,11 @@ def _best_views(
     facing = np.where(in_frame, np.einsum("vni,ni->vn", towards, normals), -1)
     caster = EmbreeCaster(mesh)
     best, rest = np.full(len(xyz), -1), np.arange(len(xyz))
-    for view in np.argsort(-facing, axis=0):
-        view = view[rest]
-        covered = caster.meets(xyz[rest] + LIFT * normals[rest], towards[view, rest])
-        seen = (facing[view, rest] > GRAZING) & ~covered
-        best[rest[seen]] = view[seen]
-        rest = rest[~seen]
+    for ranked in np.argsort(-facing, axis=0):
+        rest = rest[facing[ranked[rest], rest] > GRAZING]
+        if not len(rest):
+            break
+        covered = caster.meets(xyz[rest] + LIFT * normals[rest], towards[ranked[rest], rest])
+        best[rest[~covered]] = ranked[rest[~covered]]
+        rest = rest[covered]
     return best
