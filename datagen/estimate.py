@@ -1,5 +1,7 @@
-"""Says what `generate` would do before it is begun: views, bytes and time, from a few heads that are made and thrown away."""
+"""Estimates what `generate` would take (views, bytes and time) from a few heads that are made and thrown away."""
 
+import math
+import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,10 +10,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from datagen.generate import GenerateConfig, GenerateWorker, check_device, make_plan
+from datagen.generate import IDENTITY_ATTEMPTS, GenerateConfig, GenerateWorker, check_device, make_plan
 from datagen.identity import Made, Rejected, make_identity
 from datagen.preview import Rejection
-from jobs.pool import Event, PoolConfig, local_cores, workers_that_fit
+from jobs.pool import Event, PoolConfig, workers_that_fit
 from jobs.progress import JobProgress
 from manifests.errors import UserError
 from manifests.plan import Plan
@@ -23,7 +25,7 @@ SURE = 0.9
 
 @dataclass(frozen=True)
 class Interval:
-    """A total and between what it likely lies."""
+    """An estimated total, and the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -31,8 +33,11 @@ class Interval:
 
     @classmethod
     def of_total(cls, probes: list[float], count: int) -> "Interval":
-        """The sum over so many heads, of which the probes are a random few (Student's t)."""
-        mean, error = float(np.mean(probes)), float(stats.sem(probes))
+        """The sum over `count` heads, of which the probes are a random sample (Student's t); one probe bounds nothing."""
+        mean = float(np.mean(probes))
+        if len(probes) == 1:
+            return cls(count * mean, 0.0, math.inf)
+        error = float(stats.sem(probes))
         reach = float(stats.t.ppf((1 + SURE) / 2, len(probes) - 1)) * error
         return cls(*(count * max(x, 0.0) for x in (mean, mean - reach, mean + reach)))
 
@@ -44,22 +49,48 @@ class Estimate:
     plan: Plan
     views: int
     """Of each identity."""
-    bytes: Interval
+    bytes: Interval | None
+    """Of the tars if all heads are kept; None if no probe was."""
     seconds: Interval
     """Of worker time."""
-    workers: int
+    workers: int | None
+    """How many run at the same time; None if only the cluster knows."""
+    asked_workers: int
+    """How many were asked for, 0 for as many as fit."""
     probes: int
     rejected: int
     failed: tuple[str, ...]
 
+    @property
+    def elapsed(self) -> Interval | None:
+        """Seconds from start to end: a shard is made by one worker, so the busiest one decides."""
+        if self.workers is None:
+            return None
+        rounds = -(-self.plan.shards // self.workers)
+        share = min(1.0, rounds * self.plan.identities_per_shard / self.plan.identities)
+        return Interval(*(share * x for x in (self.seconds.value, self.seconds.low, self.seconds.high)))
+
+    def _elapsed(self) -> str:
+        if (elapsed := self.elapsed) is None:
+            return (
+                f"divided by the number of workers that the Ray cluster has room for, at most {self.plan.shards}; "
+                "give --workers to have it divided here"
+            )
+        fewer = ""
+        if self.asked_workers > (self.workers or 0):
+            fewer = f" (not {self.asked_workers}: no more run at once for {_count(self.plan.shards, 'shard')} on this machine)"
+        return f"{_span(elapsed)} with {_count(self.workers or 0, 'worker')}{fewer} that do not slow each other"
+
     def __str__(self) -> str:
-        plan, b, s = self.plan, self.bytes, self.seconds
-        per_worker = Interval(*(x / self.workers for x in (s.value, s.low, s.high)))
+        plan, b = self.plan, self.bytes
+        size = "of unknown size, since no probe was kept"
+        if b is not None:
+            size = f"{b.value / 1e9:.3g} GB ({b.low / 1e9:.3g} to {b.high / 1e9:.3g})"
         lines = [
             f"{plan.identities} identities of {self.views} views, {plan.resolution} px: "
             f"{plan.identities * self.views} views in {plan.shards} shards",
-            f"{b.value / 1e9:.3g} GB ({b.low / 1e9:.3g} to {b.high / 1e9:.3g})",
-            f"{_span(s)} of worker time, {_span(per_worker)} with {self.workers} workers that do not slow each other",
+            size + (", if all heads are kept" if self.rejected or self.failed else ""),
+            f"{_span(self.seconds)} of worker time, {self._elapsed()}",
             f"from {self.probes} heads made here on {plan.source['name']}, intervals of {SURE:.0%}",
         ]
         if self.rejected:
@@ -68,7 +99,7 @@ class Estimate:
 
 
 def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None = None) -> Estimate:
-    """Make so many heads as `generate` would, spread over the seeds, and reckon from them; writes nothing.
+    """Make `probes` heads as `generate` would, spread over the seeds, and estimate the whole from them; writes nothing.
 
     Raises:
         ValueError: there are too few probes; the source or the device is not there; or no head can be made.
@@ -90,12 +121,14 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
     failed = tuple(probe.failed for probe in probed if probe.failed)
     if len(failed) == count:
         raise UserError(f"no head can be made: {failed[0]}")
+    made = [probe.bytes for probe in probed if probe.bytes is not None]
     return Estimate(
         plan,
         len(worker.recipe.rig),
-        Interval.of_total([probe.bytes for probe in probed], asked.identities),
+        Interval.of_total(made, asked.identities) if made else None,
         Interval.of_total([probe.seconds for probe in probed], asked.identities),
-        workers_of(asked.pool),
+        workers_of(asked.pool, plan.shards),
+        asked.pool.workers,
         count,
         sum(probe.rejected for probe in probed),
         failed,
@@ -105,7 +138,8 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
 @dataclass(frozen=True)
 class _Probe:
     seconds: float
-    bytes: float
+    bytes: float | None
+    """None of a head that failed or was rejected."""
     rejected: bool
     failed: str
 
@@ -118,14 +152,28 @@ def _probe(worker: GenerateWorker, identity: int) -> _Probe:
     except Exception as error:
         # As in generation, what one head raises concerns that head alone.
         failed = f"identity {identity}: {type(error).__name__}: {error}"
-    samples = last.samples if isinstance(last, Made) else []
-    size = sum(stored_size(len(data)) for _, members in samples for data in members.values())
-    return _Probe(time.monotonic() - begun, float(size), isinstance(last, Rejected), failed)
+    size = None
+    if isinstance(last, Made):
+        size = float(sum(stored_size(len(data)) for _, members in last.samples for data in members.values()))
+    # `generate` tries a head that fails again.
+    attempts = IDENTITY_ATTEMPTS if failed else 1
+    return _Probe(attempts * (time.monotonic() - begun), size, isinstance(last, Rejected), failed)
 
 
-def workers_of(config: PoolConfig) -> int:
-    """How many workers would be started on this machine."""
-    return 1 if config.inline else max(1, workers_that_fit(config, local_cores(config), torch.cuda.device_count()))
+def workers_of(config: PoolConfig, shards: int) -> int | None:
+    """How many workers would make so many shards at the same time; None if only a cluster knows how many fit.
+
+    More workers than this machine has cores share the cores, which saves no time, so they do not count.
+    """
+    if config.inline:
+        return 1
+    if config.ray != "local":
+        return min(config.workers, shards) if config.workers else None
+    return max(1, min(shards, workers_that_fit(config, os.cpu_count() or 1, torch.cuda.device_count())))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _span(seconds: Interval) -> str:

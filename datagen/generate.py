@@ -33,6 +33,10 @@ from manifests.shards import DONE, ShardWriter
 from manifests.storage import Storage
 
 IDENTITY_ATTEMPTS = 2
+MAX_IDENTITIES = 10_000_000
+"""Keys and names of files have seven digits for the identity."""
+MAX_RESOLUTION = 4096
+"""A batch of views of this size takes some GB of memory."""
 
 CONVENTIONS = {
     "cameras": "OpenCV camera-to-world; intrinsics normalised by the image size; pixel centres at +0.5",
@@ -49,7 +53,7 @@ class GenerateConfig:
     """Folder (or fsspec address such as s3://bucket/heads) of the dataset."""
     source: Annotated[SourceConfig, OmitArgPrefixes] = field(default_factory=SourceConfig)
     identities: int = 100
-    """How many heads to make."""
+    """How many heads to make, up to 10 million."""
     seed: int = 0
     """Identity i is the head of seed + i."""
     rig: str = "spinmeround-125"
@@ -58,13 +62,13 @@ class GenerateConfig:
     grid: bool = False
     """See every identity from exactly the rig's directions, without jitter."""
     resolution: int = 512
-    """Width and height of every image in pixels, a multiple of 8."""
+    """Width and height of every image in pixels, a multiple of 8 up to 4096."""
     identities_per_shard: int = 16
     """The unit of work, and what a crash may cost each worker."""
     image: ImageConfig = field(default_factory=ImageConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     save_meshes: bool = False
-    """Keep each mesh as meshes/NNNNNNN.ply too."""
+    """Also save the mesh of each identity as meshes/NNNNNNN.ply."""
     device: str = "cpu"
     """Where the head source runs: cpu or cuda."""
     retry_failed: bool = False
@@ -77,21 +81,26 @@ class GenerateConfig:
         for name, least in (("identities", 1), ("seed", 0), ("identities_per_shard", 1), ("max_failed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
-        if self.resolution < 8 or self.resolution % 8:
-            raise UserError(f"--resolution is {self.resolution}; it must be a positive multiple of 8")
+            if name == "identities" and self.identities > MAX_IDENTITIES:
+                raise UserError(f"--identities is {self.identities}; it must be at most {MAX_IDENTITIES}")
+        if not 8 <= self.resolution <= MAX_RESOLUTION or self.resolution % 8:
+            raise UserError(f"--resolution is {self.resolution}; it must be a multiple of 8 from 8 to {MAX_RESOLUTION}")
         if self.device not in ("cpu", "cuda"):
             raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
-        if self.seed + self.identities >= 1 << 63:
-            raise UserError(f"--seed is {self.seed}; the last seed must be below 2^63")
         find_rig(self.rig)
 
 
 def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection | None = None) -> Plan:
-    """The plan of a dataset of heads of this source."""
+    """The plan of a dataset of heads of this source; raises UserError if the source does not have all of their seeds."""
+    if (last := config.seed + config.identities - 1) > source.max_seed:
+        raise UserError(
+            f"--seed {config.seed} with --identities {config.identities} needs seeds up to {last}, but the seeds of "
+            f"{source.name} end at {source.max_seed}"
+        )
     rejecting = {"rejection": rejection.lineage()} if rejection else {}
     return Plan(
         source={"name": source.name, **source.lineage()},
-        rig={**asdict(find_rig(config.rig, config.grid)), "grid": config.grid},
+        rig={**find_rig(config.rig, config.grid).document(), "grid": config.grid},
         identities=config.identities,
         seed=config.seed,
         resolution=config.resolution,
@@ -199,7 +208,7 @@ class GenerateWorker:
 
     def _add_made(self, writer: ShardWriter, identity: int, made: Made) -> None:
         if self.config.save_meshes:
-            self.storage.write(f"meshes/{identity:07d}.ply", encode_ply(made.mesh))
+            writer.add_mesh(identity, encode_ply(made.mesh))
         for row, members in made.samples:
             writer.add_view(row, members)
         row = {**self._row(identity, schema.KEPT), "views": len(made.samples), "mesh": asdict(made.figures)}

@@ -54,6 +54,8 @@ class HeadSource(Protocol):
     """A generator of heads: the same seed gives the same head, on any worker and in any order."""
 
     name: str
+    max_seed: int
+    """The largest seed that there is a head of; seeds begin at 0."""
 
     def head(self, seed: int) -> Head:
         """The head of one seed."""

@@ -4,9 +4,12 @@ Seeds, settings and fixed orders make a shard a function of the plan, so what wa
 committed with, which tables of scores, selections and latents stand on, are the proof.
 """
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
@@ -18,11 +21,12 @@ from datagen.preview import Rejection
 from datagen.procedural import ProceduralConfig
 from datagen.sources import SourceConfig
 from jobs import pool
-from jobs.pool import Event, PoolConfig
+from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
-from manifests.errors import UserError
+from manifests.errors import DamagedData, UserError
 from manifests.plan import Plan, differences, write_plan
+from manifests.schema import mesh_file
 from manifests.shards import DONE, SUFFIXES
 from manifests.storage import Storage
 from manifests.verify import sha256_of, verify_shard
@@ -50,9 +54,9 @@ class Repaired:
 
     shard: str
     differs: tuple[str, ...] = ()
-    """The files whose bytes are others than they were; if there are any, the old shard was left as it is."""
+    """The files whose bytes differ from the recorded hash; if there are any, the old shard was left as it is."""
     unknown: tuple[str, ...] = ()
-    """The files of which nobody knows what they were."""
+    """The files whose hash is lost with the commit record."""
 
     @property
     def is_whole(self) -> bool:
@@ -60,12 +64,15 @@ class Repaired:
 
     def __str__(self) -> str:
         if self.is_whole:
-            return f"{self.shard}: made anew, and proven equal to what it was"
+            return f"{self.shard}: repaired; the new files have the hashes that were recorded"
         if self.differs:
-            why = f"made anew, its {' and '.join(self.differs)} are others than they were: another machine or version?"
+            why = (
+                f"made again, its {' and '.join(self.differs)} did not match the recorded hash, which happens on another "
+                "kind of machine or with other library versions"
+            )
         else:
-            why = f"made anew, but its record is damaged, so nobody knows what its {' and '.join(self.unknown)} were"
-        return f"{self.shard}: left as it was; {why} The new shard is in {ASIDE}/"
+            why = f"its commit record is damaged, so nothing proves that {' and '.join(self.unknown)} came out the same"
+        return f"{self.shard}: not repaired; {why}. The new shard is in {ASIDE}/"
 
 
 def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Repaired]:
@@ -90,24 +97,85 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
             f"{config.out} would not be made the same: {differences(dataset.plan, plan)}; repair it with the version, the "
             "weights and the --reject settings that made it"
         )
-    committed = dataset.committed()
-    with JobProgress("verify", len(committed)) as progress:
-        damaged = []
-        for shard in committed:
-            if next(verify_shard(dataset, shard, deep=True), None) is not None:
-                damaged.append(shard)
-            progress.update(Event(shard, shard, "verify", 1, 1))
+    damaged = _damaged(dataset)
     if not damaged:
         return []
     aside = Storage(f"{dataset.storage.url.rstrip('/')}/{ASIDE}")
     write_plan(aside, plan)
-    work = replace(asked, out=aside.root if aside.is_local else aside.url, source=asked.source.absolute())
-    with JobProgress("repair", sum(len(plan.identities_of(shard)) for shard in damaged)) as progress:
-        pool.run(damaged, partial(GenerateWorker, work, plan, rejection), config.pool, progress.update)
-    found = [_replace(dataset, Dataset(aside), shard) for shard in damaged]
-    if all(one.is_whole for one in found):
+    remade = Dataset(aside)
+    found = {shard: _replace(dataset, remade, shard) for shard in damaged if _is_made(remade, shard)}
+    again = [shard for shard in damaged if shard not in found or not found[shard].is_whole]
+    for shard in set(again) & set(remade.committed()):
+        aside.remove(remade.file(shard, DONE))
+    work = replace(
+        asked,
+        out=aside.root if aside.is_local else aside.url,
+        source=asked.source.absolute(),
+        save_meshes=any(_has_meshes(dataset, shard) for shard in again),
+    )
+    given_up = {shard: _given_up(dataset, shard) for shard in again}
+    with JobProgress("repair", sum(len(plan.identities_of(shard)) for shard in again)) as progress:
+        pool.run(again, partial(_RepairWorker, given_up, work, plan, rejection), config.pool, progress.update)
+    found |= {shard: _replace(dataset, remade, shard) for shard in again}
+    if all(one.is_whole for one in found.values()):
         aside.remove_all()
-    return found
+    return [found[shard] for shard in damaged]
+
+
+class _RepairWorker(GenerateWorker):
+    """Makes shards again; heads that killed their workers in the first run are recorded as failed, as they were then."""
+
+    def __init__(
+        self,
+        given_up: dict[int, dict[int, str]],
+        config: GenerateConfig,
+        plan: Plan,
+        rejection: Rejection | None = None,
+    ):
+        super().__init__(config, plan, rejection)
+        self.given_up = given_up
+
+    def run(self, unit: Unit) -> Iterator[Event]:
+        return super().run(replace(unit, condemned={**self.given_up[unit.index], **unit.condemned}))
+
+
+def _damaged(dataset: Dataset) -> list[int]:
+    """The committed shards that have a fault; hashes and pictures are checked by as many threads as there are cores."""
+
+    def is_damaged(shard: int) -> bool:
+        return next(verify_shard(dataset, shard, deep=True), None) is not None
+
+    committed, damaged = dataset.committed(), []
+    with JobProgress("verify", len(committed)) as progress, ThreadPoolExecutor(os.cpu_count()) as threads:
+        for shard, found in zip(committed, threads.map(is_damaged, committed), strict=True):
+            if found:
+                damaged.append(shard)
+            progress.update(Event(shard, shard, "verify", 1, 1))
+    return damaged
+
+
+def _is_made(remade: Dataset, shard: int) -> bool:
+    """Whether an interrupted repair has made a shard already."""
+    return shard in remade.committed() and next(verify_shard(remade, shard, deep=True), None) is None
+
+
+def _has_meshes(dataset: Dataset, shard: int) -> bool:
+    """Whether the meshes of a shard were saved; records of older versions do not say, but the files are there."""
+    try:
+        if dataset.done(shard).get("meshes"):
+            return True
+    except DamagedData:
+        pass  # The files alone tell.
+    return any(dataset.storage.exists(mesh_file(identity)) for identity in dataset.plan.identities_of(shard))
+
+
+def _given_up(dataset: Dataset, shard: int) -> dict[int, str]:
+    """The heads of a shard that killed their workers, with the recorded reason; none where that table is damaged."""
+    try:
+        rows = dataset.identities(shard).select(["identity", "stage", "reason"]).to_pylist()
+    except DamagedData:
+        return {}
+    return {row["identity"]: row["reason"] for row in rows if row["stage"] == "worker"}
 
 
 def generation(config: RepairConfig, plan: Plan) -> GenerateConfig:
@@ -137,19 +205,24 @@ def generation(config: RepairConfig, plan: Plan) -> GenerateConfig:
 
 
 def _replace(dataset: Dataset, remade: Dataset, shard: int) -> Repaired:
-    """Take a shard that was made anew if it is the old one again."""
+    """Take a shard that was made again if its files have the hashes of the old ones."""
     name = dataset.file(shard, "").rsplit("/", 1)[-1]
-    new = {suffix: file["sha256"] for suffix, file in remade.done(shard)["files"].items()}
+    new = _hashes(remade.done(shard))
+    files = {key: dataset.file(shard, key) if key in SUFFIXES else key for key in new}
     try:
-        old = {suffix: file["sha256"] for suffix, file in dataset.done(shard)["files"].items()}
-    except ValueError:
+        old = _hashes(dataset.done(shard))
+    except DamagedData:
         # The record is lost; files that are still what they would be now are their own proof.
-        there = {s: dataset.file(shard, s) for s in SUFFIXES if dataset.storage.exists(dataset.file(shard, s))}
-        old = {suffix: sha256_of(dataset, file) for suffix, file in there.items()}
-        if unknown := tuple(s for s in SUFFIXES if old.get(s) != new[s]):
+        old = {key: sha256_of(dataset, file) for key, file in files.items() if dataset.storage.exists(file)}
+        if unknown := tuple(key for key in new if old.get(key) != new[key]):
             return Repaired(name, unknown=unknown)
-    if differs := tuple(s for s in SUFFIXES if old[s] != new[s]):
+    if differs := tuple(key for key in old if old[key] != new.get(key)):
         return Repaired(name, differs)
-    for suffix in (*SUFFIXES, DONE):
-        dataset.storage.take(remade.storage, dataset.file(shard, suffix))
+    for file in (*files.values(), dataset.file(shard, DONE)):
+        dataset.storage.take(remade.storage, file)
     return Repaired(name)
+
+
+def _hashes(done: dict[str, Any]) -> dict[str, str]:
+    """The hashes of a commit record: of the shard's files by their suffix, of its meshes by their name."""
+    return {name: file["sha256"] for name, file in (done["files"] | done.get("meshes", {})).items()}

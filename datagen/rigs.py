@@ -1,18 +1,24 @@
-"""View rigs: from where each identity of a dataset is seen."""
+"""View rigs: from where, and with which lens, each identity of a dataset is seen."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from geometry.cameras import Cameras, orbit
+from geometry.cameras import FOCAL, RADIUS, Cameras, orbit
 from manifests.draws import generator
 from manifests.errors import UserError
 
 
 @dataclass(frozen=True)
 class Rig:
-    """A named list of directions in true degrees, and how far each identity's own views may stray from them."""
+    """A named list of directions in true degrees, their jitter per identity, and the lens.
+
+    `radius` is the distance of the cameras from the centre of the head in world units, `focal` their focal length in image
+    widths.
+    """
 
     id: str
     azimuth: tuple[float, ...]
@@ -20,6 +26,8 @@ class Rig:
     azimuth_jitter: float = 0.0
     elevation_jitter: float = 0.0
     elevation_limit: float = 90.0
+    radius: float = RADIUS
+    focal: float = FOCAL
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -36,7 +44,12 @@ class Rig:
         return (azimuth + 180) % 360 - 180, elevation.clip(-self.elevation_limit, self.elevation_limit)
 
     def cameras(self, seed: int, identity: int) -> Cameras:
-        return orbit(*self.directions(seed, identity))
+        return orbit(*self.directions(seed, identity), self.radius, self.focal)
+
+    def document(self) -> dict[str, Any]:
+        """The rig as JSON values for a plan; the lens is left out where it is the usual one, as in plans of older versions."""
+        usual = {"radius": RADIUS, "focal": FOCAL}
+        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}
 
 
 def ring(views: int) -> list[float]:
@@ -44,9 +57,15 @@ def ring(views: int) -> list[float]:
     return [(360 * k / views + 180) % 360 - 180 for k in range(views)]
 
 
-def _product(id: str, azimuth: list[float], elevation: list[float], **jitter: float) -> Rig:
+def _product(id: str, azimuth: list[float], elevation: list[float], **settings: float) -> Rig:
     """Every azimuth at every elevation, ring after ring."""
-    return Rig(id, tuple(azimuth * len(elevation)), tuple(e for e in elevation for _ in azimuth), **jitter)
+    return Rig(id, tuple(azimuth * len(elevation)), tuple(e for e in elevation for _ in azimuth), **settings)
+
+
+FACELIFT_SCALE = 10 / 3
+"""Size of FaceLift's world in ours: at this scale a head (crown to chin) takes half of the image, as in its own samples."""
+_FACELIFT = {"radius": 2.7 / FACELIFT_SCALE, "focal": 0.5 / math.tan(math.radians(25))}
+"""FaceLift's lens: 50 degrees field of view (549 px at 512 px) from 2.7 units of its world."""
 
 
 RIGS = {
@@ -64,8 +83,8 @@ RIGS = {
         _product("diffportrait3d-24", [-50.0, -30.0, -10.0, 10.0, 30.0, 50.0], [-18.75, -6.25, 6.25, 18.75]),
         # FaceLift (weijielyu/FaceLift): front, front right, right, back, left, front left, where right is the subject's
         # own; and the 32 cameras of its released sample, which start at the subject's left and go round by the back.
-        _product("facelift-6", [0.0, -45.0, -90.0, -180.0, 90.0, 45.0], [0.0]),
-        _product("facelift-32", [(90 + 11.25 * k + 180) % 360 - 180 for k in range(32)], [20.0]),
+        _product("facelift-6", [0.0, -45.0, -90.0, -180.0, 90.0, 45.0], [0.0], **_FACELIFT),
+        _product("facelift-32", [(90 + 11.25 * k + 180) % 360 - 180 for k in range(32)], [20.0], **_FACELIFT),
     )
 }  # fmt: skip
 
@@ -89,4 +108,4 @@ def find_rig(name: str, grid: bool = False) -> Rig:
         rig = RIGS[name]
     else:
         raise UserError(f"unknown rig {name!r}; there are {', '.join(RIGS)}, orbit-N and scatter-N (N from 1 to 999)")
-    return Rig(rig.id, rig.azimuth, rig.elevation) if grid else rig
+    return Rig(rig.id, rig.azimuth, rig.elevation, radius=rig.radius, focal=rig.focal) if grid else rig

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from geometry.cameras import Cameras
 from geometry.meshes import Mesh, Surface
@@ -33,6 +33,12 @@ class EmbreeCaster:
         cameras = cameras.to("cpu")
         for view in range(len(cameras)):
             yield self._cast_view(cameras[view : view + 1], resolution)
+
+    def meets(
+        self, origins: Float32[np.ndarray, "n 3"], directions: Float32[np.ndarray, "n 3"]
+    ) -> Bool[np.ndarray, " n"]:
+        """Whether rays meet the mesh anywhere along their (positive) direction, in world space."""
+        return self._scene.run(np.ascontiguousarray(origins), np.ascontiguousarray(directions)) >= 0
 
     def _cast_view(self, camera: Cameras, resolution: int) -> Surface:
         rows, columns = window = self._window(camera, resolution)

@@ -28,8 +28,8 @@ class Dataset:
 
     def committed(self) -> list[int]:
         """The shards that are whole, in order; the folder is the truth, so this is read anew at every call."""
-        present = set(self.storage.names(FOLDER))
-        return [s for s in range(self.plan.shards) if f"{schema.shard_name(s)}{DONE}" in present]
+        found = (schema.shard_number(name) for name in self.storage.names(FOLDER) if name.endswith(DONE))
+        return sorted(shard for shard in found if shard is not None and shard < self.plan.shards)
 
     def pending(self) -> list[int]:
         """The shards still to be made."""
@@ -60,6 +60,12 @@ class Dataset:
         """The identities of all committed shards."""
         return pa.concat_tables([self.identities(s) for s in self.committed()] or [schema.IDENTITIES.empty_table()])
 
+    @property
+    def all_views(self) -> pa.Table:
+        """The views of all committed shards: schema.ALL_VIEWS, with the shard of each and hashes as hexadecimal text."""
+        tables = [_united(self.views(shard), shard) for shard in self.committed()]
+        return pa.concat_tables(tables or [schema.ALL_VIEWS.empty_table()])
+
     def members(self, shard: int, name: str, rows: pa.Table | None = None) -> Iterator[bytes]:
         """The bytes of one member (rgb, alpha, normal, json) of every view of a shard, or of `rows` of its views table."""
         index = (rows if rows is not None else self.views(shard, [name])).column(name).to_pylist()
@@ -71,3 +77,13 @@ class Dataset:
     def file(self, shard: int, suffix: str) -> str:
         """The name of one file of a shard inside the dataset."""
         return f"{PurePosixPath(FOLDER) / schema.shard_name(shard)}{suffix}"
+
+
+def _united(views: pa.Table, shard: int) -> pa.Table:
+    """The rows of one shard as rows of schema.ALL_VIEWS."""
+    columns = {name: views.column(name) for name in schema.VIEWS.names if name not in schema.MEMBERS}
+    for name in schema.MEMBERS:
+        entries = ({**entry, "sha256": entry["sha256"].hex()} for entry in views.column(name).to_pylist())
+        columns[name] = pa.array(entries, schema.ALL_VIEWS.field(name).type)
+    columns["shard"] = pa.repeat(pa.scalar(shard, pa.int32()), len(views))
+    return pa.table(columns, schema=schema.ALL_VIEWS)

@@ -68,12 +68,8 @@ class KeptIdentity:
 
     def mesh(self) -> bytes | None:
         """The mesh as PLY, where the dataset was generated with --save-meshes."""
-        name, storage = mesh_file(self.number), self.dataset.storage
+        name, storage = schema.mesh_file(self.number), self.dataset.storage
         return storage.read(name) if storage.exists(name) else None
-
-
-def mesh_file(identity: int) -> str:
-    return f"meshes/{identity:07d}.ply"
 
 
 def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:

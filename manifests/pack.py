@@ -18,7 +18,7 @@ import numpy as np
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.keep import Keep, kept_identities, mesh_file
+from manifests.keep import Keep, kept_identities
 from manifests.plan import FILE, Plan, write_plan
 from manifests.selection import Selection, selection_file
 from manifests.shards import ShardWriter
@@ -77,7 +77,7 @@ def write_pack(source: Dataset, keep: Keep, pack: Dataset) -> Iterator[tuple[int
                     writer.add_view(row, dict(zip(schema.MEMBERS, data, strict=True)))
                 writer.add_identity({**identity.row, "views": len(identity.views)})
                 if (mesh := identity.mesh()) is not None:
-                    pack.storage.write(mesh_file(identity.number), mesh)
+                    writer.add_mesh(identity.number, mesh)
                 yield shard, identity.number
             finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             writer.commit({"host": socket.gethostname(), "finished": finished, "identity_seconds": {}})

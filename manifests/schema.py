@@ -29,6 +29,16 @@ VIEWS = pa.schema(
 """One row per view: where it was seen from (OpenCV camera-to-world, intrinsics normalised by the image size, both
 row-major; degrees) and, per member, the byte where its data begins in the tar, its size and its hash."""
 
+_named_member = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())])
+
+ALL_VIEWS = pa.schema(
+    [
+        *(pa.field(field.name, _named_member) if field.name in MEMBERS else field for field in VIEWS),
+        ("shard", pa.int32()),
+    ]
+)
+"""One row per view of a whole dataset: as VIEWS, with the shard whose tar the offsets count in, and hashes as text."""
+
 IDENTITIES = pa.schema(
     [
         ("identity", pa.int64()),
@@ -73,9 +83,20 @@ def shard_name(shard: int) -> str:
     return f"heads-{shard:06d}"
 
 
+def shard_number(file: str) -> int | None:
+    """The number of the shard that a file belongs to; None for a file of no shard."""
+    number = file.removeprefix("heads-").partition(".")[0]
+    return int(number) if number.isdecimal() and file.startswith(f"{shard_name(int(number))}.") else None
+
+
 def sample_key(identity: int, view: int) -> str:
     """The WebDataset key of a view: no dots, unique in the dataset, and an identity's views sort together."""
     return f"{identity:07d}_v{view:03d}"
+
+
+def mesh_file(identity: int) -> str:
+    """The file of an identity's mesh inside a dataset that was generated with --save-meshes."""
+    return f"meshes/{identity:07d}.ply"
 
 
 def view_codes(identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:

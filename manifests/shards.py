@@ -1,7 +1,8 @@
 """Writes a shard: a plain WebDataset tar with deterministic bytes, its index, and the marker that commits them.
 
-Order of durability: tar, views table, identities table, then done.json. Whoever finds done.json finds the rest whole;
-whoever dies before leaves scratch files that no reader looks at. A second writer of the same shard writes the same bytes.
+Order of durability: meshes where they are saved, tar, views table, identities table, then done.json. Once done.json is
+there, the rest is whole; a writer that dies before leaves scratch files, which no reader looks at. A second writer of the
+same shard writes the same bytes.
 """
 
 import hashlib
@@ -58,6 +59,7 @@ class ShardWriter:
         self._position = 0
         self._views: list[dict[str, Any]] = []
         self._identities: list[dict[str, Any]] = []
+        self._meshes: dict[str, dict[str, Any]] = {}
 
     def add_view(self, row: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
         """Append one sample; `row` holds the camera columns of schema.VIEWS, `members` the encoded files."""
@@ -76,6 +78,12 @@ class ShardWriter:
         """Append what became of one identity; the columns of schema.IDENTITIES, absent ones are null."""
         self._identities.append(dict(row))
 
+    def add_mesh(self, identity: int, ply: bytes) -> None:
+        """Write the mesh of an identity to a file of its own, whose hash the commit record keeps."""
+        name = schema.mesh_file(identity)
+        self.storage.write(name, ply)
+        self._meshes[name] = _record(ply)
+
     def commit(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Make the shard durable and visible; `run` (host, seconds, versions) goes into done.json, which is returned."""
         self._write(_END_OF_ARCHIVE)
@@ -91,11 +99,13 @@ class ShardWriter:
             scratch = self._new_scratch(suffix)
             with naming(scratch):
                 scratch.write_bytes(data)
-            files[suffix] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            files[suffix] = _record(data)
         outcomes = [row["outcome"] for row in self._identities]
         done = {
             "fingerprint": self.plan.fingerprint,
             "files": files,
+            # Only where there are some, so that records without meshes stay as they were.
+            **({"meshes": self._meshes} if self._meshes else {}),
             "views": len(self._views),
             "outcomes": {o: outcomes.count(o) for o in (schema.KEPT, schema.FILTERED, schema.FAILED)},
             "run": dict(run),
@@ -123,6 +133,11 @@ class ShardWriter:
         self._sha256.update(data)
         with naming(self._scratch[".tar"]):
             self._tar.write(data)
+
+
+def _record(data: bytes) -> dict[str, Any]:
+    """What a commit record keeps of a file."""
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -119,6 +119,7 @@ class Storage:
     def take(self, other: "Storage", name: str) -> None:
         """Move a file here from another place of the same file system, over what was there."""
         if self.is_local:
+            Path(self.path(name)).parent.mkdir(exist_ok=True)
             os.replace(other.path(name), self.path(name))
         else:
             self.fs.mv(other.path(name), self.path(name))

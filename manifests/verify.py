@@ -58,6 +58,7 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
     if fingerprint != dataset.plan.fingerprint:
         yield Fault(marker, "belongs to a dataset with another plan")
         return
+    yield from _verify_meshes(dataset, done.get("meshes", {}), deep)
     damaged = []
     for suffix, (size, sha256) in expected.items():
         file = dataset.file(shard, suffix)
@@ -90,6 +91,17 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
         yield from _verify_counts(dataset, shard, rows, identities)
     if deep and ".tar" not in damaged:
         yield from _verify_content(dataset, shard, rows)
+
+
+def _verify_meshes(dataset: Dataset, meshes: dict[str, dict[str, Any]], deep: bool) -> Iterator[Fault]:
+    """Every mesh that was saved with a shard is there as it was written; older records name none."""
+    for file, record in meshes.items():
+        if not dataset.storage.exists(file):
+            yield Fault(file, "missing")
+        elif (there := dataset.storage.size(file)) != record["size"]:
+            yield Fault(file, f"has {there} bytes, was written with {record['size']}", byte=min(there, record["size"]))
+        elif deep and sha256_of(dataset, file) != record["sha256"]:
+            yield Fault(file, "its bytes were changed")
 
 
 def _locate(dataset: Dataset, tar: str, rows: list[dict[str, Any]], size: int) -> Iterator[Fault]:

@@ -56,6 +56,7 @@ class EggSource:
     faults: dict[int, str]
     slow: float = 0.0
     name: str = "egg"
+    max_seed: int = 1000
     tried: set[int] = field(default_factory=set)
 
     def head(self, seed: int) -> Egg:

@@ -22,6 +22,7 @@ from datagen.panohead.build import build
 from datagen.panohead.config import GeneratorConfig
 from datagen.panohead.generator import Generator
 from datagen.panohead.head import PanoHead, PanoHeadConfig
+from datagen.panohead.official import MAX_SEED
 from datagen.rigs import find_rig
 from geometry.embree import EmbreeCaster
 from gpu_parts.common import Budget, Table, hottest, percent, seconds
@@ -48,7 +49,7 @@ TOY = Sizes("orbit-2", 64, 64, (1,), 1)
 class RandomSource:
     """Heads of a generator with random weights of the released size."""
 
-    name = "panohead"
+    name, max_seed = "panohead", MAX_SEED
 
     def __init__(self, generator: Generator, precision: str):
         self.generator, self.config = generator, PanoHeadConfig(precision=precision)

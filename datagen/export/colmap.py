@@ -4,6 +4,7 @@ Source: COLMAP, "Output Format". Poses are world-to-camera with OpenCV axes as a
 and the centre of the first pixel is (0.5, 0.5), as ours is. The world is ours too.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from datagen.export.pictures import cameras_of, mask_png, pinhole
 from datagen.export.points import Points, points_of
 from geometry.cameras import Cameras, to_colmap
 from manifests.dataset import Dataset
-from manifests.errors import UserError
-from manifests.keep import Keep, KeptIdentity, mesh_file
+from manifests.keep import Keep, KeptIdentity
+from manifests.schema import mesh_file
+
+NO_POINTS = b"# There are no points: the dataset was generated without --save-meshes.\n"
 
 
 class Colmap:
@@ -21,11 +24,13 @@ class Colmap:
     def __init__(self, dataset: Dataset, keep: Keep, dest: Path):
         self.resolution, self.picture = dataset.plan.resolution, dataset.plan.members["rgb"].rpartition(".")[2]
         there = set(dataset.storage.names("meshes"))
-        for identity in keep.identities.tolist():
-            if mesh_file(identity).rpartition("/")[2] not in there:
-                raise UserError(
-                    f"there is no {mesh_file(identity)} to take points from; generate the dataset with --save-meshes"
-                )
+        wanted = {mesh_file(identity).rpartition("/")[2] for identity in keep.identities.tolist()}
+        if lacking := len(wanted - there):
+            print(
+                f"warning: {lacking} of {len(wanted)} identities have no mesh, so their points3D.txt is empty; to start splats "
+                "from points, generate the dataset with --save-meshes",
+                file=sys.stderr,
+            )
 
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
         folder, cameras = f"{identity.number:07d}", cameras_of(identity)
@@ -34,11 +39,10 @@ class Colmap:
             yield f"{folder}/images/{name}", rgb
             yield f"{folder}/masks/{name}.png", mask_png(alpha)
         mesh = identity.mesh()
-        assert mesh is not None
         lens = " ".join(map(repr, pinhole(cameras, self.resolution)))
         yield f"{folder}/sparse/0/cameras.txt", f"1 PINHOLE {self.resolution} {self.resolution} {lens}\n".encode()
         yield f"{folder}/sparse/0/images.txt", _images(cameras, names, self.resolution)
-        yield f"{folder}/sparse/0/points3D.txt", _points(points_of(identity, mesh))
+        yield f"{folder}/sparse/0/points3D.txt", _points(points_of(identity, mesh)) if mesh else NO_POINTS
 
     def finish(self, root: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
         yield from ()

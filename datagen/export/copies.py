@@ -31,8 +31,9 @@ def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
     for shard in copy.pending():
         if fault := next(verify_shard(source, shard, deep=False), None):
             raise DamagedData(f"{fault}; run spinset repair {shlex.quote(source.storage.url)}")
-        for suffix in (*SUFFIXES, DONE):
-            _link(source, copy.file(shard, suffix), storage)
+        files = [*source.done(shard).get("meshes", {}), *(copy.file(shard, suffix) for suffix in (*SUFFIXES, DONE))]
+        for file in files:
+            _link(source, file, storage)
     return copy
 
 

@@ -66,7 +66,10 @@ FIELDS = {
     "view": ("sc:Integer", "number of the view in the rig"),
     "azimuth": ("sc:Float", "degrees towards the person's own left, 0 in front"),
     "elevation": ("sc:Float", "degrees upwards"),
+    "c2w": ("sc:Float", "camera-to-world matrix, OpenCV axes, 16 numbers row by row"),
+    "K": ("sc:Float", "intrinsics divided by the image size, 9 numbers row by row"),
 }
+REPEATED = ("c2w", "K")
 
 
 def croissant(copy: Dataset) -> Iterator[tuple[str, bytes]]:
@@ -146,6 +149,7 @@ def _records() -> dict[str, Any]:
                 "name": f"views/{column}",
                 "description": description,
                 "dataType": kind,
+                **({"repeated": True} if column in REPEATED else {}),
                 "source": {"fileSet": {"@id": "views-tables"}, "extract": {"column": column}},
             }
             for column, (kind, description) in FIELDS.items()

@@ -1,23 +1,24 @@
 """FaceLift's two training layouts: six views for its diffusion model, thirty-two with cameras for its reconstructor.
 
 Source: weijielyu/FaceLift, README and the two dataset.py. Cameras are world-to-camera with OpenCV axes in Blender's
-world (z up, face to -y). Their own heads are seen at 50 degrees field of view, ours at 13.4: the cameras written here are
-those of our pictures.
+world (z up, face to -y), which is larger than ours: positions are multiplied so that cameras are 2.7 away from the head.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from datagen.export.pictures import background_of, cameras_of, pinhole, rgba_png, rows
-from geometry.cameras import to_z_up
+from datagen.rigs import find_rig
+from geometry.cameras import FOCAL, RADIUS, to_z_up
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.keep import Keep, KeptIdentity
 
 LISTS = {"facelift-6": "data_mvdiff", "facelift-32": "data_gslrm"}
 VALIDATION = 20
-"""Every so manieth identity validates."""
+"""Every 20th identity is for validation."""
 
 
 class Facelift:
@@ -35,6 +36,14 @@ class Facelift:
             raise UserError(
                 f"{len(lacking)} identities lack views (the first is {lacking[0]}), FaceLift needs all of each; "
                 'select with a policy that says "whole_identities": true'
+            )
+        self.radius, focal = self.plan.rig.get("radius", RADIUS), self.plan.rig.get("focal", FOCAL)
+        theirs = find_rig(self.rig)
+        if (self.radius, focal) != (theirs.radius, theirs.focal):
+            print(
+                f"warning: {dataset.storage.url} was made with a focal length of {focal:.4g} image widths; FaceLift's heads "
+                f"have {theirs.focal:.4g}, so generate the dataset again with this version to train on both",
+                file=sys.stderr,
             )
 
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
@@ -57,7 +66,7 @@ class Facelift:
         cameras = to_z_up(cameras_of(identity))
         lens = dict(zip(("fx", "fy", "cx", "cy"), pinhole(cameras, self.plan.resolution), strict=True))
         size = {"w": self.plan.resolution, "h": self.plan.resolution}
-        frames = [
-            {**size, **lens, "w2c": rows(w2c), "file_path": name} for w2c, name in zip(cameras.w2c, names, strict=True)
-        ]
+        w2c = cameras.w2c
+        w2c[:, :3, 3] *= RADIUS / self.radius
+        frames = [{**size, **lens, "w2c": rows(each), "file_path": name} for each, name in zip(w2c, names, strict=True)]
         return json.dumps({"id": sample, "frames": frames}, indent=1).encode()

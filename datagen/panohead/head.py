@@ -15,7 +15,7 @@ from datagen.panohead.checkpoint import LICENCE, load
 from datagen.panohead.config import CROP, Family
 from datagen.panohead.generator import Generator
 from datagen.panohead.identity import Synthesis
-from datagen.panohead.official import ISO_LEVEL, frontal_label, latent
+from datagen.panohead.official import ISO_LEVEL, MAX_SEED, frontal_label, latent
 from datagen.panohead.renderer import EVEN, Jitter
 from datagen.panohead.superresolution import resize
 from geometry.cameras import Cameras
@@ -165,6 +165,7 @@ class PanoHeadSource:
     """Heads of a PanoHead checkpoint; the same seed gives the official scripts' person."""
 
     name = "panohead"
+    max_seed = MAX_SEED
     family: Family = "panohead"
 
     def __init__(self, config: PanoHeadConfig, device: str = "cpu"):

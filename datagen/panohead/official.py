@@ -14,6 +14,9 @@ from manifests.errors import UserError
 ISO_LEVEL = 10.0
 """Of the raw density, where the official scripts put the surface."""
 
+MAX_SEED = (1 << 32) - 1
+"""The largest seed of numpy's RandomState, which the official scripts draw latents with."""
+
 RELEASE_RENDERING = {
     "superresolution_module": "training.superresolution.SuperresolutionHybrid8XDC", "sr_antialias": True,
     "superresolution_noise_mode": "none", "triplane_size": 256, "triplane_depth": 3, "use_torgb_raw": True,
@@ -31,8 +34,8 @@ RELEASE = {
 
 def latent(seed: int, z_dim: int) -> Float[Tensor, "1 z"]:
     """The latent of a seed, in double precision as the official scripts draw it."""
-    if not 0 <= seed < 1 << 32:
-        raise UserError(f"seed is {seed}; numpy's RandomState takes 0 to {(1 << 32) - 1}")
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed is {seed}; numpy's RandomState takes 0 to {MAX_SEED}")
     return torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from datagen.panohead.config import CROP, GeneratorConfig
 from datagen.panohead.layers import FullyConnected
 from datagen.panohead.planes import FeaturePlanes
+from geometry.cameras import RADIUS
 
 EMPTY = -1000.0
 HIDDEN = 64
@@ -192,14 +193,19 @@ def within_crop(points: Float[Tensor, "n 3"], box_warp: float) -> Bool[Tensor, "
 def coarse_depths(
     config: GeneratorConfig, origins: Float[Tensor, "r 3"], stratified: float | Float[Tensor, "r n"]
 ) -> Float[Tensor, "r n"]:
-    """Distances along the rays, one in each stratum; the last stratum lies beyond the end, as in the official code."""
+    """Distances along the rays, one in each stratum; the last stratum lies beyond the end, as in the official code.
+
+    The near and far planes of a config hold for cameras at RADIUS; they move with cameras that are nearer or farther.
+    """
     n = config.depth_resolution
+    # Rounded, so that rounding errors of the usual distance move nothing.
+    moved = torch.round(origins.norm(dim=1, keepdim=True) - RADIUS, decimals=3)
     start, end = (0.0, 1.0) if config.disparity else (config.ray_start, config.ray_end)
     depths = torch.linspace(start, end, n, dtype=origins.dtype, device=origins.device).repeat(len(origins), 1)
     depths = depths + stratified * ((end - start) / (n - 1))
     if config.disparity:
-        depths = 1 / ((1 - depths) / config.ray_start + depths / config.ray_end)
-    return depths
+        return 1 / ((1 - depths) / (config.ray_start + moved) + depths / (config.ray_end + moved))
+    return depths + moved
 
 
 def interval_weights(depths: Float[Tensor, "r n"], sigma: Float[Tensor, "r n"]) -> Float[Tensor, "r m"]:

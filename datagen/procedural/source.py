@@ -24,6 +24,9 @@ from datagen.procedural.surface import build_surface
 from geometry.cameras import Cameras
 from manifests.errors import UserError
 
+MAX_SEED = (1 << 63) - 1
+"""Tables hold seeds as signed 64-bit integers."""
+
 VERSION = 1
 """Raised whenever the same seed would give another head."""
 
@@ -113,7 +116,7 @@ def attributes(person: Person) -> dict[str, Any]:
 class ProceduralSource:
     """The generator of procedural heads."""
 
-    name = "procedural"
+    name, max_seed = "procedural", MAX_SEED
 
     def __init__(self, config: ProceduralConfig = ProceduralConfig()):
         self.config = config

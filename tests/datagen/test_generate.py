@@ -16,14 +16,19 @@ import torch
 from egg import EggConfig, egg_job
 from PIL import Image
 
-from datagen.generate import generate
+from datagen.export.export import ExportConfig, export
+from datagen.export.pack import PackConfig, pack
+from datagen.generate import generate, make_plan
 from datagen.meshing import MeshConfig
+from datagen.panohead.head import PanoHeadSource
+from datagen.procedural import ProceduralSource
 from datagen.sources import SourceConfig
 from geometry.cameras import azimuth_elevation
 from geometry.normals import decode_normals
 from jobs.pool import PoolConfig
 from jobs.status import summarise
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.plan import PlanMismatch
 from manifests.verify import verify
 
@@ -100,6 +105,30 @@ def test_meshes_are_kept_on_request(reference, tmp_path):
     mesh = trimesh.load(f"{dataset.storage.root}/meshes/0000000.ply")
     assert mesh.is_watertight
     assert len(mesh.faces) == dataset.all_identities.column("mesh").to_pylist()[0]["faces"]
+
+
+def test_seeds_beyond_those_of_the_source_are_refused_before_anything_is_made(tmp_path):
+    """The last seed counts: eggs end at seed 1000, and 7 identities from 995 would reach 1001."""
+    with pytest.raises(
+        UserError, match=r"--seed 995 with --identities 7 needs seeds up to 1001, but the seeds of egg end at 1000"
+    ):
+        generate(egg_job(str(tmp_path / "eggs"), INLINE, seed=995))
+    assert not (tmp_path / "eggs").exists()
+    make_plan(job := egg_job(str(tmp_path / "eggs"), INLINE, seed=994), job.source.open("cpu"))
+    assert (PanoHeadSource.max_seed, ProceduralSource.max_seed) == (2**32 - 1, 2**63 - 1)
+
+
+def test_the_hashes_of_meshes_are_committed_and_packed(reference, tmp_path):
+    dataset = generate(egg_job(str(tmp_path / "eggs"), INLINE, identities=2, save_meshes=True))
+    record = dataset.done(0)
+    assert "meshes" not in reference.done(0) and list(record["meshes"]) == ["meshes/0000000.ply", "meshes/0000001.ply"]
+    for name, file in record["meshes"].items():
+        data = dataset.storage.read(name)
+        assert file == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    packed = pack(PackConfig(str(tmp_path / "eggs"), str(tmp_path / "pack")))
+    assert packed.done(0)["meshes"] == record["meshes"] and list(verify(packed, deep=True)) == []
+    export(ExportConfig(str(tmp_path / "eggs"), str(tmp_path / "copy"), "energon"))
+    assert list(verify(Dataset(str(tmp_path / "copy")), deep=True)) == []
 
 
 def files(dataset: Dataset, shard: int) -> list[tuple[int, int]]:

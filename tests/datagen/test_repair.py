@@ -2,22 +2,25 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from egg import egg_job
 from small import small_plan, write_shard
 
 from datagen.encode import ImageConfig
-from datagen.generate import GenerateConfig, generate
+from datagen.generate import GenerateConfig, GenerateWorker, generate, make_plan
 from datagen.meshing import MeshConfig
-from datagen.repair import ASIDE, RepairConfig, repair
-from jobs.pool import PoolConfig
+from datagen.repair import ASIDE, RepairConfig, _given_up, _RepairWorker, repair
+from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.storage import Storage
 from manifests.verify import verify
 
 INLINE = PoolConfig(inline=True)
+WHOLE = "heads-000001: repaired; the new files have the hashes that were recorded"
 TAR, RECORD = "shards/heads-000001.tar", "shards/heads-000001.done.json"
 
 
@@ -62,14 +65,14 @@ def test_a_damaged_shard_is_what_it_was_again(made, heads, how):
     else:
         (heads / TAR).write_bytes(tar if how == "flipped" else tar[:9000])
     assert list(verify(Dataset(str(heads)), deep=True))
-    assert mended(heads) == ["heads-000001: made anew, and proven equal to what it was"]
+    assert mended(heads) == [WHOLE]
     assert bytes_of(heads) == bytes_of(made)
     assert not list(verify(Dataset(str(heads)), deep=True)) and not (heads / ASIDE).exists()
 
 
 def test_a_damaged_record_is_proven_by_the_files_beside_it(made, heads):
     (heads / RECORD).write_text("{")
-    assert mended(heads) == ["heads-000001: made anew, and proven equal to what it was"]
+    assert mended(heads) == [WHOLE]
     assert bytes_of(heads) == bytes_of(made)
 
 
@@ -77,7 +80,9 @@ def test_what_cannot_be_proven_is_not_taken(heads):
     (heads / RECORD).write_text("{")
     (heads / TAR).write_bytes(b"gone")
     (line,) = mended(heads)
-    assert line.startswith("heads-000001: left as it was") and "nobody knows what its .tar were" in line
+    assert line.startswith(
+        "heads-000001: not repaired; its commit record is damaged, so nothing proves that .tar came out"
+    )
     assert (heads / TAR).read_bytes() == b"gone" and (heads / ASIDE / TAR).exists()
 
 
@@ -87,8 +92,73 @@ def test_what_comes_out_otherwise_is_not_taken(heads):
     (heads / RECORD).write_text(json.dumps(record))
     before = bytes_of(heads)
     (line,) = mended(heads)
-    assert "its .tar are others than they were: another machine or version? The new shard is in repair/" in line
+    assert "its .tar did not match the recorded hash" in line and line.endswith("The new shard is in repair/")
     assert bytes_of(heads) == before and (heads / ASIDE / TAR).exists()
+
+
+@pytest.fixture(scope="module")
+def made_with_meshes(tmp_path_factory) -> Path:
+    """One person with its mesh, seen once."""
+    out = tmp_path_factory.mktemp("repair") / "heads"
+    settings = {"identities": 1, "seed": 40, "rig": "orbit-1", "resolution": 32, "save_meshes": True}
+    generate(GenerateConfig(str(out), mesh=MeshConfig(64), pool=INLINE, **settings))
+    return out
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
+def test_a_damaged_mesh_is_found_and_made_again(made_with_meshes, tmp_path, how):
+    heads = shutil.copytree(made_with_meshes, tmp_path / "heads")
+    mesh = heads / "meshes/0000000.ply"
+    whole = mesh.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    mesh.unlink()
+    if how != "lost":
+        mesh.write_bytes(flipped if how == "flipped" else whole[:-1])
+    else:
+        mesh.parent.rmdir()
+    problem = {"flipped": "its bytes were changed", "cut": f"has {len(whole) - 1} bytes", "lost": "missing"}[how]
+    (fault,) = verify(Dataset(str(heads)), deep=True)
+    assert fault.file == "meshes/0000000.ply" and fault.problem.startswith(problem)
+    assert mended(heads) == [WHOLE.replace("000001", "000000")]
+    assert mesh.read_bytes() == whole and list(verify(Dataset(str(heads)), deep=True)) == []
+
+
+def test_records_without_meshes_are_as_they_were(made):
+    assert "meshes" not in json.loads((made / RECORD).read_text())
+
+
+def test_what_an_interrupted_repair_has_made_is_not_made_again(made, heads, monkeypatch):
+    shutil.copytree(made, heads / ASIDE)
+    (heads / TAR).unlink()
+    monkeypatch.setattr("datagen.repair.GenerateWorker._make", None)
+    assert mended(heads) == [WHOLE]
+    assert bytes_of(heads) == bytes_of(made) and not (heads / ASIDE).exists()
+
+
+def test_what_another_version_has_left_is_made_again(made, heads):
+    """The shard beside is whole by its own record but has other bytes, as an old attempt on another machine leaves it."""
+    shutil.copytree(made, heads / ASIDE)
+    for suffix in (".tar", ".views.parquet", ".identities.parquet", ".done.json"):
+        shutil.copy(made / f"shards/heads-000000{suffix}", heads / ASIDE / f"shards/heads-000001{suffix}")
+    (heads / TAR).unlink()
+    assert mended(heads) == [WHOLE]
+    assert bytes_of(heads) == bytes_of(made)
+
+
+def test_a_shard_with_a_head_that_killed_its_workers_is_proven(tmp_path):
+    """The reason is recorded as it was, instead of making the head again."""
+    job = egg_job(str(tmp_path / "eggs"), INLINE)
+    plan = make_plan(job, job.source.open("cpu"))
+    write_plan(Storage(job.out), plan)
+    worker = GenerateWorker(job, plan)
+    list(worker.run(Unit(1, condemned={3: "its worker died 3 times at stage head"})))
+    before = bytes_of(tmp_path / "eggs")
+    given_up = _given_up(Dataset(job.out), 1)
+    assert given_up == {3: "its worker died 3 times at stage head"}
+    again = _RepairWorker({1: given_up}, replace(job, out=str(tmp_path / "again")), plan)
+    list(again.run(Unit(1)))
+    assert bytes_of(tmp_path / "again") == before
 
 
 def test_shards_that_were_never_made_are_not_damaged(heads):

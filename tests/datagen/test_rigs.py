@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datagen.rigs import RIGS, find_rig
-from geometry.cameras import RADIUS, azimuth_elevation
+from geometry.cameras import FOCAL, RADIUS, azimuth_elevation
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,26 @@ def test_cameras_stand_where_the_directions_say(name):
     seen_azimuth, seen_elevation = azimuth_elevation(cameras.c2w)
     assert np.abs((seen_azimuth.numpy() - azimuth + 180) % 360 - 180).max() < 1e-3
     assert np.abs(seen_elevation.numpy() - elevation).max() < 1e-3
-    assert np.allclose(cameras.positions.norm(dim=-1), RADIUS)
+    assert np.allclose(cameras.positions.norm(dim=-1), rig.radius)
+
+
+def test_facelift_sees_with_its_own_lens_and_the_plan_records_it():
+    """50 degrees, and a head of 0.41 units (crown to chin) takes about half of the image, as in FaceLift's samples."""
+    for name in ("facelift-6", "facelift-32"):
+        for rig in (find_rig(name), find_rig(name, grid=True)):
+            cameras = rig.cameras(0, 0)
+            assert cameras.pixel_K(512)[:, 0, 0].numpy() == pytest.approx(548.99377, abs=1e-3)
+            assert rig.document()["radius"] == rig.radius == pytest.approx(0.81)
+            assert 0.41 * rig.focal / rig.radius == pytest.approx(0.54, abs=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in (*RIGS, "orbit-5", "scatter-3") if "facelift" not in name])
+def test_other_rigs_keep_the_usual_lens_which_no_plan_names(name):
+    rig = find_rig(name)
+    assert (rig.radius, rig.focal) == (RADIUS, FOCAL)
+    assert rig.document().keys() == {
+        "id", "azimuth", "elevation", "azimuth_jitter", "elevation_jitter", "elevation_limit",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["spinmeround", "orbit-", "orbit-0", "orbit-x", "orbit-1000", ""])

@@ -87,6 +87,10 @@ def test_croissant(exported, noisy):
     records = list(dataset.records("views"))
     assert [record["views/key"].decode() for record in records] == KEYS
     assert {record["views/identity"] for record in records} == {0, 2}
+    views = Dataset(str(folder)).views(0).to_pylist()
+    for record, view in zip(records, views, strict=False):
+        for name in ("c2w", "K"):
+            assert np.allclose(record[f"views/{name}"], view[name])
 
 
 def test_croissant_names_every_file_with_its_hash(exported):

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import re
 import shutil
 from pathlib import Path
@@ -130,12 +129,15 @@ def test_what_cannot_be_exported(eggs, tmp_path, changes, problem):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_colmap_needs_meshes(tmp_path):
-    dataset = make(tmp_path, "orbit-2", save_meshes=False, resolution=32)
-    with pytest.raises(ValueError, match=r"no meshes/0000000\.ply .* generate the dataset with --save-meshes"):
-        export(ExportConfig(dataset.storage.root, str(tmp_path / "out"), "colmap"))
-    export(ExportConfig(dataset.storage.root, str(tmp_path / "out"), "nerfstudio"))
-    assert "ply_file_path" not in json.loads((tmp_path / "out/0000000/transforms.json").read_text())
+def test_colmap_has_no_points_without_meshes(tmp_path, capsys):
+    dataset = make(tmp_path, "orbit-2", save_meshes=False, identities=1)
+    export(ExportConfig(dataset.storage.root, str(tmp_path / "out"), "colmap"))
+    sparse = tmp_path / "out/0000000/sparse/0"
+    (line,) = (sparse / "points3D.txt").read_text().splitlines()
+    assert line.startswith("# There are no points")
+    assert len((sparse / "images.txt").read_text().splitlines()) == 4
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and "1 of 1 identities have no mesh" in warnings[0] and "--save-meshes" in warnings[0]
 
 
 def test_a_pack_can_be_exported_with_its_meshes_and_filters(eggs, tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from datagen.export.export import ExportConfig, export
 from datagen.export.pictures import cameras_of
 from datagen.export.points import read_mesh
+from datagen.rigs import RIGS, Rig
 from manifests.dataset import Dataset
 from manifests.keep import KeptIdentity, choose, kept_identities
 from manifests.selection import ROWS, write_selection
@@ -144,7 +145,7 @@ def test_facelift_reconstructor(lifted):
     dataset, folder = lifted("facelift-32")
     (egg,) = kept_identities(dataset, choose(dataset), [1])
     vertices = read_mesh(egg.mesh()).vertices.astype(float)
-    blender = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], 1)
+    blender = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], 1) * 2.7 / 0.81
     document = json.loads((folder / "0000001/opencv_cameras.json").read_text())
     assert document["id"] == "0000001" and len(document["frames"]) == 32
     for view, (frame, pixels) in enumerate(zip(document["frames"], truth(egg, vertices), strict=True)):
@@ -171,6 +172,22 @@ def test_facelift_cameras_are_those_of_its_released_sample(lifted):
     }  # fmt: skip
     for view, w2c in released.items():
         assert np.abs(np.array(frames[view]["w2c"]) - w2c).max() < 1e-5
+        # Theirs is 548.99377 px at 512 px; these pictures have 64.
+        assert [frames[view][name] for name in ("fx", "fy", "cx", "cy")] == pytest.approx([68.62422, 68.62422, 32, 32])
+
+
+def test_facelift_warns_of_a_dataset_with_another_lens(tmp_path, monkeypatch, capsys):
+    """Made by a version whose facelift rigs had the usual lens; its cameras are written as they are."""
+    usual = RIGS["facelift-32"]
+    monkeypatch.setitem(RIGS, usual.id, Rig(usual.id, usual.azimuth, usual.elevation))
+    dataset = make(tmp_path, usual.id, identities=1)
+    monkeypatch.undo()
+    assert "radius" not in dataset.plan.rig and "focal" not in dataset.plan.rig
+    export(ExportConfig(dataset.storage.root, str(tmp_path / "out"), "facelift"))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and "focal length of 4.265 image widths; FaceLift's heads have 1.072" in warnings[0]
+    frame = json.loads((tmp_path / "out/0000000/opencv_cameras.json").read_text())["frames"][0]
+    assert frame["fx"] == pytest.approx(64 * 4.2647) and frame["w2c"][2][3] == pytest.approx(2.7)
 
 
 def test_facelift_needs_all_views_of_an_identity(lifted, tmp_path):
@@ -190,7 +207,7 @@ def test_facelift_multiview(lifted):
     dataset, folder = lifted("facelift-6")
     assert sorted(p.name for p in (folder / "0000002").iterdir()) == [f"cam_{view:03d}.png" for view in range(6)]
     (egg,) = kept_identities(dataset, choose(dataset), [2])
-    places = cameras_of(egg).positions.numpy() / 2.7
+    places = cameras_of(egg).positions.numpy() / 0.81
     diagonal = np.sqrt(0.5)
     expected = [[0, 0, 1], [-diagonal, 0, diagonal], [-1, 0, 0], [0, 0, -1], [1, 0, 0], [diagonal, 0, diagonal]]
     assert np.abs(places - expected).max() < 1e-5

@@ -14,6 +14,7 @@ from datagen.meshing import density_grid, marching_cubes
 from datagen.panohead.build import untrained
 from datagen.panohead.head import PanoHead, PanoHeadConfig, PanoHeadSource, SphereHeadSource
 from datagen.panohead.official import frontal_label, latent, vertices_to_world
+from datagen.rigs import find_rig
 from geometry.cameras import eg3d_labels, orbit
 from geometry.embree import EmbreeCaster
 from geometry.rays import rays
@@ -128,8 +129,9 @@ def test_density_is_the_official_one_within_the_crop(source):
     assert (ours[~kept] < 10).all()
 
 
-def test_mesh_lies_in_the_frame_of_the_pictures(source):
-    """A sharp surface, drawn by the renderer and as a mesh, covers the same pixels at the same depth."""
+@pytest.mark.parametrize("rig", ["orbit-8", "facelift-6"])
+def test_mesh_lies_in_the_frame_of_the_pictures(source, rig):
+    """A sharp surface, drawn by the renderer and as a mesh, covers the same pixels at the same depth, with either lens."""
     sharp = untrained(source.generator.config, 0)
     sharp.load_state_dict(source.generator.state_dict())
     sharp.config = replace(sharp.config, depth_resolution=64, depth_resolution_importance=64)
@@ -138,7 +140,7 @@ def test_mesh_lies_in_the_frame_of_the_pictures(source):
     last.bias[0] = 10 + 400 * (last.bias[0] - 10)
     head_ = PanoHead(sharp, 1, PanoHeadConfig("-", neural_resolution=64))
     mesh = marching_cubes(density_grid(head_, 64), head_.iso_level)
-    cameras = ring(0.0, 70.0, 200.0)
+    cameras = ring(0.0, 70.0, 200.0) if rig == "orbit-8" else find_rig(rig).cameras(0, 0)[[0, 1, 3]]
     views = head_.render(cameras, 64)
     for view, surface in enumerate(EmbreeCaster(mesh).cast(cameras, 64)):
         drawn, met = views.alpha[view].numpy() > 0.5, surface.mask
