@@ -175,7 +175,7 @@ def _score(parse: Parse) -> int:
 
     config = parse(ScoreConfig)
     if lacking := score(config):
-        print("\n".join(lacking) + f"\n{config.out}: not all is scored; the same command continues")
+        print("\n".join([f"{config.out}: not all is scored; the same command continues", *lacking]))
         return FAULTS
     print(f"{config.out}: scored\nnext: spinset select {shlex.quote(config.out)} --policy spinmeround")
     return DONE

@@ -88,7 +88,7 @@ class GenerateConfig:
 
 def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection | None = None) -> Plan:
     """The plan of a dataset of heads of this source."""
-    rejecting = {"rejection": rejection.lineage()} if rejection else {}
+    rejecting = {"rejection": rejection.lineage(source.name)} if rejection else {}
     return Plan(
         source={"name": source.name, **source.lineage()},
         rig={**asdict(find_rig(config.rig, config.grid)), "grid": config.grid},
@@ -151,7 +151,7 @@ class GenerateWorker:
         self.beside = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
         self.config, self.plan, self.storage = config, plan, Storage(config.out)
         self.source = config.source.open(config.device)
-        self.judge = rejection.open(config.device) if rejection else None
+        self.judge = rejection.open(config.device, self.source.name) if rejection else None
         tag = {"source": plan.source["name"], "plan": plan.fingerprint}
         rig = find_rig(config.rig, config.grid)
         self.recipe = Recipe(rig, plan.seed, plan.resolution, config.image, config.mesh, tag)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from filters.landmarks import SIZE, crops, face_points, mirrored, project
 from filters.scorer import Columns, Subject
-from filters.weights import EMBEDDED, absolute, existing, sha256
+from filters.weights import RECOGNISER, absolute, existing, sha256
 from geometry.cameras import turned
 from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW, Lineage, column
@@ -28,8 +28,8 @@ class ArcFaceConfig:
     """Which recogniser is asked, about which views."""
 
     model: str = ""
-    """A local .onnx of 112-pixel crops to embeddings, such as glintr100.onnx. The embedded recogniser, which knows
-    procedural heads only, unless told."""
+    """A local .onnx of 112-pixel crops to embeddings, such as glintr100.onnx. By default the embedded recogniser,
+    which judges procedural heads only."""
     detector: str = ""
     """A local SCRFD .onnx that finds faces; without it the known cameras say where a face must be."""
     max_turn: float = 60.0
@@ -162,9 +162,10 @@ class ArcFaceScorer:
 
     members = ("rgb",)
 
-    def __init__(self, config: ArcFaceConfig, device: str):
+    def __init__(self, config: ArcFaceConfig, device: str, allowed: bool = False):
+        """Load the models; `allowed`: the embedded one judges heads that it does not know, which the lineage records."""
         self.config, self.table = config, config.table
-        self.arcface = load_arcface(config.model or str(EMBEDDED / "arcface.onnx"), device)
+        self.arcface = load_arcface(config.model or str(RECOGNISER), device)
         self.detector = load_detector(config.detector, device) if config.detector else None
         self.columns = (
             column("embedding", VIEW, "unit embedding", pa.list_(pa.float16(), self.arcface.dimensions)),
@@ -182,6 +183,7 @@ class ArcFaceScorer:
         )
         settings = {k: v for k, v in asdict(config).items() if k not in ("model", "table", "detector")}
         settings["detector_sha256"] = sha256(existing(config.detector, "detector")) if config.detector else None
+        settings |= {"allow_embedded": True} if allowed else {}
         self.lineage = Lineage("arcface", 2, self.arcface.sha256, settings)
 
     def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from filters.weights import RECOGNISER, is_embedded, sha256
 from infer.outputs.write import DEFAULT, check, write
 from infer.own_normals import PULL, own_normals
 from infer.plan import Plan, plan_views, ring
@@ -28,7 +29,7 @@ from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 from train.diffusion.precision import precision_line
 from train.embedded.folder import HEADS64
-from train.networks.model import load_model
+from train.networks.model import About, load_model
 
 EMBEDDED = "heads64"
 IDENTITY = "identity"
@@ -87,6 +88,8 @@ class ViewsConfig:
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
+    allow_embedded: bool = False
+    """Let --face.arcface be the embedded recogniser, of procedural heads, for a model that was trained with another."""
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     pull: float = PULL["released"]
     """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
@@ -160,7 +163,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     """
     check(config.out, config.files.outputs, config.files.fps)
     painter = open_painter(config.model, config.sampler, config.device)
-    studio = Studio(config.portrait, config.device)
+    studio = Studio(with_recogniser(config, painter.model.about), config.device)
     portraits = [studio.portrait(photo) for photo in config.photos]
     plan, places = with_photos(plan_views(*config.directions.of_views), config.photo_azimuths)
     print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
@@ -168,11 +171,31 @@ def views(config: ViewsConfig) -> Iterator[str]:
     notes = [note for portrait in portraits for note in portrait.notes]
     if portraits[0].identity is None:
         notes.append(f"without identity: {portraits[0].without_identity}")
+    elif painter.model.about.recogniser not in ("", studio.faces.arcface.sha256):
+        notes.append("the model was trained with another recogniser, so it may see another person in this identity")
     notes += write(turn, config.out, config.files.outputs, config.files.fps)
     if portraits[0].identity is not None:
         save_tensors({IDENTITY: portraits[0].identity}, Path(config.out) / f"{IDENTITY}.safetensors")
     yield f"{config.out}: {len(turn)} views"
     yield from notes + about_model(painter, plan)
+
+
+def with_recogniser(config: ViewsConfig, about: About) -> PortraitConfig:
+    """How photos become inputs of a model: by the embedded recogniser if none is named and the model was trained with it.
+
+    Raises:
+        UserError: the embedded recogniser is named for a model that was not trained with it, and not allowed.
+    """
+    portrait, face = config.portrait, config.portrait.face
+    knows_embedded = about.recogniser == sha256(RECOGNISER)
+    if not face.arcface and about.identity and knows_embedded:
+        return replace(portrait, face=replace(face, arcface=str(RECOGNISER)))
+    if face.arcface and is_embedded(face.arcface) and not knows_embedded and not config.allow_embedded:
+        raise UserError(
+            f"--face.arcface is the embedded recogniser, which knows procedural heads only, and {config.model} does not name "
+            "it as the one it was trained with: give that one, or --allow-embedded"
+        )
+    return portrait
 
 
 def turn_of(

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from filters.weights import sha256
 from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement, true_spread
 from infer.evaluation.baselines import Nearest, copied
-from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
+from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
 from infer.evaluation.importers.open import open_stage
 from infer.evaluation.measure import Kit, PictureEmbedder, Truth, look_at_truth, measure, open_kit
@@ -31,6 +31,7 @@ from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
 from infer.metrics.pixels import to_unit
 from infer.views import Painter, SamplerConfig
+from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.embedded.folder import HEADS64
 from train.networks.identity import EMBEDDING
@@ -139,6 +140,9 @@ def _open_run(
     config: EvaluateConfig, protocol: Protocol, painter: Painter, how: NovelViews, clip: PictureEmbedder | None
 ) -> Run:
     about = painter.model.about
+    beyond_embedded = check_embedded(
+        config, Dataset(config.data).plan.source["name"] if config.layout == "spinset" else config.layout
+    )
     detector = open_detector(config)
     faces = open_faces(config, detector)
     if about.identity and faces is None and not config.embeddings:
@@ -168,7 +172,7 @@ def _open_run(
         "input_normals": how.normals if painter.model.shape.normals else None,
         "seed": config.seed,
         "near": NEAR,
-        **kit_settings(config, kit),
+        **kit_settings(config, kit, beyond_embedded),
     }
     return Run(config, protocol, painter, how, people, nearest, kit, settings)
 

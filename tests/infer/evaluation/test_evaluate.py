@@ -16,7 +16,7 @@ from filters.arcface import ArcFaceConfig, load_arcface
 from filters.score import ScoreConfig, score
 from filters.weights import EMBEDDED
 from infer.evaluation.baselines import copied
-from infer.evaluation.config import EvaluateConfig
+from infer.evaluation.config import EvaluateConfig, check_embedded
 from infer.evaluation.evaluate import evaluate
 from infer.evaluation.held_out import StoredPeople, choose_people, choose_views
 from infer.evaluation.measure import look_at_truth, measure, open_kit
@@ -25,6 +25,7 @@ from infer.evaluation.protocols import DIFFPORTRAIT360, GEN3D_FACE, PROTOCOLS, S
 from infer.evaluation.rows import FILE
 from infer.metrics.likeness import FaceEmbedder
 from jobs.pool import PoolConfig
+from manifests.errors import UserError
 from train.networks.model import load_model, save_model
 from train.run.trainer import run
 
@@ -175,6 +176,33 @@ def test_a_copy_of_another_set(model, tmp_path, monkeypatch):
     assert rows["l2"]["count"] == 3
     assert rows["normal_error"]["reason"] == "the true normals are not known"
     assert "this model" in (out / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("models", "option"),
+    [
+        ({"recogniser": "embedded"}, "--recogniser"),
+        ({"recogniser": str(EMBEDDED / "arcface.onnx")}, "--recogniser"),
+        ({"clip": f"local-dir:{EMBEDDED / 'clip'}"}, "--clip"),
+    ],
+)
+def test_embedded_models_measure_procedural_heads_only(model, noise, heads, place, tmp_path, models, option):
+    says = rf"trained on procedural heads only, and these are {{}}: give weights with {option}, or --allow-embedded"
+    with pytest.raises(UserError, match=says.format("noise")):
+        evaluate(config(model, noise, tmp_path / "out", **models))
+    with pytest.raises(UserError, match=says.format("nersemble")):
+        evaluate(config(model, "anywhere", tmp_path / "out", layout="nersemble", **models))
+    with pytest.raises(UserError, match=says.format("pictures of an unknown source")):
+        evaluate(EvaluateConfig(pair=("made", "true"), out=str(tmp_path / "out"), **models))
+    assert not (tmp_path / "out").exists()
+    assert not check_embedded(config(model, heads, tmp_path / "out", **models), "procedural")
+    allowed = replace(config(model, noise, tmp_path / "out", **models), allow_embedded=True)
+    assert check_embedded(allowed, "noise")
+
+
+def test_results_record_that_the_embedded_recogniser_was_allowed(model, noise, tmp_path):
+    out = evaluate(config(model, noise, tmp_path / "out", recogniser="embedded", allow_embedded=True))
+    assert json.loads((out / "results.json").read_text())["settings"]["allow_embedded"] is True
 
 
 def test_the_command_line_says_all_of_it():
