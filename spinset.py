@@ -229,11 +229,14 @@ def _export(parse: Parse) -> int:
 
 
 def _latents(parse: Parse) -> int:
+    from manifests.dataset import Dataset
     from train.data.latents import LatentsConfig, make_latents
 
     config = parse(LatentsConfig)
-    shards = len(make_latents(config).committed())
-    print(f"{config.out}: latents of {shards} shards by {config.vae}")
+    if lacking := make_latents(config):
+        print("\n".join([f"{config.out}: not all is encoded; the same command continues", *lacking]))
+        return FAULTS
+    print(f"{config.out}: latents of {len(Dataset(config.out).committed())} shards by {config.vae}")
     return DONE
 
 

@@ -22,6 +22,7 @@ from datagen.preview import Rejection
 from datagen.rigs import find_rig
 from datagen.sources import SourceConfig
 from jobs import pool
+from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken
 from jobs.progress import JobProgress
 from manifests import schema
@@ -66,7 +67,7 @@ class GenerateConfig:
     save_meshes: bool = False
     """Keep each mesh as meshes/NNNNNNN.ply too."""
     device: str = "cpu"
-    """Where the head source runs: cpu or cuda."""
+    """Where the head source runs: cpu, cuda, or cuda:N for the GPU of index N."""
     retry_failed: bool = False
     """Make the shards anew in which identities failed."""
     max_failed: int = 0
@@ -79,8 +80,7 @@ class GenerateConfig:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
         if self.resolution < 8 or self.resolution % 8:
             raise UserError(f"--resolution is {self.resolution}; it must be a positive multiple of 8")
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
+        check_device(self.device, self.pool.gpus_per_worker)
         if self.seed + self.identities >= 1 << 63:
             raise UserError(f"--seed is {self.seed}; the last seed must be below 2^63")
         find_rig(self.rig)
@@ -115,7 +115,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
         OSError: the storage refuses to be written; what was committed stays, the same call resumes.
     """
     if config.pool.ray == "local":
-        check_device(config.device)
+        require_device(config.device)
     plan = make_plan(config, config.source.open("cpu"), rejection)
     storage = Storage(config.out)
     write_plan(storage, plan)
@@ -134,12 +134,6 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
     if any(dataset.done(shard)["views"] for shard in dataset.committed()):
         open_index(dataset)  # made here once, or every reader would begin by making it
     return dataset
-
-
-def check_device(device: str) -> None:
-    """Raise ValueError if heads cannot be made on a device of this machine."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
 
 
 class GenerateWorker:
@@ -221,7 +215,7 @@ def _environment(config: GenerateConfig) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": torch.cuda.get_device_name() if config.device == "cuda" else platform.machine(),
+        "device": platform.machine() if config.device == "cpu" else torch.cuda.get_device_name(config.device),
         "threads": config.pool.threads,
         "python": platform.python_version(),
         "versions": {

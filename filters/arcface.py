@@ -15,10 +15,12 @@ from filters.landmarks import SIZE, crops, face_points, mirrored, project
 from filters.scorer import Columns, Subject
 from filters.weights import RECOGNISER, absolute, existing, sha256
 from geometry.cameras import turned
+from jobs.devices import gpu_index
 from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 BATCH = 64
+CUDA = "CUDAExecutionProvider"
 FAR = 60.0
 """Degrees of azimuth between views in which a person who changes with azimuth looks like two."""
 
@@ -119,7 +121,7 @@ def load_detector(path: str, device: str = "cpu") -> Any:
     if len(session.get_outputs()) not in (9, 15):
         raise UserError(f"{file} has {len(session.get_outputs())} outputs; an SCRFD with key points has 9 or 15")
     detector = SCRFD(str(file), session)
-    detector.prepare(0 if device == "cuda" else -1, input_size=(640, 640))
+    detector.prepare(-1 if device == "cpu" else gpu_index(device), input_size=(640, 640))
     return detector
 
 
@@ -132,17 +134,24 @@ def onnx_session(file: str, device: str) -> Any:
     import onnxruntime
     import torch
 
-    cuda = "CUDAExecutionProvider"
-    if device == "cuda" and cuda not in onnxruntime.get_available_providers():
-        raise UserError("--device is cuda, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
-    providers = [cuda, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    if device != "cpu" and CUDA not in onnxruntime.get_available_providers():
+        raise UserError(f"--device is {device}, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
     # By default a session takes every core, whatever number of threads a worker was given.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(file, options, providers=providers)
+        session = onnxruntime.InferenceSession(file, options, providers=onnx_providers(device))
     except Exception as error:  # onnxruntime's own exceptions share no base but this one
         raise UserError(f"{file} is not an ONNX model that runs here: {str(error).splitlines()[0][:160]}") from error
+    # Where the CUDA libraries do not load, onnxruntime takes the CPU and only logs it.
+    if device != "cpu" and CUDA not in session.get_providers():
+        raise UserError(f"--device is {device}, but onnxruntime cannot use it: its CUDA libraries do not load")
+    return session
+
+
+def onnx_providers(device: str) -> list[Any]:
+    """What onnxruntime calls a device."""
+    return [*([] if device == "cpu" else [(CUDA, {"device_id": gpu_index(device)})]), "CPUExecutionProvider"]
 
 
 @dataclass(frozen=True, eq=False)

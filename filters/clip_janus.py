@@ -19,6 +19,7 @@ from torch import Tensor
 from filters.scorer import Columns, Subject
 from filters.weights import CLIP, absolute, existing, sha256
 from geometry.cameras import turned
+from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
 from manifests.scores import VIEW, Lineage, column
 
@@ -86,10 +87,11 @@ def load_clip(model: str, checkpoint: str = "", device: str = "cpu") -> Clip:
 
     Raises:
         FileNotFoundError: the folder or the checkpoint is not there.
-        ValueError: no such architecture, weights that are damaged or of another one, or a model without a text tower.
+        UserError: no such device or architecture, weights that are damaged or of another one, or a model without a text tower.
     """
     import open_clip
 
+    require_device(device)
     weights = _weights(model, checkpoint, open_clip)
     try:
         # The model of a folder loads with it; that of a name is given its file.

@@ -22,6 +22,7 @@ from filters.rows import identity_rows, wanted_views
 from filters.scorer import Scorer, make_subject, read_pictures
 from filters.weights import beyond_embedded
 from jobs import pool
+from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests import schema
@@ -51,7 +52,7 @@ class ScoreConfig:
     allow_embedded: bool = False
     """Let the embedded models score heads that are not procedural; the tables record it."""
     device: str = "cpu"
-    """Where the models run: cpu or cuda."""
+    """Where the models run: cpu, cuda, or cuda:N for the GPU of index N."""
     decoders: int = 0
     """Threads that read and decode ahead of the model; 0 is one per core of a worker, at least two."""
     replace: bool = False
@@ -63,8 +64,7 @@ class ScoreConfig:
             raise UserError(f"--scorers holds {unknown[0]!r}; there are {', '.join(SCORERS)}")
         if not self.scorers or len(set(self.scorers)) < len(self.scorers):
             raise UserError("--scorers must name one scorer or more, each once")
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
+        check_device(self.device, self.pool.gpus_per_worker)
         if self.decoders < 0:
             raise UserError(f"--decoders is {self.decoders}; it must be at least 0")
 
@@ -102,8 +102,8 @@ def score(config: ScoreConfig) -> list[str]:
         ScoresMismatch: a table is there that something else made; nothing was touched.
         UserError: bad weights, embedded models that do not know these heads, or duplicates without the table of arcface.
     """
-    if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    if config.pool.ray == "local":
+        require_device(config.device)
     dataset = Dataset(config.out)
     scorers = open_scorers(config, dataset.plan.source["name"])
     due = {shard: _due(dataset, shard, scorers, config.replace) for shard in dataset.committed()}

@@ -25,6 +25,7 @@ from infer.plan import Plan, plan_views, ring
 from infer.portrait.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
+from jobs.devices import check_device, require_device
 from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 from train.diffusion.precision import precision_line
@@ -94,8 +95,10 @@ class ViewsConfig:
     pull: float = PULL["released"]
     """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
     device: str = "cpu"
+    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if len(self.photo_azimuths) != max(len(self.photos) - 1, 0):
             raise UserError(
                 f"{len(self.photos)} photos and {len(self.photo_azimuths)} --photo-azimuths; each but the first has one"
@@ -119,8 +122,10 @@ class HeadsConfig:
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     device: str = "cpu"
+    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if self.heads < 1 or len(self.identities) > 2:
             raise UserError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
         if len(self.identities) == 2 and self.heads < 2:
@@ -133,8 +138,7 @@ def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
     Raises:
         FileNotFoundError, ValueError: there is no such model or device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, and this machine has none; give --device cpu")
+    require_device(device)
     opened = load_model(HEADS64 if model == EMBEDDED else model, device)
     return Painter(opened, opened.nothing(opened.about.resolution), sampler)
 

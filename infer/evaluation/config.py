@@ -13,6 +13,7 @@ from infer.evaluation.importers.stage import StageConfig
 from infer.evaluation.measure import Kit
 from infer.evaluation.protocols import Name
 from infer.metrics.likeness import FaceEmbedder
+from jobs.devices import check_device
 from manifests.errors import UserError
 
 
@@ -66,8 +67,10 @@ class EvaluateConfig:
     seed: int = 0
     """Of people, views and noise."""
     device: str = "cpu"
+    """Where the model and the metrics run: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if len(self.pair) not in (0, 2):
             raise UserError(f"--pair has {len(self.pair)} folders; it takes two, of generated and of true pictures")
         if self.pair and (self.model or self.data):

@@ -22,6 +22,7 @@ from infer.evaluation.summary import PERSON_METRICS, TRUTH, results_of, save_fea
 from infer.metrics.pixels import to_unit
 from infer.portrait.align import over_white
 from infer.portrait.photo import read_photo
+from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
 
 GENERATED = "generated"
@@ -31,6 +32,7 @@ NO_DETECTOR = "without cameras a face must be found: it needs --recogniser and -
 
 def evaluate_pair(config: EvaluateConfig, clip: PictureEmbedder | None) -> Path:
     """Measure one folder against another; raises as `evaluate`."""
+    require_device(config.device)
     folders = [Path(folder) for folder in config.pair]
     beyond_embedded = check_embedded(config, "pictures of an unknown source")
     pairs = find_pairs(*folders)

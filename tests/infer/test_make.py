@@ -188,7 +188,17 @@ def test_files_that_are_no_identity(tmp_path, content, says):
         (["views", "MODEL", "PHOTO", "--out", "OUT"], "a photo needs a face detector"),
         (["views", "MODEL", "PHOTO", "PHOTO", "--out", "OUT", "--aligned"], "2 photos and 0 --photo-azimuths"),
         (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--outputs", "film"], "there is no output 'film'"),
-        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--device", "cuda"], "this machine has none"),
+        (
+            ["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--device", "cuda"],
+            "this machine has no usable CUDA device",
+        ),
+        (
+            ["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--device", "tpu"],
+            "it must be cpu, cuda, or cuda:N",
+        ),
+        (["heads", "MODEL", "--out", "OUT", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
+        (["evaluate", "MODEL", "--data", "x", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
+        (["evaluate", "--pair", "a", "b", "--device", "cuda"], "has no usable CUDA device"),
         (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"], "stay within 90"),
         (["heads", "MODEL", "--out", "OUT", "--identities", "nowhere"], "nowhere is not there"),
         (["heads", "MODEL", "--out", "OUT", "--heads", "0"], "--heads is 0"),

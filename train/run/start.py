@@ -31,7 +31,7 @@ from train.run.optimizer import Optimizer
 def loader_config(config: TrainConfig) -> LoaderConfig:
     """The loader's own config, with the autoencoder whose latents are cached."""
     latents = vae_folder(config) if config.latents else ""
-    return replace(config.loader, latents=latents, pin_memory=config.device == "cuda")
+    return replace(config.loader, latents=latents, pin_memory=config.device != "cpu")
 
 
 def vae_folder(config: TrainConfig) -> str:
