@@ -172,12 +172,15 @@ def _repair(parse: Parse) -> int:
 
 def _score(parse: Parse) -> int:
     from filters.score import ScoreConfig, score
+    from filters.weights import is_embedded
 
     config = parse(ScoreConfig)
     if lacking := score(config):
         print("\n".join([f"{config.out}: not all is scored; the same command continues", *lacking]))
         return FAULTS
-    print(f"{config.out}: scored\nnext: spinset select {shlex.quote(config.out)} --policy spinmeround")
+    # The limits of presets belong to the embedded CLIP.
+    policy = "spinmeround" if is_embedded(config.clip.model) else "POLICY.json"
+    print(f"{config.out}: scored\nnext: spinset select {shlex.quote(config.out)} --policy {policy}")
     return DONE
 
 

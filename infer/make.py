@@ -175,7 +175,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     notes = [note for portrait in portraits for note in portrait.notes]
     if portraits[0].identity is None:
         notes.append(f"without identity: {portraits[0].without_identity}")
-    elif painter.model.about.recogniser not in ("", studio.faces.arcface.sha256):
+    elif (used := studio.faces.arcface) and painter.model.about.recogniser not in ("", used.sha256):
         notes.append("the model was trained with another recogniser, so it may see another person in this identity")
     notes += write(turn, config.out, config.files.outputs, config.files.fps)
     if portraits[0].identity is not None:
