@@ -5,7 +5,7 @@ Every person is one row that is kept once it is done, so the same command goes o
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from filters.weights import sha256
+from filters.weights import RECOGNISER, sha256
 from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement, true_spread
 from infer.evaluation.baselines import Nearest, copied
 from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
@@ -140,6 +140,8 @@ def _open_run(
     config: EvaluateConfig, protocol: Protocol, painter: Painter, how: NovelViews, clip: PictureEmbedder | None
 ) -> Run:
     about = painter.model.about
+    if about.recogniser == sha256(RECOGNISER) and not config.recogniser and not config.embeddings:
+        config = replace(config, recogniser="embedded")  # as `spinset views` takes it
     beyond_embedded = check_embedded(
         config, Dataset(config.data).plan.source["name"] if config.layout == "spinset" else config.layout
     )

@@ -14,7 +14,7 @@ from turned_heads import turned_heads, turned_noise
 
 from filters.arcface import ArcFaceConfig, load_arcface
 from filters.score import ScoreConfig, score
-from filters.weights import EMBEDDED
+from filters.weights import EMBEDDED, sha256
 from infer.evaluation.baselines import copied
 from infer.evaluation.config import EvaluateConfig, check_embedded
 from infer.evaluation.evaluate import evaluate
@@ -198,6 +198,17 @@ def test_embedded_models_measure_procedural_heads_only(model, noise, heads, plac
     assert not check_embedded(config(model, heads, tmp_path / "out", **models), "procedural")
     allowed = replace(config(model, noise, tmp_path / "out", **models), allow_embedded=True)
     assert check_embedded(allowed, "noise")
+
+
+def test_the_embedded_recogniser_comes_by_itself_to_the_models_that_were_trained_with_it(model, heads, noise, tmp_path):
+    knowing = load_model(model)
+    about = replace(knowing.about, identity=True, resolution=64, recogniser=sha256(EMBEDDED / "arcface.onnx"))
+    save_model(replace(knowing, about=about), tmp_path / "knowing")
+    out = evaluate(config(str(tmp_path / "knowing"), heads, tmp_path / "out", identities=1, protocol="gen3d-face"))
+    assert json.loads((out / "results.json").read_text())["settings"]["recogniser"] == about.recogniser
+    save_model(replace(knowing, about=replace(about, resolution=16)), tmp_path / "knowing")
+    with pytest.raises(UserError, match="these are noise: give weights with --recogniser, or --allow-embedded"):
+        evaluate(config(str(tmp_path / "knowing"), noise, tmp_path / "other"))
 
 
 def test_results_record_that_the_embedded_recogniser_was_allowed(model, noise, tmp_path):
