@@ -18,10 +18,8 @@ from filters.report import sections as selection_sections
 from filters.score import ScoreConfig, score
 from filters.scorer import read_pictures
 from filters.select import SelectConfig, select
-from filters.weights import EMBEDDED
 from infer.make import DirectionsConfig, ViewsConfig, views
 from infer.outputs.sheet import sheet
-from infer.portrait.face import FaceConfig
 from infer.portrait.studio import PortraitConfig
 from infer.turn import Turn
 from infer.views import SamplerConfig
@@ -129,14 +127,13 @@ def look_around(out: str, held_out: Dataset) -> Section:
     photo = Path(out) / "held-out-front.png"
     Image.fromarray(np.dstack([rgb[0], alpha[0]])).save(photo)
     folder = f"{out}/views"
-    portrait = PortraitConfig(aligned=True, face=FaceConfig(arcface=str(EMBEDDED / "arcface.onnx")))
     asked = ViewsConfig(
         "heads64",
         (str(photo),),
         folder,
         directions=DirectionsConfig(16),
         sampler=SamplerConfig(20),
-        portrait=portrait,
+        portrait=PortraitConfig(aligned=True),
     )
     for line in views(asked):
         print(line)

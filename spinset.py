@@ -172,12 +172,15 @@ def _repair(parse: Parse) -> int:
 
 def _score(parse: Parse) -> int:
     from filters.score import ScoreConfig, score
+    from filters.weights import is_embedded
 
     config = parse(ScoreConfig)
     if lacking := score(config):
-        print("\n".join(lacking) + f"\n{config.out}: not all is scored; the same command continues")
+        print("\n".join([f"{config.out}: not all is scored; the same command continues", *lacking]))
         return FAULTS
-    print(f"{config.out}: scored\nnext: spinset select {shlex.quote(config.out)} --policy spinmeround")
+    # The limits of presets belong to the embedded CLIP.
+    policy = "spinmeround" if is_embedded(config.clip.model) else "POLICY.json"
+    print(f"{config.out}: scored\nnext: spinset select {shlex.quote(config.out)} --policy {policy}")
     return DONE
 
 
@@ -229,11 +232,14 @@ def _export(parse: Parse) -> int:
 
 
 def _latents(parse: Parse) -> int:
+    from manifests.dataset import Dataset
     from train.data.latents import LatentsConfig, make_latents
 
     config = parse(LatentsConfig)
-    shards = len(make_latents(config).committed())
-    print(f"{config.out}: latents of {shards} shards by {config.vae}")
+    if lacking := make_latents(config):
+        print("\n".join([f"{config.out}: not all is encoded; the same command continues", *lacking]))
+        return FAULTS
+    print(f"{config.out}: latents of {len(Dataset(config.out).committed())} shards by {config.vae}")
     return DONE
 
 

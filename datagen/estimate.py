@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from datagen.generate import IDENTITY_ATTEMPTS, GenerateConfig, GenerateWorker, check_device, make_plan
+from datagen.generate import IDENTITY_ATTEMPTS, GenerateConfig, GenerateWorker, make_plan
 from datagen.identity import Made, Rejected, make_identity
 from datagen.preview import Rejection
+from jobs.devices import require_device
 from jobs.pool import Event, PoolConfig, workers_that_fit
 from jobs.progress import JobProgress
 from manifests.errors import UserError
@@ -106,7 +107,7 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
     """
     if probes < 2:
         raise UserError(f"--probes is {probes}; two heads or more tell how much heads differ")
-    check_device(asked.device)
+    require_device(asked.device)
     plan = make_plan(asked, asked.source.open("cpu"), rejection)
     worker = GenerateWorker(asked, plan, rejection)
     count = max(2, min(probes, asked.identities))

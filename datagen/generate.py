@@ -22,6 +22,7 @@ from datagen.preview import Rejection
 from datagen.rigs import find_rig
 from datagen.sources import SourceConfig
 from jobs import pool
+from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken
 from jobs.progress import JobProgress
 from manifests import schema
@@ -70,7 +71,7 @@ class GenerateConfig:
     save_meshes: bool = False
     """Also save the mesh of each identity as meshes/NNNNNNN.ply."""
     device: str = "cpu"
-    """Where the head source runs: cpu or cuda."""
+    """Where the head source runs: cpu, cuda, or cuda:N for the GPU of index N."""
     retry_failed: bool = False
     """Make the shards anew in which identities failed."""
     max_failed: int = 0
@@ -85,8 +86,7 @@ class GenerateConfig:
                 raise UserError(f"--identities is {self.identities}; it must be at most {MAX_IDENTITIES}")
         if not 8 <= self.resolution <= MAX_RESOLUTION or self.resolution % 8:
             raise UserError(f"--resolution is {self.resolution}; it must be a multiple of 8 from 8 to {MAX_RESOLUTION}")
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
+        check_device(self.device, self.pool.gpus_per_worker)
         find_rig(self.rig)
 
 
@@ -97,7 +97,7 @@ def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection |
             f"--seed {config.seed} with --identities {config.identities} needs seeds up to {last}, but the seeds of "
             f"{source.name} end at {source.max_seed}"
         )
-    rejecting = {"rejection": rejection.lineage()} if rejection else {}
+    rejecting = {"rejection": rejection.lineage(source.name)} if rejection else {}
     return Plan(
         source={"name": source.name, **source.lineage()},
         rig={**find_rig(config.rig, config.grid).document(), "grid": config.grid},
@@ -124,7 +124,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
         OSError: the storage refuses to be written; what was committed stays, the same call resumes.
     """
     if config.pool.ray == "local":
-        check_device(config.device)
+        require_device(config.device)
     plan = make_plan(config, config.source.open("cpu"), rejection)
     storage = Storage(config.out)
     write_plan(storage, plan)
@@ -145,12 +145,6 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
     return dataset
 
 
-def check_device(device: str) -> None:
-    """Raise ValueError if heads cannot be made on a device of this machine."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
-
-
 class GenerateWorker:
     """Makes shards, one identity at a time."""
 
@@ -160,7 +154,7 @@ class GenerateWorker:
         self.beside = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
         self.config, self.plan, self.storage = config, plan, Storage(config.out)
         self.source = config.source.open(config.device)
-        self.judge = rejection.open(config.device) if rejection else None
+        self.judge = rejection.open(config.device, self.source.name) if rejection else None
         tag = {"source": plan.source["name"], "plan": plan.fingerprint}
         rig = find_rig(config.rig, config.grid)
         self.recipe = Recipe(rig, plan.seed, plan.resolution, config.image, config.mesh, tag)
@@ -230,7 +224,7 @@ def _environment(config: GenerateConfig) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "device": torch.cuda.get_device_name() if config.device == "cuda" else platform.machine(),
+        "device": platform.machine() if config.device == "cpu" else torch.cuda.get_device_name(config.device),
         "threads": config.pool.threads,
         "python": platform.python_version(),
         "versions": {

@@ -26,10 +26,10 @@ class Judge(Protocol):
 class Rejection(Protocol):
     """The settings of a judge, which travel to workers and open it there."""
 
-    def lineage(self) -> dict[str, Any]:
-        """What decides whom it rejects (JSON values; goes into dataset.json)."""
+    def lineage(self, source: str) -> dict[str, Any]:
+        """What decides which heads of this source it rejects (JSON values; goes into dataset.json)."""
         ...
 
-    def open(self, device: str) -> Judge:
-        """The judge, its weights loaded; raises ValueError or FileNotFoundError for files that will not do."""
+    def open(self, device: str, source: str) -> Judge:
+        """The judge of heads of this source, its weights loaded; raises UserError for files that cannot be used."""
         ...

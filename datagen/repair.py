@@ -14,13 +14,14 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional
 
 from datagen.encode import ImageConfig
-from datagen.generate import GenerateConfig, GenerateWorker, check_device, make_plan
+from datagen.generate import GenerateConfig, GenerateWorker, make_plan
 from datagen.meshing import MeshConfig
 from datagen.panohead.head import PanoHeadConfig
 from datagen.preview import Rejection
 from datagen.procedural import ProceduralConfig
 from datagen.sources import SourceConfig
 from jobs import pool
+from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
@@ -44,8 +45,11 @@ class RepairConfig:
     weights: str = ""
     """The generator's weights, if it has any, as `spinset generate` was given them."""
     device: str = "cpu"
-    """Where the head source runs, as it did: cpu or cuda."""
+    """Where the head source runs, the same kind as when the dataset was made: cpu, cuda, or cuda:N for the GPU of index N."""
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        check_device(self.device, self.pool.gpus_per_worker)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
             version or other weights.
     """
     if config.pool.ray == "local":
-        check_device(config.device)
+        require_device(config.device)
     dataset = Dataset(config.out)
     if dataset.plan.packed is not None:
         raise UserError(f"{config.out} was packed from another dataset; repair that one, and pack it again")

@@ -13,12 +13,14 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from filters.landmarks import SIZE, crops, face_points, mirrored, project
 from filters.scorer import Columns, Subject
-from filters.weights import EMBEDDED, absolute, existing, sha256
+from filters.weights import RECOGNISER, absolute, existing, sha256
 from geometry.cameras import turned
+from jobs.devices import gpu_index
 from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 BATCH = 64
+CUDA = "CUDAExecutionProvider"
 FAR = 60.0
 """Degrees of azimuth between views in which a person who changes with azimuth looks like two."""
 
@@ -28,8 +30,8 @@ class ArcFaceConfig:
     """Which recogniser is asked, about which views."""
 
     model: str = ""
-    """A local .onnx of 112-pixel crops to embeddings, such as glintr100.onnx. The embedded recogniser, which knows
-    procedural heads only, unless told."""
+    """A local .onnx of 112-pixel crops to embeddings, such as glintr100.onnx. By default the embedded recogniser,
+    which judges procedural heads only."""
     detector: str = ""
     """A local SCRFD .onnx that finds faces; without it the known cameras say where a face must be."""
     max_turn: float = 60.0
@@ -119,7 +121,7 @@ def load_detector(path: str, device: str = "cpu") -> Any:
     if len(session.get_outputs()) not in (9, 15):
         raise UserError(f"{file} has {len(session.get_outputs())} outputs; an SCRFD with key points has 9 or 15")
     detector = SCRFD(str(file), session)
-    detector.prepare(0 if device == "cuda" else -1, input_size=(640, 640))
+    detector.prepare(-1 if device == "cpu" else gpu_index(device), input_size=(640, 640))
     return detector
 
 
@@ -132,17 +134,24 @@ def onnx_session(file: str, device: str) -> Any:
     import onnxruntime
     import torch
 
-    cuda = "CUDAExecutionProvider"
-    if device == "cuda" and cuda not in onnxruntime.get_available_providers():
-        raise UserError("--device is cuda, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
-    providers = [cuda, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+    if device != "cpu" and CUDA not in onnxruntime.get_available_providers():
+        raise UserError(f"--device is {device}, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
     # By default a session takes every core, whatever number of threads a worker was given.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(file, options, providers=providers)
+        session = onnxruntime.InferenceSession(file, options, providers=onnx_providers(device))
     except Exception as error:  # onnxruntime's own exceptions share no base but this one
         raise UserError(f"{file} is not an ONNX model that runs here: {str(error).splitlines()[0][:160]}") from error
+    # Where the CUDA libraries do not load, onnxruntime takes the CPU and only logs it.
+    if device != "cpu" and CUDA not in session.get_providers():
+        raise UserError(f"--device is {device}, but onnxruntime cannot use it: its CUDA libraries do not load")
+    return session
+
+
+def onnx_providers(device: str) -> list[Any]:
+    """What onnxruntime calls a device."""
+    return [*([] if device == "cpu" else [(CUDA, {"device_id": gpu_index(device)})]), "CPUExecutionProvider"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +171,10 @@ class ArcFaceScorer:
 
     members = ("rgb",)
 
-    def __init__(self, config: ArcFaceConfig, device: str):
+    def __init__(self, config: ArcFaceConfig, device: str, allowed: bool = False):
+        """Load the models; `allowed`: the embedded one judges heads that it does not know, which the lineage records."""
         self.config, self.table = config, config.table
-        self.arcface = load_arcface(config.model or str(EMBEDDED / "arcface.onnx"), device)
+        self.arcface = load_arcface(config.model or str(RECOGNISER), device)
         self.detector = load_detector(config.detector, device) if config.detector else None
         self.columns = (
             column("embedding", VIEW, "unit embedding", pa.list_(pa.float16(), self.arcface.dimensions)),
@@ -182,6 +192,7 @@ class ArcFaceScorer:
         )
         settings = {k: v for k, v in asdict(config).items() if k not in ("model", "table", "detector")}
         settings["detector_sha256"] = sha256(existing(config.detector, "detector")) if config.detector else None
+        settings |= {"allow_embedded": True} if allowed else {}
         self.lineage = Lineage("arcface", 2, self.arcface.sha256, settings)
 
     def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:

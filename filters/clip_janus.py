@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from filters.scorer import Columns, Subject
-from filters.weights import EMBEDDED, absolute, existing, sha256
+from filters.weights import CLIP, absolute, existing, sha256
 from geometry.cameras import turned
+from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
 from manifests.scores import VIEW, Lineage, column
 
@@ -32,7 +33,7 @@ class ClipConfig:
 
     model: str = ""
     """A model name of open_clip, such as ViT-L-14-quickgelu for OpenAI's weights, with --clip.checkpoint; or
-    local-dir:FOLDER in open_clip's own format. The embedded model, which knows procedural heads only, unless told."""
+    local-dir:FOLDER in open_clip's own format. By default the embedded model, which judges procedural heads only."""
     checkpoint: str = ""
     """The weights of a named model: a local .safetensors or .pt file."""
     templates: tuple[str, ...] = ()
@@ -86,10 +87,11 @@ def load_clip(model: str, checkpoint: str = "", device: str = "cpu") -> Clip:
 
     Raises:
         FileNotFoundError: the folder or the checkpoint is not there.
-        ValueError: no such architecture, weights that are damaged or of another one, or a model without a text tower.
+        UserError: no such device or architecture, weights that are damaged or of another one, or a model without a text tower.
     """
     import open_clip
 
+    require_device(device)
     weights = _weights(model, checkpoint, open_clip)
     try:
         # The model of a folder loads with it; that of a name is given its file.
@@ -143,9 +145,10 @@ class ClipScorer:
 
     members = ("rgb",)
 
-    def __init__(self, config: ClipConfig, device: str):
+    def __init__(self, config: ClipConfig, device: str, allowed: bool = False):
+        """Load the model; `allowed`: the embedded one judges heads that it does not know, which the lineage records."""
         self.table, self.min_turn = config.table, config.min_turn
-        self.clip = load_clip(config.model or f"local-dir:{EMBEDDED / 'clip'}", config.checkpoint, device)
+        self.clip = load_clip(config.model or f"local-dir:{CLIP}", config.checkpoint, device)
         prompts = {"front": [FRONT], "back": [BACK]}
         if config.templates:
             prompts |= {f"{k}_templates": [t.format(v[0]) for t in config.templates] for k, v in prompts.items()}
@@ -157,6 +160,7 @@ class ClipScorer:
         settings = {k: v for k, v in asdict(config).items() if k in ("templates", "min_turn")}
         settings["model"] = config.model.split(":")[0] or "embedded"
         settings["templates"] = list(config.templates)
+        settings |= {"allow_embedded": True} if allowed else {}
         self.lineage = Lineage("clip_janus", 1, self.clip.sha256, settings)
 
     def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:

@@ -16,7 +16,7 @@ from filters.rows import identity_rows, wanted_views
 from filters.rules import PRESETS, Policy, read_policy
 from filters.scorer import Scorer, make_subject
 from filters.select import check_requires, column_of, heads_of
-from filters.weights import absolute
+from filters.weights import absolute, beyond_embedded
 from geometry.cameras import orbit
 from manifests.errors import UserError
 from manifests.scores import Scores
@@ -35,19 +35,22 @@ class RejectConfig:
     """Of the views that are looked at."""
     clip: ClipConfig = field(default_factory=ClipConfig)
     arcface: ArcFaceConfig = field(default_factory=ArcFaceConfig)
+    allow_embedded: bool = False
+    """Let the embedded models judge heads that are not procedural; the plan of the dataset records it."""
 
     def __post_init__(self) -> None:
         if self.resolution < 32:
             raise UserError(f"--reject.resolution is {self.resolution}; less than 32 pixels show no face")
 
-    def lineage(self) -> dict[str, Any]:
-        """The policy, the views, and the scorers with the hashes of their weights.
+    def lineage(self, source: str) -> dict[str, Any]:
+        """The policy, the views, and the scorers with the hashes of their weights, for heads of a source.
 
         Raises:
-            ValueError: the policy cannot judge such views: found out on a blank one, before any head is made.
+            UserError: an embedded model does not know such heads, or the policy cannot judge such views, which is found out
+                on a blank one before any head is made.
         """
         policy, document = read_policy(self.policy)
-        scorers = self.scorers(policy, "cpu")
+        scorers = self.scorers(policy, "cpu", source)
         for scorer in scorers:
             known = [f.name for f in scorer.columns]
             if unknown := [name for name in policy.tables[scorer.table] if name not in known]:
@@ -59,12 +62,18 @@ class RejectConfig:
         return {"policy": document, "azimuth": AZIMUTH, "resolution": self.resolution,
                 "scorers": {s.table: asdict(s.lineage) for s in scorers}}  # fmt: skip
 
-    def scorers(self, policy: Policy, device: str) -> list[Scorer]:
-        """The scorers whose tables the policy reads; raises ValueError for rules that need more than six views."""
+    def scorers(self, policy: Policy, device: str, source: str) -> list[Scorer]:
+        """The scorers whose tables the policy reads; raises UserError for rules that need more than six views."""
+
+        def allowed(name: str, model: str) -> bool:
+            return beyond_embedded(
+                f"--reject.{name}.model", model, source, self.allow_embedded, "--reject.allow-embedded"
+            )
+
         makers = {
             "image": ImageScorer,
-            self.clip.table: lambda: ClipScorer(self.clip, device),
-            self.arcface.table: lambda: ArcFaceScorer(self.arcface, device),
+            self.clip.table: lambda: ClipScorer(self.clip, device, allowed("clip", self.clip.model)),
+            self.arcface.table: lambda: ArcFaceScorer(self.arcface, device, allowed("arcface", self.arcface.model)),
         }
         if unknown := [table for table in policy.tables if table not in makers]:
             raise UserError(
@@ -76,9 +85,9 @@ class RejectConfig:
             )
         return [makers[table]() for table in policy.tables]
 
-    def open(self, device: str) -> "EarlyJudge":
+    def open(self, device: str, source: str) -> "EarlyJudge":
         policy, _ = read_policy(self.policy)
-        return EarlyJudge(policy, self.scorers(policy, device), self.resolution)
+        return EarlyJudge(policy, self.scorers(policy, device, source), self.resolution)
 
     @property
     def asked(self) -> "RejectConfig | None":

@@ -20,15 +20,17 @@ from filters.image import ImageScorer
 from filters.mesh import MeshScorer
 from filters.rows import identity_rows, wanted_views
 from filters.scorer import Scorer, make_subject, read_pictures
+from filters.weights import beyond_embedded
 from jobs import pool
+from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.embeddings import COLUMN as EMBEDDING
 from manifests.embeddings import gather_embeddings
-from manifests.errors import UserError
-from manifests.scores import gather, is_current, table_schema, tar_sha256, write_part
+from manifests.errors import DamagedData, UserError
+from manifests.scores import UNREADABLE, current_part, gather, table_schema, tar_sha256, write_part
 from manifests.storage import Storage
 
 SCORERS = ("mesh", "image", "clip_janus", "arcface", "duplicates")
@@ -47,8 +49,10 @@ class ScoreConfig:
     """Any of mesh, image, clip_janus, arcface and duplicates (which reads the table of arcface)."""
     clip: ClipConfig = field(default_factory=ClipConfig)
     arcface: ArcFaceConfig = field(default_factory=ArcFaceConfig)
+    allow_embedded: bool = False
+    """Let the embedded models score heads that are not procedural; the tables record it."""
     device: str = "cpu"
-    """Where the models run: cpu or cuda."""
+    """Where the models run: cpu, cuda, or cuda:N for the GPU of index N."""
     decoders: int = 0
     """Threads that read and decode ahead of the model; 0 is one per core of a worker, at least two."""
     replace: bool = False
@@ -60,19 +64,29 @@ class ScoreConfig:
             raise UserError(f"--scorers holds {unknown[0]!r}; there are {', '.join(SCORERS)}")
         if not self.scorers or len(set(self.scorers)) < len(self.scorers):
             raise UserError("--scorers must name one scorer or more, each once")
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
+        check_device(self.device, self.pool.gpus_per_worker)
         if self.decoders < 0:
             raise UserError(f"--decoders is {self.decoders}; it must be at least 0")
 
 
-def open_scorers(config: ScoreConfig) -> list[Scorer]:
-    """The scorers of a job, weights loaded; raises ValueError or FileNotFoundError for files that will not do."""
+def open_scorers(config: ScoreConfig, source: str) -> list[Scorer]:
+    """The scorers of a job on heads of a source, weights loaded.
+
+    Raises:
+        UserError: a file is missing or is not such a model, or an embedded model does not know these heads.
+    """
+    models = {"clip_janus": ("--clip.model", config.clip.model), "arcface": ("--arcface.model", config.arcface.model)}
+    # All are asked before the first is loaded, which takes seconds.
+    allowed = {
+        name: beyond_embedded(option, model, source, config.allow_embedded)
+        for name, (option, model) in models.items()
+        if name in config.scorers
+    }
     makers = {
         "mesh": MeshScorer,
         "image": ImageScorer,
-        "clip_janus": lambda: ClipScorer(config.clip, config.device),
-        "arcface": lambda: ArcFaceScorer(config.arcface, config.device),
+        "clip_janus": lambda: ClipScorer(config.clip, config.device, allowed["clip_janus"]),
+        "arcface": lambda: ArcFaceScorer(config.arcface, config.device, allowed["arcface"]),
     }
     return [makers[name]() for name in config.scorers if name in makers]
 
@@ -81,16 +95,17 @@ def score(config: ScoreConfig) -> list[str]:
     """Score what is not scored yet, then gather every table whose shards are all scored.
 
     Returns:
-        One line per table that could not be gathered, with the shards that it lacks; nothing if all are whole.
+        One line per table that could not be gathered, with the shards that it lacks, and one per identity whose scores are
+        NaN because a picture of it does not decode; nothing if all is scored.
 
     Raises:
         ScoresMismatch: a table is there that something else made; nothing was touched.
-        ValueError: bad weights, a damaged picture, or duplicates without the table of arcface.
+        UserError: bad weights, embedded models that do not know these heads, or duplicates without the table of arcface.
     """
-    if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    if config.pool.ray == "local":
+        require_device(config.device)
     dataset = Dataset(config.out)
-    scorers = open_scorers(config)
+    scorers = open_scorers(config, dataset.plan.source["name"])
     due = {shard: _due(dataset, shard, scorers, config.replace) for shard in dataset.committed()}
     dataset.storage.clear_leftovers()
     pending = [shard for shard, tables in due.items() if tables]
@@ -99,15 +114,22 @@ def score(config: ScoreConfig) -> list[str]:
         pool.run(pending, partial(ScoreWorker, _absolute(config)), config.pool, progress.update)
     if not dataset.committed():
         return ["no shard of the dataset is finished, so there is nothing to score"]
-    lacking = {}
+    lacking, unreadable = {}, {}
     for scorer in scorers:
-        if not gather(dataset, scorer.table, scorer.lineage):
-            lacking[scorer.table] = [s for s in dataset.committed() if _due(dataset, s, [scorer], False)]
-        elif EMBEDDING in (f.name for f in scorer.columns):
+        if (found := gather(dataset, scorer.table, scorer.lineage)) is not None:
+            unreadable |= found
+        else:
+            parts = {s: current_part(dataset, scorer.table, s, scorer.lineage) for s in dataset.committed()}
+            lacking[scorer.table] = [shard for shard, about in parts.items() if about is None]
+            continue
+        if EMBEDDING in (f.name for f in scorer.columns):
             gather_embeddings(dataset, scorer.table)
     if "duplicates" in config.scorers and config.arcface.table not in lacking:
         score_duplicates(dataset, config.arcface.table)
-    return [f"{table}: shards {', '.join(map(str, shards))} were made since" for table, shards in lacking.items()]
+    return [
+        *(f"{table}: shards {', '.join(map(str, shards))} were made since" for table, shards in lacking.items()),
+        *(f"identity {k} has no scores: {reason}" for k, reason in sorted(unreadable.items())),
+    ]
 
 
 def _absolute(config: ScoreConfig) -> ScoreConfig:
@@ -118,8 +140,9 @@ def _absolute(config: ScoreConfig) -> ScoreConfig:
 
 
 def _due(dataset: Dataset, shard: int, scorers: Sequence[Scorer], replace: bool) -> list[str]:
-    """The tables that lack a current part for a shard."""
-    return [s.table for s in scorers if not is_current(dataset, s.table, shard, s.lineage, replace)]
+    """The tables that lack a current part for a shard, or whose part lacks identities that may have been repaired since."""
+    parts = {s.table: current_part(dataset, s.table, shard, s.lineage, replace) for s in scorers}
+    return [table for table, about in parts.items() if about is None or UNREADABLE in about]
 
 
 class ScoreWorker:
@@ -128,7 +151,7 @@ class ScoreWorker:
     def __init__(self, config: ScoreConfig):
         torch.set_num_threads(config.pool.threads)
         self.config, self.dataset = config, Dataset(Storage(config.out))
-        self.scorers = open_scorers(config)
+        self.scorers = open_scorers(config, self.dataset.plan.source["name"])
         self.threads = config.decoders or max(2, min(config.pool.threads, os.cpu_count() or 1))
         self.beside = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -143,7 +166,10 @@ class ScoreWorker:
 def score_shard(
     dataset: Dataset, unit: Unit, scorers: Sequence[Scorer], beside: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Event]:
-    """Score the kept identities of a shard; an identity that was fatal to its workers gets NaN everywhere."""
+    """Score the kept identities of a shard.
+
+    An identity whose pictures do not decode, or that was fatal to its workers, gets NaN everywhere.
+    """
     shard, sha256 = unit.index, tar_sha256(dataset, unit.index)
     views = dataset.views(shard)
     of_identity = views.column("identity").to_numpy()
@@ -155,20 +181,25 @@ def score_shard(
     waiting = deque(kept)
     running: deque[Future[list[Any]]] = deque()
     tables: list[list[pa.Table]] = [[] for _ in scorers]
+    unreadable: dict[int, str] = {}
     for row in kept:
         while waiting and len(running) <= ahead:
             following = waiting.popleft()
             alive = scorers if following["identity"] not in unit.condemned else []
             running.append(beside.submit(_prepare, dataset, shard, following, own(following), alive))
         yield Event(shard, row["identity"], "score", 0, 1)
-        prepared = running.popleft().result() or [None] * len(scorers)
-        for scorer, ready, table in zip(scorers, prepared, tables, strict=True):
-            numbers = None if row["identity"] in unit.condemned else scorer.score(ready)
+        prepared = None
+        try:
+            prepared = running.popleft().result()
+        except DamagedData as error:
+            unreadable[row["identity"]] = str(error)
+        for scorer, ready, table in zip(scorers, prepared or [None] * len(scorers), tables, strict=True):
+            numbers = scorer.score(ready) if prepared else None
             table.append(identity_rows(scorer, row["identity"], own(row), numbers))
         yield Event(shard, row["identity"], "done", 1, 1)
     for scorer, table in zip(scorers, tables, strict=True):
         rows = pa.concat_tables([table_schema(scorer.columns).empty_table(), *table])
-        write_part(dataset, scorer.table, shard, rows, scorer.lineage, sha256)
+        write_part(dataset, scorer.table, shard, rows, scorer.lineage, sha256, unreadable)
 
 
 def _prepare(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from geometry.cameras import Cameras
 from manifests.dataset import Dataset
-from manifests.errors import UserError
+from manifests.errors import DamagedData
 from manifests.scores import Lineage
 
 Columns = Mapping[str, Any]
@@ -74,7 +74,7 @@ def make_subject(row: dict[str, Any], views: pa.Table, pictures: dict[str, list[
 
 
 def read_pictures(dataset: Dataset, shard: int, views: pa.Table, member: str) -> list[UInt8[np.ndarray, "h w *c"]]:
-    """Decode a member of some views; raises ValueError naming the view whose picture does not decode."""
+    """Decode a member of some views; raises DamagedData naming the view whose picture does not decode."""
     keys = views.column("key").to_pylist()
     return [_decode(data, key, member) for key, data in zip(keys, dataset.members(shard, member, views), strict=True)]
 
@@ -83,7 +83,5 @@ def _decode(data: bytes, key: str, member: str) -> UInt8[np.ndarray, "h w *c"]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("L" if member == "alpha" else "RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(
-            f"{key}.{member} does not decode ({error}); spinset verify --deep says what is damaged"
-        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DamagedData(f"{key}.{member} does not decode ({error}); spinset repair makes its shard again") from None

@@ -111,13 +111,14 @@ def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
 
 
 def check_requires(policy: Policy, lineages: Mapping[str, Lineage]) -> None:
-    """Raise ValueError unless the scores were made by what a policy's limits belong to."""
+    """Raise UserError unless the scores were made by what a policy's limits belong to."""
     for name, pins in policy.requires.items():
         lineage = asdict(lineages[name])
         for key, value in pins.items():
             if lineage.get(key) != value:
                 raise UserError(
-                    f"the policy requires {name} with {key} {value!r}, its scores have {lineage.get(key)!r}"
+                    f"the limits of policy {policy.name} belong to {name} with {key} {value!r}, and the scores were made with "
+                    f"{lineage.get(key)!r}; copy the policy to a file and set its limits and its requires for these"
                 )
 
 

@@ -18,17 +18,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from filters.weights import RECOGNISER, is_embedded, sha256
 from infer.outputs.write import DEFAULT, check, write
 from infer.own_normals import PULL, own_normals
 from infer.plan import Plan, plan_views, ring
 from infer.portrait.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
+from jobs.devices import check_device, require_device
 from manifests.errors import MissingFile, UserError
 from manifests.tensors import save_tensors
 from train.diffusion.precision import precision_line
 from train.embedded.folder import HEADS64
-from train.networks.model import load_model
+from train.networks.model import About, load_model
 
 EMBEDDED = "heads64"
 IDENTITY = "identity"
@@ -87,12 +89,16 @@ class ViewsConfig:
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
+    allow_embedded: bool = False
+    """Let --face.arcface be the embedded recogniser, of procedural heads, for a model that was trained with another."""
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     pull: float = PULL["released"]
     """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
     device: str = "cpu"
+    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if len(self.photo_azimuths) != max(len(self.photos) - 1, 0):
             raise UserError(
                 f"{len(self.photos)} photos and {len(self.photo_azimuths)} --photo-azimuths; each but the first has one"
@@ -116,8 +122,10 @@ class HeadsConfig:
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     device: str = "cpu"
+    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if self.heads < 1 or len(self.identities) > 2:
             raise UserError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
         if len(self.identities) == 2 and self.heads < 2:
@@ -130,8 +138,7 @@ def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
     Raises:
         FileNotFoundError, ValueError: there is no such model or device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, and this machine has none; give --device cpu")
+    require_device(device)
     opened = load_model(HEADS64 if model == EMBEDDED else model, device)
     return Painter(opened, opened.nothing(opened.about.resolution), sampler)
 
@@ -160,7 +167,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     """
     check(config.out, config.files.outputs, config.files.fps)
     painter = open_painter(config.model, config.sampler, config.device)
-    studio = Studio(config.portrait, config.device)
+    studio = Studio(with_recogniser(config, painter.model.about), config.device)
     portraits = [studio.portrait(photo) for photo in config.photos]
     plan, places = with_photos(plan_views(*config.directions.of_views), config.photo_azimuths)
     print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
@@ -168,11 +175,31 @@ def views(config: ViewsConfig) -> Iterator[str]:
     notes = [note for portrait in portraits for note in portrait.notes]
     if portraits[0].identity is None:
         notes.append(f"without identity: {portraits[0].without_identity}")
+    elif (used := studio.faces.arcface) and painter.model.about.recogniser not in ("", used.sha256):
+        notes.append("the model was trained with another recogniser, so it may see another person in this identity")
     notes += write(turn, config.out, config.files.outputs, config.files.fps)
     if portraits[0].identity is not None:
         save_tensors({IDENTITY: portraits[0].identity}, Path(config.out) / f"{IDENTITY}.safetensors")
     yield f"{config.out}: {len(turn)} views"
     yield from notes + about_model(painter, plan)
+
+
+def with_recogniser(config: ViewsConfig, about: About) -> PortraitConfig:
+    """How photos become inputs of a model: by the embedded recogniser if none is named and the model was trained with it.
+
+    Raises:
+        UserError: the embedded recogniser is named for a model that was not trained with it, and not allowed.
+    """
+    portrait, face = config.portrait, config.portrait.face
+    knows_embedded = about.recogniser == sha256(RECOGNISER)
+    if not face.arcface and about.identity and knows_embedded:
+        return replace(portrait, face=replace(face, arcface=str(RECOGNISER)))
+    if face.arcface and is_embedded(face.arcface) and not knows_embedded and not config.allow_embedded:
+        raise UserError(
+            f"--face.arcface is the embedded recogniser, which knows procedural heads only, and {config.model} does not name "
+            "it as the one it was trained with: give that one, or --allow-embedded"
+        )
+    return portrait
 
 
 def turn_of(

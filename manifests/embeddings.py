@@ -40,6 +40,11 @@ def mean_embeddings(dataset: Dataset, table: str) -> Embedded:
     return _from_parts(dataset, table)
 
 
+def recogniser_of(dataset: Dataset, table: str) -> str:
+    """SHA-256 of the weights that made the embeddings of a table; empty if it names none."""
+    return open_scores(dataset, table, shard_hashes(dataset), []).lineage.weights_sha256 or ""
+
+
 def embeddings_of(dataset: Dataset, table: str, identities: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
     """The embeddings of some identities, in their order; NaN for those that have none.
 

@@ -8,7 +8,7 @@ that a column does not speak of this row, NaN that the number could not be had.
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,9 @@ ROW = (
     pa.field("azimuth", pa.float32()),
     pa.field("elevation", pa.float32()),
 )
+
+UNREADABLE = "unreadable"
+"""Metadata of a table: reasons by identity."""
 
 _META = b"spinset.scores"
 
@@ -72,30 +75,48 @@ def whole_file(table: str) -> str:
     return f"{FOLDER}/{table}.parquet"
 
 
-def write_part(dataset: Dataset, table: str, shard: int, rows: pa.Table, lineage: Lineage, tar_sha256: str) -> None:
-    """Commit the scores of one shard, replacing older ones."""
+def write_part(
+    dataset: Dataset,
+    table: str,
+    shard: int,
+    rows: pa.Table,
+    lineage: Lineage,
+    tar_sha256: str,
+    unreadable: Mapping[int, str] | None = None,
+) -> None:
+    """Commit the scores of one shard, replacing older ones; `unreadable` says which identities have NaN because of their
+    pictures, and why."""
     about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "tar_sha256": tar_sha256}
+    if unreadable:
+        about[UNREADABLE] = {str(identity): reason for identity, reason in unreadable.items()}
     _write(dataset.storage, part_file(table, shard), rows, about)
 
 
 def is_current(dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False) -> bool:
-    """Whether a shard's part is there, made by this lineage of this very shard.
+    """Whether `current_part` finds one."""
+    return current_part(dataset, table, shard, lineage, replace) is not None
+
+
+def current_part(
+    dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False
+) -> dict[str, Any] | None:
+    """The metadata of a shard's part if it is there, made by this lineage of this very shard.
 
     Raises:
         ScoresMismatch: something else made it, and it is not to be replaced.
     """
     file = part_file(table, shard)
     if not dataset.storage.exists(file):
-        return False
+        return None
     about = _read_about(dataset.storage, file)
     there = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
     if there != lineage or about["dataset"] != dataset.plan.fingerprint:
         if replace:
-            return False
+            return None
         raise ScoresMismatch(
             f"{file} was made by {_difference(there, lineage)}; give the new table another name, or --replace the old one"
         )
-    return about["tar_sha256"] == tar_sha256(dataset, shard)
+    return about if about["tar_sha256"] == tar_sha256(dataset, shard) else None
 
 
 def tar_sha256(dataset: Dataset, shard: int) -> str:
@@ -103,19 +124,31 @@ def tar_sha256(dataset: Dataset, shard: int) -> str:
     return dataset.done(shard)["files"][".tar"]["sha256"]
 
 
-def gather(dataset: Dataset, table: str, lineage: Lineage) -> bool:
-    """Write the whole table from its parts, without embeddings; False if the parts of some shard are still missing."""
+def gather(dataset: Dataset, table: str, lineage: Lineage) -> dict[int, str] | None:
+    """Write the whole table from its parts, without embeddings.
+
+    Returns:
+        Why identities have NaN because their pictures do not decode; None, and nothing is written, if the parts of some
+        shard are missing.
+    """
     shards = dataset.committed()
-    if not shards or not all(is_current(dataset, table, shard, lineage) for shard in shards):
-        return False
+    found = [current_part(dataset, table, shard, lineage) for shard in shards]
+    known = [about for about in found if about is not None]
+    if not shards or len(known) < len(shards):
+        return None
     parts = [read_part(dataset, table, shard, numbers_only=True) for shard in shards]
-    write_whole(dataset, table, pa.concat_tables(parts), lineage)
-    return True
+    unreadable = {int(k): reason for about in known for k, reason in about.get(UNREADABLE, {}).items()}
+    write_whole(dataset, table, pa.concat_tables(parts), lineage, unreadable)
+    return unreadable
 
 
-def write_whole(dataset: Dataset, table: str, rows: pa.Table, lineage: Lineage) -> None:
-    """Commit a whole table of all committed shards."""
+def write_whole(
+    dataset: Dataset, table: str, rows: pa.Table, lineage: Lineage, unreadable: Mapping[int, str] | None = None
+) -> None:
+    """Commit a whole table of all committed shards; `unreadable` as in `write_part`."""
     about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "shards": shard_hashes(dataset)}
+    if unreadable:
+        about[UNREADABLE] = {str(identity): reason for identity, reason in unreadable.items()}
     _write(dataset.storage, whole_file(table), rows.sort_by([("identity", "ascending"), ("view", "ascending")]), about)
 
 

@@ -60,7 +60,7 @@ def dataset(tmp_path) -> Path:
         (["--image.format", "gif"], "image format is 'gif'; it must be one of jpg, png, webp"),
         (["--mesh.resolution", "100"], "mesh resolution is 100; it must be 64, 128, 256 or 512"),
         (["--defect-rate", "2"], "it is a probability, between 0 and 1"),
-        (["--device", "tpu"], "--device is 'tpu'; it must be cpu or cuda"),
+        (["--device", "tpu"], "--device is 'tpu'; it must be cpu, cuda, or cuda:N for the GPU of index N"),
         (["--workers", "-1"], "--workers is -1; it must be at least 0"),
         (["--frobnicate"], "Unrecognized options: --frobnicate"),
     ],
@@ -159,7 +159,7 @@ def test_evaluate_says_where_the_results_are(capsys, tmp_path):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (64, 64), (200, 30, 40)).save(tmp_path / folder / "a.png")
     pair, out = ["--pair", str(tmp_path / "made"), str(tmp_path / "true")], str(tmp_path / "out")
-    clip = ["--clip", f"local-dir:{ROOT / 'filters/embedded/clip'}"]
+    clip = ["--clip", f"local-dir:{ROOT / 'filters/embedded/clip'}", "--allow-embedded"]
     code, said, _ = run(capsys, "evaluate", *pair, *clip, "--weights", str(tmp_path), "--out", out)
     assert code == 0 and said == f"{out}/results.md\nworst people: {out}/failures.html\n"
     results = json.loads((tmp_path / "out/results.json").read_text())["results"]["generated"]

@@ -40,8 +40,15 @@ def turned_heads(folder: Path, seeds: list[int], views: int = 6, resolution: int
     from turntable import in_bytes, turntable
 
     members = {"rgb": "rgb.png", "alpha": "alpha.png", "normal": "normal.png", "json": "json"}
+    source = {"name": "procedural", "version": 1}
     made = small_plan(
-        len(seeds), 1, members=members, resolution=resolution, rig={"id": f"orbit-{views}"}, seed=seeds[0]
+        len(seeds),
+        1,
+        source=source,
+        members=members,
+        resolution=resolution,
+        rig={"id": f"orbit-{views}"},
+        seed=seeds[0],
     )
     storage = Storage(folder)
     write_plan(storage, made)

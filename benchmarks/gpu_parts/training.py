@@ -70,8 +70,8 @@ def training(budget: Budget) -> Iterator[Table]:
     table = Table(
         f"Training step in bf16, {VIEWS} views of {8 * cells} px",
         ("scenes", "switched on", "ms", "scenes/s", "of peak", "GB", "s before the first step"),
-        note=f"{work / 1e12:.1f} TFLOP a scene forward and backward; the peak is the maker's dense bf16 figure. AdamW is always "
-        "fused, for only then a step whose gradients are not finite is skipped without waiting for the device.",
+        note=f"{work / 1e12:.1f} TFLOP a scene forward and backward; the peak is the maker's dense bf16 figure. AdamW is "
+        "always fused, for only then a step whose gradients are not finite is skipped without waiting for the device.",
     )
     for variant in VARIANTS[:3] if budget.toy else VARIANTS:
         # Compiling takes two minutes the first time; the blocks of another number of scenes are compiled anew.

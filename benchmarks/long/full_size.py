@@ -88,6 +88,7 @@ def main() -> None:
             sampler=SamplerConfig(config.steps),
             portrait=PortraitConfig(aligned=True, face=FaceConfig(arcface=str(EMBEDDED / "arcface.onnx"))),
             files=FilesConfig(("images", "sheet")),
+            allow_embedded=True,
             device=config.device,
         )
         with told(f"views of the picture in {config.steps} steps"):

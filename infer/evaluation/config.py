@@ -7,12 +7,13 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from filters.arcface import load_arcface, load_detector
-from filters.weights import EMBEDDED, existing, sha256
+from filters.weights import RECOGNISER, beyond_embedded, existing, sha256
 from infer.evaluation.importers.open import Layout
 from infer.evaluation.importers.stage import StageConfig
 from infer.evaluation.measure import Kit
 from infer.evaluation.protocols import Name
 from infer.metrics.likeness import FaceEmbedder
+from jobs.devices import check_device
 from manifests.errors import UserError
 
 
@@ -45,6 +46,8 @@ class EvaluateConfig:
     --embeddings, or arcface)."""
     recogniser: str = ""
     """ArcFace .onnx for identities and their metrics; embedded is the one that knows procedural heads only."""
+    allow_embedded: bool = False
+    """Let the embedded recogniser and CLIP judge people who are not procedural heads; the results record it."""
     detector: str = ""
     """SCRFD .onnx that finds faces; without it the known cameras say where a face must be."""
     reid_limit: float = 0.0
@@ -64,8 +67,10 @@ class EvaluateConfig:
     seed: int = 0
     """Of people, views and noise."""
     device: str = "cpu"
+    """Where the model and the metrics run: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if len(self.pair) not in (0, 2):
             raise UserError(f"--pair has {len(self.pair)} folders; it takes two, of generated and of true pictures")
         if self.pair and (self.model or self.data):
@@ -91,12 +96,25 @@ def open_faces(config: EvaluateConfig, detector: Any) -> FaceEmbedder | None:
     """The recogniser, or None; raises FileNotFoundError or ValueError if the file is none."""
     if not config.recogniser:
         return None
-    own = config.recogniser == "embedded"
-    file = existing(EMBEDDED / "arcface.onnx" if own else config.recogniser, "--recogniser")
-    return FaceEmbedder(load_arcface(str(file), config.device), detector)
+    return FaceEmbedder(load_arcface(str(existing(_recogniser(config), "--recogniser")), config.device), detector)
 
 
-def kit_settings(config: EvaluateConfig, kit: Kit) -> dict[str, Any]:
+def _recogniser(config: EvaluateConfig) -> str:
+    return str(RECOGNISER) if config.recogniser == "embedded" else config.recogniser
+
+
+def check_embedded(config: EvaluateConfig, source: str) -> bool:
+    """Whether embedded models judge people of a source that they do not know, which only --allow-embedded permits.
+
+    Raises:
+        UserError: they would, and are not allowed to.
+    """
+    models = {"--recogniser": _recogniser(config), "--clip": config.clip}
+    beyond = [beyond_embedded(k, model, source, config.allow_embedded) for k, model in models.items() if model]
+    return any(beyond)
+
+
+def kit_settings(config: EvaluateConfig, kit: Kit, beyond_embedded: bool) -> dict[str, Any]:
     """What the numbers of a row depend on, beside the pictures."""
     return {
         "metrics": sorted(kit.pictures.measures),
@@ -105,4 +123,6 @@ def kit_settings(config: EvaluateConfig, kit: Kit) -> dict[str, Any]:
         "detector": sha256(Path(config.detector)) if config.detector else None,
         "reid_limit": config.reid_limit,
         "clip": config.clip if kit.clip else None,
+        # Only where it has a meaning, so that evaluations of earlier versions can be resumed.
+        **({"allow_embedded": True} if beyond_embedded else {}),
     }

@@ -5,7 +5,7 @@ Every person is one row that is kept once it is done, so the same command goes o
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from filters.weights import sha256
+from filters.weights import RECOGNISER, sha256
 from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement, true_spread
 from infer.evaluation.baselines import Nearest, copied
-from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
+from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
 from infer.evaluation.importers.open import open_stage
 from infer.evaluation.measure import Kit, PictureEmbedder, Truth, look_at_truth, measure, open_kit
@@ -31,6 +31,7 @@ from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
 from infer.metrics.pixels import to_unit
 from infer.views import Painter, SamplerConfig
+from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.embedded.folder import HEADS64
 from train.networks.identity import EMBEDDING
@@ -139,6 +140,11 @@ def _open_run(
     config: EvaluateConfig, protocol: Protocol, painter: Painter, how: NovelViews, clip: PictureEmbedder | None
 ) -> Run:
     about = painter.model.about
+    if about.recogniser == sha256(RECOGNISER) and not config.recogniser and not config.embeddings:
+        config = replace(config, recogniser="embedded")  # as `spinset views` takes it
+    beyond_embedded = check_embedded(
+        config, Dataset(config.data).plan.source["name"] if config.layout == "spinset" else config.layout
+    )
     detector = open_detector(config)
     faces = open_faces(config, detector)
     if about.identity and faces is None and not config.embeddings:
@@ -168,7 +174,7 @@ def _open_run(
         "input_normals": how.normals if painter.model.shape.normals else None,
         "seed": config.seed,
         "near": NEAR,
-        **kit_settings(config, kit),
+        **kit_settings(config, kit, beyond_embedded),
     }
     return Run(config, protocol, painter, how, people, nearest, kit, settings)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from geometry.cameras import orbit
-from infer.evaluation.config import EvaluateConfig, kit_settings, open_detector, open_faces
+from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.measure import PictureEmbedder, look_at_truth, measure, open_kit
 from infer.evaluation.novel_views import Shown
@@ -22,6 +22,7 @@ from infer.evaluation.summary import PERSON_METRICS, TRUTH, results_of, save_fea
 from infer.metrics.pixels import to_unit
 from infer.portrait.align import over_white
 from infer.portrait.photo import read_photo
+from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
 
 GENERATED = "generated"
@@ -31,7 +32,9 @@ NO_DETECTOR = "without cameras a face must be found: it needs --recogniser and -
 
 def evaluate_pair(config: EvaluateConfig, clip: PictureEmbedder | None) -> Path:
     """Measure one folder against another; raises as `evaluate`."""
+    require_device(config.device)
     folders = [Path(folder) for folder in config.pair]
+    beyond_embedded = check_embedded(config, "pictures of an unknown source")
     pairs = find_pairs(*folders)
     first = read_picture(next(iter(pairs.values()))[0])
     detector = open_detector(config)
@@ -41,7 +44,7 @@ def evaluate_pair(config: EvaluateConfig, clip: PictureEmbedder | None) -> Path:
     missing["normal_error"] = "two folders of pictures hold no normals"
     settings = {
         "pair": [_listing(folder, [files[side] for files in pairs.values()]) for side, folder in enumerate(folders)],
-        **kit_settings(config, kit),
+        **kit_settings(config, kit, beyond_embedded),
     }
     out = Path(config.out)
     rows = Rows(out, settings)

@@ -7,12 +7,22 @@ import onnx
 import pytest
 import torch
 from onnx import helper
+from onnxruntime import get_available_providers
 from tiny import write_onnx, write_recogniser
 
-from filters.arcface import ArcFaceConfig, ArcFaceScorer, load_arcface, load_detector, onnx_session
+from filters.arcface import (
+    CUDA,
+    ArcFaceConfig,
+    ArcFaceScorer,
+    load_arcface,
+    load_detector,
+    onnx_providers,
+    onnx_session,
+)
 from filters.landmarks import AVERAGE, ORDER, TEMPLATE, crops, face_points, mirrored, project, similarity
 from filters.scorer import Subject
 from geometry.cameras import orbit
+from manifests.errors import UserError
 
 AZIMUTHS = np.array([0, 30, -45, 60, 90, 135, 180], np.float32)
 
@@ -227,3 +237,15 @@ def test_a_session_takes_the_threads_of_its_process(tiny_arcface, threads):
         assert onnx_session(str(tiny_arcface), "cpu").get_session_options().intra_op_num_threads == threads
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_device_as_onnxruntime_names_it():
+    assert onnx_providers("cpu") == ["CPUExecutionProvider"]
+    for device, index in (("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)):
+        assert onnx_providers(device) == [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
+
+
+@pytest.mark.skipif(CUDA in get_available_providers(), reason="this onnxruntime has CUDA")
+def test_a_gpu_is_never_silently_the_cpu(tiny_arcface):
+    with pytest.raises(UserError, match="--device is cuda:1, but this onnxruntime runs on the CPU only"):
+        load_arcface(str(tiny_arcface), "cuda:1")

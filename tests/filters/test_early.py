@@ -1,12 +1,13 @@
 """Heads that fail a first look are recorded as filtered, and nothing more is made of them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from egg import egg_job
 
+from datagen.estimate import estimate
 from datagen.generate import generate
 from datagen.preview import Judge, Rejection
 from filters.arcface import ArcFaceConfig
@@ -15,6 +16,7 @@ from filters.early import RejectConfig
 from filters.rules import read_policy
 from jobs.pool import PoolConfig
 from jobs.status import summarise
+from manifests.errors import UserError
 from manifests.plan import PlanMismatch
 from manifests.verify import verify
 
@@ -98,12 +100,12 @@ def test_models_judge_too(tmp_path, tiny_clip, tiny_arcface):
 def test_limits_that_belong_to_other_weights_are_refused(tmp_path):
     file = tmp_path / "policy.json"
     file.write_text(json.dumps({"name": "mine", "rules": [coverage(0.5)], "requires": {"image": {"version": 99}}}))
-    with pytest.raises(ValueError, match="requires image with version 99"):
-        RejectConfig(str(file)).lineage()
+    with pytest.raises(ValueError, match="belong to image with version 99"):
+        RejectConfig(str(file)).lineage("procedural")
 
 
 def test_it_is_what_generate_asks_for(half):
-    assert isinstance(half, Rejection) and isinstance(half.open("cpu"), Judge)
+    assert isinstance(half, Rejection) and isinstance(half.open("cpu", "egg"), Judge)
     assert read_policy("early")[0].name == "early"
 
 
@@ -131,6 +133,26 @@ def test_policies_that_need_more_than_a_look_are_one_line(tmp_path, rule, says):
     with pytest.raises(ValueError, match=says):
         generate(egg_job(str(tmp_path / "heads"), INLINE), RejectConfig(policy(tmp_path, rule)))
     assert not (tmp_path / "heads" / "dataset.json").exists()
+
+
+def test_embedded_models_reject_procedural_heads_only(tmp_path):
+    job = egg_job(str(tmp_path / "heads"), INLINE)
+    with pytest.raises(
+        UserError, match=r"these are egg: give weights with --reject.clip.model, or --reject.allow-embed"
+    ):
+        generate(job, RejectConfig("early"))
+    with pytest.raises(UserError, match=r"these are egg: give weights with --reject.clip.model"):
+        estimate(job, 2, RejectConfig("early"))
+    assert not (tmp_path / "heads").exists()
+    plan = generate(replace(job, identities=1), RejectConfig("early", allow_embedded=True)).plan
+    assert plan.settings["rejection"]["scorers"]["clip_janus"]["settings"]["allow_embedded"] is True
+    assert "allow_embedded" not in RejectConfig("early").lineage("procedural")["scorers"]["clip_janus"]["settings"]
+
+
+def test_a_preset_s_limits_belong_to_weights(tiny_clip):
+    config = RejectConfig("early", clip=ClipConfig(f"local-dir:{tiny_clip}"))
+    with pytest.raises(UserError, match="limits of policy early belong to clip_janus with weights_sha256 '1d0b"):
+        config.lineage("egg")
 
 
 def test_a_preview_too_small_to_show_a_face_is_one_line():

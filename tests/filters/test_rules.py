@@ -1,9 +1,13 @@
 """Policies are read strictly: whatever is wrong with one is said in one line."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
+from filters.clip_janus import ClipConfig, ClipScorer
+from filters.image import ImageScorer
+from filters.mesh import MeshScorer
 from filters.rules import PRESETS, Sector, Softmax, parse_policy, read_policy
 from manifests.errors import UserError
 
@@ -15,6 +19,20 @@ def test_presets_read(preset):
     policy, document = read_policy(preset)
     assert policy.name == preset == document["name"]
     assert policy.about
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_declare_what_their_limits_belong_to(preset):
+    """The scorers as they are now, with the embedded weights: whoever changes one must set the limits again."""
+    policy, _ = read_policy(preset)
+    scorers = (MeshScorer(), ImageScorer(), ClipScorer(ClipConfig(), "cpu"))
+    lineages = {scorer.table: scorer.lineage for scorer in scorers}
+    limited = {c.partition(".")[0] for rule in policy.rules if not rule.is_quantile for c in rule.columns}
+    assert policy.requires.keys() == limited
+    for table, pins in policy.requires.items():
+        lineage = asdict(lineages[table])
+        assert pins == {name: lineage[name] for name in pins}
+        assert pins.keys() & {"weights_sha256", "version"}
 
 
 def test_the_paper_s_policy_is_the_paper_s():

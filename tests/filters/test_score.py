@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from egg import egg_job
@@ -17,12 +20,15 @@ from small import small_plan, write_shard
 from datagen.generate import generate
 from filters.arcface import ArcFaceConfig
 from filters.clip_janus import ClipConfig
+from filters.rules import read_policy
 from filters.score import ScoreConfig, open_scorers, score, score_shard
 from filters.scorer import all_views
 from filters.select import SelectConfig, select
+from filters.weights import CLIP, RECOGNISER
 from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.plan import write_plan
 from manifests.scores import (
     IDENTITY,
@@ -120,14 +126,21 @@ def test_ray_gives_the_same_bytes(scored, config):
     assert files(scored.storage.url) == before
 
 
-def test_a_policy_runs_on_real_tables(scored):
+def test_a_policy_runs_on_real_tables_and_a_preset_on_those_of_its_weights_only(scored, tmp_path):
     for preset in ("gen3d-face", "diffportrait360", "spinmeround"):
-        assert select(SelectConfig(scored.storage.url, policy=preset)).summary["identities"]["judged"] == 7
+        document = read_policy(preset)[1] | {"requires": {}}
+        (tmp_path / "policy.json").write_text(json.dumps(document))
+        made = select(SelectConfig(scored.storage.url, policy=str(tmp_path / "policy.json")))
+        assert made.summary["identities"]["judged"] == 7
+        with pytest.raises(
+            UserError, match=rf"limits of policy {preset} belong to clip_janus with weights_sha256 '1d0b"
+        ):
+            select(SelectConfig(scored.storage.url, policy=preset))
 
 
 def test_an_identity_that_kills_its_workers_gets_nan(config, eggs, tmp_path):
     beside = ThreadPoolExecutor(1)
-    scorers = [s for s in open_scorers(config) if s.table in ("mesh", "arcface")]
+    scorers = [s for s in open_scorers(config, "egg") if s.table in ("mesh", "arcface")]
     kept = eggs.storage.read(part_file("mesh", 0)), eggs.storage.read(part_file("arcface", 0))
     list(score_shard(eggs, Unit(0, {1: "it died"}), scorers, beside, ahead=2))
     mesh, arcface = read_part(eggs, "mesh", 0), read_part(eggs, "arcface", 0)
@@ -138,15 +151,68 @@ def test_an_identity_that_kills_its_workers_gets_nan(config, eggs, tmp_path):
     assert arcface.column("embedding").to_pylist()[7:] == [None] * 7
 
 
-def test_a_broken_picture_is_named(config, tmp_path):
-    dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=2))
+def test_embedded_models_judge_procedural_heads_only(eggs, tmp_path, capsys):
+    """Whether nothing or the path of the embedded model is given; the override is part of the table's lineage."""
+    shutil.copytree(eggs.storage.url, tmp_path / "eggs", ignore=shutil.ignore_patterns("scores", "selections"))
+    out = str(tmp_path / "eggs")
+    for arguments, option in (
+        (["--scorers", "image", "clip_janus"], "--clip.model"),
+        (["--scorers", "clip_janus", "--clip.model", f"local-dir:{CLIP}"], "--clip.model"),
+        (["--scorers", "arcface"], "--arcface.model"),
+        (["--scorers", "arcface", "--arcface.model", str(RECOGNISER)], "--arcface.model"),
+    ):
+        assert main(["score", out, "--inline", *arguments]) == 2
+        said = capsys.readouterr().err.strip()
+        assert "trained on procedural heads only, and these are egg" in said
+        assert f"{option}, or --allow-embedded" in said and "\n" not in said
+    assert not (tmp_path / "eggs" / "scores").exists()
+    assert main(["score", out, "--inline", "--scorers", "clip_janus", "arcface", "--allow-embedded"]) == 0
+    dataset = Dataset(out)
+    for table in ("clip_janus", "arcface"):
+        assert open_scores(dataset, table, shard_hashes(dataset)).lineage.settings["allow_embedded"] is True
+    # The same models without the override are another lineage, so its tables are never taken for sound ones.
+    with pytest.raises(UserError, match="trained on procedural heads only"):
+        score(ScoreConfig(out, scorers=("arcface",), pool=INLINE))
+
+
+def test_the_override_leaves_no_trace_where_it_is_not_needed(config):
+    tables = open_scorers(replace(config, allow_embedded=True), "egg")
+    tables += open_scorers(ScoreConfig("out", allow_embedded=True), "procedural")
+    assert all("allow_embedded" not in scorer.lineage.settings for scorer in tables)
+
+
+def damage(dataset: Dataset, member: str) -> bytes:
+    """Zeros in place of the picture of view 3 of the first identity; returns the tar as it was."""
     tar = Path(dataset.storage.path(dataset.file(0, ".tar")))
-    at = dataset.views(0).column("alpha").to_pylist()[3]
-    data = bytearray(tar.read_bytes())
+    sound = tar.read_bytes()
+    at = dataset.views(0).column(member).to_pylist()[3]
+    data = bytearray(sound)
     data[at["offset"] : at["offset"] + at["size"]] = bytes(at["size"])
     tar.write_bytes(data)
-    with pytest.raises(ValueError, match=r"0000000_v003.alpha does not decode"):
-        score(ScoreConfig(dataset.storage.url, scorers=("image",), pool=INLINE))
+    return sound
+
+
+def test_a_picture_that_does_not_decode_gives_nan_and_is_scored_once_repaired(tmp_path, capsys):
+    dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=4))
+    command = ["score", dataset.storage.url, "--inline", "--scorers", "image"]
+    assert main(command) == 0
+    sound = files(dataset.storage.url)
+    whole = damage(dataset, "alpha")
+    dataset.storage.remove(part_file("image", 0))
+    for _ in range(2):  # the second time it is not forgotten
+        capsys.readouterr()
+        assert main(command) == 3
+        assert (
+            "identity 0 has no scores: 0000000_v003.alpha does not decode" in capsys.readouterr().out.splitlines()[-1]
+        )
+        scores = open_scores(dataset, "image", shard_hashes(dataset))
+        fog = scores.numbers("fog")[0].reshape(4, 6)
+        assert np.isnan(fog[0]).all() and not np.isnan(fog[1:]).any()
+    metadata = pq.read_schema(dataset.storage.path("scores/image.parquet")).metadata
+    assert list(json.loads(metadata[b"spinset.scores"])["unreadable"]) == ["0"]
+    Path(dataset.storage.path(dataset.file(0, ".tar"))).write_bytes(whole)  # as spinset repair does
+    assert main(command) == 0
+    assert files(dataset.storage.url) == sound
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from tables import bare_dataset, commit, write_scores
 
 from filters.decisions import Decision, append_decision, log_file, read_decisions
+from filters.rules import read_policy
 from filters.select import SelectConfig, diff, select
 from manifests.dataset import Dataset
 from manifests.scores import WHOLE
@@ -23,7 +24,8 @@ def dataset(tmp_path) -> Dataset:
     dataset = bare_dataset(tmp_path / "heads")
     sound, janus = [None, None, 0.1, 0.1], [None, None, 0.1, 0.3]
     views = {"front": [sound, janus, sound, sound], "back": [[None, None, 0.2, 0.2]] * 4}
-    write_scores(dataset, "clip_janus", views, {}, AZIMUTHS)
+    weights = read_policy("gen3d-face")[0].requires["clip_janus"]["weights_sha256"]
+    write_scores(dataset, "clip_janus", views, {}, AZIMUTHS, weights_sha256=weights)
     write_scores(dataset, "arcface", {}, {"mean_cosine": [0.9, 0.8, 0.2, nan]}, AZIMUTHS)
     return dataset
 
@@ -167,7 +169,9 @@ def test_scores_older_than_the_shards(dataset):
 def test_required_lineage(dataset, tmp_path):
     rule = {"name": "r", "score": "arcface.mean_cosine", "min": 0}
     select(SelectConfig(dataset.storage.url, policy=policy(tmp_path, rule, requires={"clip_janus": {"version": 1}})))
-    with pytest.raises(ValueError, match="requires arcface with weights_sha256 'ab', its scores have None"):
+    with pytest.raises(
+        ValueError, match="belong to arcface with weights_sha256 'ab', and the scores were made with None"
+    ):
         select(
             SelectConfig(
                 dataset.storage.url, policy=policy(tmp_path, rule, requires={"arcface": {"weights_sha256": "ab"}})

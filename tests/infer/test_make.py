@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,25 @@ from safetensors.numpy import load_file, save_file
 from tiny_vae import write_vae
 
 from filters.weights import EMBEDDED as FILTERS
-from infer.make import DirectionsConfig, FilesConfig, HeadsConfig, ViewsConfig, heads, read_identity, views, with_photos
+from filters.weights import sha256
+from infer.make import (
+    DirectionsConfig,
+    FilesConfig,
+    HeadsConfig,
+    ViewsConfig,
+    heads,
+    read_identity,
+    views,
+    with_photos,
+    with_recogniser,
+)
 from infer.plan import plan_views, ring
 from infer.portrait.face import FaceConfig
 from infer.portrait.studio import PortraitConfig
 from infer.views import SamplerConfig
 from spinset import main
-from train.networks.model import About, Model, save_model
+from train.embedded.folder import HEADS64
+from train.networks.model import About, Model, read_about, save_model, write_about
 from train.networks.vae import load_vae
 
 QUICK = SamplerConfig(steps=2)
@@ -31,7 +44,7 @@ def folder(tmp_path_factory) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = load_vae(write_vae(root / "vae"))
-        about = About("5 noise heads", 16)
+        about = About("5 noise heads", 16, recogniser=sha256(FILTERS / "arcface.onnx"))
         save_model(Model(SHAPE, SHAPE.network(), SHAPE.identity.build(), vae, about), root / "model")
     return str(root / "model")
 
@@ -73,7 +86,42 @@ def test_a_photo_becomes_a_folder_of_views(folder, photo, tmp_path):
     assert {file: file.read_bytes() for file in (tmp_path / "out" / "images").iterdir()} == before
 
 
+def with_about(folder: str, copy: Path, **changes) -> str:
+    """A copy of the model whose folder says something else of it."""
+    shutil.copytree(folder, copy)
+    shape, about = read_about(copy)
+    write_about(shape, replace(about, **changes), copy)
+    return str(copy)
+
+
+def test_the_embedded_recogniser_comes_by_itself_to_the_models_that_were_trained_with_it(folder, photo, tmp_path):
+    plain = PortraitConfig(aligned=True)
+    lines = list(views(views_config(folder, photo, tmp_path / "by-itself", portrait=plain)))
+    assert not any("identity" in line for line in lines)
+    list(views(views_config(folder, photo, tmp_path / "named")))
+    found = [load_file(tmp_path / out / "identity.safetensors")["identity"] for out in ("by-itself", "named")]
+    np.testing.assert_array_equal(*found)
+    config = views_config("heads64", photo, tmp_path / "out", portrait=plain)
+    assert with_recogniser(config, read_about(HEADS64)[1]).face.arcface == str(FILTERS / "arcface.onnx")
+    alone = with_about(folder, tmp_path / "alone", identity=False)
+    assert with_recogniser(config, read_about(Path(alone))[1]) == plain
+
+
+def test_other_models_refuse_the_embedded_recogniser(folder, photo, tmp_path, capsys):
+    other = with_about(folder, tmp_path / "other", recogniser="0" * 64)
+    arguments = ["views", other, photo, "--out", str(tmp_path / "out"), "--aligned", "--views", "8", "--steps", "1"]
+    named = ["--face.arcface", str(FILTERS / "arcface.onnx")]
+    assert main([*arguments, *named]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "--face.arcface is the embedded recogniser, which knows procedural heads only" in said
+    assert "--allow-embedded" in said and "\n" not in said
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, *named, "--allow-embedded", "--outputs", "sheet"]) == 0
+    assert "the model was trained with another recogniser" in capsys.readouterr().out
+
+
 def test_a_photo_without_a_recogniser_has_no_identity_and_says_so(folder, photo, tmp_path):
+    folder = with_about(folder, tmp_path / "other", recogniser="0" * 64)
     lines = list(views(views_config(folder, photo, tmp_path / "out", portrait=PortraitConfig(aligned=True))))
     assert any(line.startswith("without identity: ") for line in lines)
     assert not (tmp_path / "out" / "identity.safetensors").exists()
@@ -140,7 +188,17 @@ def test_files_that_are_no_identity(tmp_path, content, says):
         (["views", "MODEL", "PHOTO", "--out", "OUT"], "a photo needs a face detector"),
         (["views", "MODEL", "PHOTO", "PHOTO", "--out", "OUT", "--aligned"], "2 photos and 0 --photo-azimuths"),
         (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--outputs", "film"], "there is no output 'film'"),
-        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--device", "cuda"], "this machine has none"),
+        (
+            ["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--device", "cuda"],
+            "this machine has no usable CUDA device",
+        ),
+        (
+            ["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--device", "tpu"],
+            "it must be cpu, cuda, or cuda:N",
+        ),
+        (["heads", "MODEL", "--out", "OUT", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
+        (["evaluate", "MODEL", "--data", "x", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
+        (["evaluate", "--pair", "a", "b", "--device", "cuda"], "has no usable CUDA device"),
         (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"], "stay within 90"),
         (["heads", "MODEL", "--out", "OUT", "--identities", "nowhere"], "nowhere is not there"),
         (["heads", "MODEL", "--out", "OUT", "--heads", "0"], "--heads is 0"),
@@ -157,7 +215,7 @@ def test_mistakes_are_one_line_and_exit_2(folder, photo, tmp_path, capsys, monke
 
 
 def test_the_command_of_the_docs(folder, photo, tmp_path, capsys):
-    arguments = ["--aligned", "--face.arcface", str(FILTERS / "arcface.onnx"), "--matte.uniform", "--views", "8"]
+    arguments = ["--aligned", "--matte.uniform", "--views", "8"]
     out = str(tmp_path / "out")
     assert main(["views", folder, photo, "--out", out, *arguments, "--steps", "2", "--outputs", "sheet"]) == 0
     assert f"{out}: 8 views" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from torch import Tensor
 from tyro.conf import OmitArgPrefixes, Positional
 
 from jobs import pool
+from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests import schema
@@ -45,25 +46,27 @@ class LatentsConfig:
     batch: int = 1
     """Views that are encoded at once, each of them three pictures."""
     device: str = "cpu"
-    """Where the autoencoder runs: cpu or cuda."""
+    """Where the autoencoder runs: cpu, cuda, or cuda:N for the GPU of index N."""
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise UserError(f"--batch is {self.batch}; it must be at least 1")
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"--device is {self.device!r}; it must be cpu or cuda")
+        check_device(self.device, self.pool.gpus_per_worker)
 
 
-def make_latents(config: LatentsConfig) -> Dataset:
-    """Encode what is not encoded yet: shards that are new, and those that were made anew since.
+def make_latents(config: LatentsConfig) -> list[str]:
+    """Encode what is not encoded yet: shards that are new, and those that were made again since.
+
+    Returns:
+        One line per reason why something is not encoded, such as shards that `spinset generate` made meanwhile.
 
     Raises:
         FileNotFoundError: there is no dataset, or no autoencoder.
         ValueError: the autoencoder will not do, or a picture is missing or does not decode.
     """
-    if config.device == "cuda" and config.pool.ray == "local" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but this machine has no usable CUDA device; use --device cpu")
+    if config.pool.ray == "local":
+        require_device(config.device)
     dataset = Dataset(config.out)
     vae = load_vae(config.vae)
     if dataset.plan.resolution % vae.factor:
@@ -75,6 +78,8 @@ def make_latents(config: LatentsConfig) -> Dataset:
         raise UserError(
             f"the pictures of {config.out} lie over {dataset.plan.background}; latents are made of white ones"
         )
+    if not dataset.committed():
+        return ["no shard of the dataset is finished, so there is nothing to encode"]
     index = open_index(dataset)
     _check_members(index)
     dataset.storage.clear_leftovers()
@@ -85,7 +90,8 @@ def make_latents(config: LatentsConfig) -> Dataset:
     pending = [shard for shard in heads if _is_due(dataset, vae.sha256, shard)]
     with JobProgress("latents", sum(heads.values()), sum(heads[s] for s in heads if s not in pending)) as progress:
         pool.run(pending, partial(LatentsWorker, config), config.pool, progress.update)
-    return dataset
+    lacking = [shard for shard in dataset.committed() if _is_due(dataset, vae.sha256, shard)]
+    return [f"shards {', '.join(map(str, lacking))} were made since"] if lacking else []
 
 
 def _is_due(dataset: Dataset, vae_sha256: str, shard: int) -> bool:

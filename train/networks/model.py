@@ -80,6 +80,8 @@ class About:
     """What a plain run of its settings does not tell: the checkpoint it was branched from, changes of its length."""
     validation_loss: float | None = None
     """The validation loss of these weights, where the run kept them for being its lowest."""
+    recogniser: str = ""
+    """SHA-256 of the ArcFace weights whose embeddings it was trained with; empty if that is not known."""
 
 
 @dataclass(frozen=True, eq=False)

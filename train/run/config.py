@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from jobs.devices import check_device
 from manifests.errors import UserError
 from manifests.order import check_ranks
 from train.data.stream import FOREVER, LoaderConfig
@@ -79,7 +80,9 @@ class TrainConfig:
     micro: int = 1
     """Largest number of scenes that a rank passes through the network at once; gradients are accumulated over the batch."""
     seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: str = "cpu"
+    """Where the network runs: cpu, cuda (with several processes on a machine each takes the GPU of its local rank), or, for one
+    process, cuda:N for the GPU of index N."""
     precision: Precision = "auto"
     """Precision of the network: bf16 is autocast over weights in single precision; auto chooses bf16 where the device has
     instructions for it and fp32 elsewhere. A resumed run keeps the precision it was started with."""
@@ -101,6 +104,7 @@ class TrainConfig:
     """Name of a project of Weights & Biases to log to as well."""
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         for name in ("samples", "micro", "log_every", "save_every", "snapshot_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 1 or more")

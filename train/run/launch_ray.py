@@ -37,6 +37,8 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    if ":" in config.device:
+        raise UserError(f"--device is {config.device}, but Ray chooses the GPU of each worker; give --device cuda")
     config.micro_batch(ray.workers)
     config = with_absolute_paths(config)
     if own := not ray_.is_initialized():
@@ -45,7 +47,7 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
         _work,
         train_loop_config={"config": config},
         torch_config=TorchConfig(backend="gloo" if config.device == "cpu" else "cpu:gloo,cuda:nccl"),
-        scaling_config=ScalingConfig(num_workers=ray.workers, use_gpu=config.device == "cuda"),
+        scaling_config=ScalingConfig(num_workers=ray.workers, use_gpu=config.device != "cpu"),
         run_config=RunConfig(
             name="ray", storage_path=config.out, failure_config=FailureConfig(max_failures=ray.failures)
         ),

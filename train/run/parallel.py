@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from jobs.devices import gpu_index, require_device
 from manifests.errors import UserError
 from train.networks.unet import MultiviewUNet
 
@@ -56,25 +57,28 @@ def joined(device: str) -> Iterator[Ranks]:
     """Join the other processes that torchrun or Ray started, if there are any.
 
     Raises:
-        UserError: the device is cuda and this rank has no GPU of its own; nothing runs on the CPU instead.
+        UserError: the device is a GPU and this rank has none of its own; nothing runs on the CPU instead.
     """
     rank, world, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("--device is cuda, and this machine has none; give --device cpu")
+    if on_gpu := device != "cpu":
+        if ":" in device and world > 1:
+            raise UserError(
+                f"--device is {device}, but each of {world} processes takes a GPU of its own; give --device cuda"
+            )
+        require_device(device)
+        if ":" in device:
+            local = gpu_index(device)
         check_devices(local, torch.cuda.device_count())
         torch.cuda.set_device(local)
     # gloo beside nccl, for checkpoints are written in the background from the CPU.
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     if own := not dist.is_initialized():
         # A process alone is a group of one: nothing else has to know the difference.
         store: Any = dist.HashStore  # pyright: ignore[reportPrivateImportUsage]
         alone: Any = {"store": store(), "rank": 0, "world_size": 1} if world == 1 else {}
         dist.init_process_group(backend, timeout=TIMEOUT, **alone)
     try:
-        yield Ranks(
-            rank, world, torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device("cpu")
-        )
+        yield Ranks(rank, world, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
     finally:
         if own:
             dist.destroy_process_group()

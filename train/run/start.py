@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from manifests.dataset import Dataset
+from manifests.embeddings import recogniser_of
 from manifests.errors import MissingFile, UserError
 from manifests.order import State
 from train.data.stream import Loader, LoaderConfig
@@ -30,7 +31,7 @@ from train.run.optimizer import Optimizer
 def loader_config(config: TrainConfig) -> LoaderConfig:
     """The loader's own config, with the autoencoder whose latents are cached."""
     latents = vae_folder(config) if config.latents else ""
-    return replace(config.loader, latents=latents, pin_memory=config.device == "cuda")
+    return replace(config.loader, latents=latents, pin_memory=config.device != "cpu")
 
 
 def vae_folder(config: TrainConfig) -> str:
@@ -220,12 +221,13 @@ def resolution_of(config: TrainConfig) -> int:
 
 def about_run(config: TrainConfig, loader: Loader, seen: int, history: tuple[str, ...]) -> About:
     """What the model of a run was made from."""
-    source = Dataset(config.loader.data).plan.source["name"]
+    dataset, table = Dataset(config.loader.data), config.loader.embeddings
     return About(
-        knows=f"{len(loader.worker.subset.identities)} {source} heads",
+        knows=f"{len(loader.worker.subset.identities)} {dataset.plan.source['name']} heads",
         resolution=resolution_of(config),
         conditions=getattr(config.loader.recipe, "conditions", (0,)),
-        identity=bool(config.loader.embeddings),
+        identity=bool(table),
+        recogniser=recogniser_of(dataset, table) if table else "",
         samples_seen=seen,
         scale=config.validation.scale,
         history=history,

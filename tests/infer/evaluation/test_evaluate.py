@@ -14,9 +14,9 @@ from turned_heads import turned_heads, turned_noise
 
 from filters.arcface import ArcFaceConfig, load_arcface
 from filters.score import ScoreConfig, score
-from filters.weights import EMBEDDED
+from filters.weights import EMBEDDED, sha256
 from infer.evaluation.baselines import copied
-from infer.evaluation.config import EvaluateConfig
+from infer.evaluation.config import EvaluateConfig, check_embedded
 from infer.evaluation.evaluate import evaluate
 from infer.evaluation.held_out import StoredPeople, choose_people, choose_views
 from infer.evaluation.measure import look_at_truth, measure, open_kit
@@ -25,6 +25,7 @@ from infer.evaluation.protocols import DIFFPORTRAIT360, GEN3D_FACE, PROTOCOLS, S
 from infer.evaluation.rows import FILE
 from infer.metrics.likeness import FaceEmbedder
 from jobs.pool import PoolConfig
+from manifests.errors import UserError
 from train.networks.model import load_model, save_model
 from train.run.trainer import run
 
@@ -175,6 +176,44 @@ def test_a_copy_of_another_set(model, tmp_path, monkeypatch):
     assert rows["l2"]["count"] == 3
     assert rows["normal_error"]["reason"] == "the true normals are not known"
     assert "this model" in (out / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("models", "option"),
+    [
+        ({"recogniser": "embedded"}, "--recogniser"),
+        ({"recogniser": str(EMBEDDED / "arcface.onnx")}, "--recogniser"),
+        ({"clip": f"local-dir:{EMBEDDED / 'clip'}"}, "--clip"),
+    ],
+)
+def test_embedded_models_measure_procedural_heads_only(model, noise, heads, place, tmp_path, models, option):
+    says = rf"trained on procedural heads only, and these are {{}}: give weights with {option}, or --allow-embedded"
+    with pytest.raises(UserError, match=says.format("noise")):
+        evaluate(config(model, noise, tmp_path / "out", **models))
+    with pytest.raises(UserError, match=says.format("nersemble")):
+        evaluate(config(model, "anywhere", tmp_path / "out", layout="nersemble", **models))
+    with pytest.raises(UserError, match=says.format("pictures of an unknown source")):
+        evaluate(EvaluateConfig(pair=("made", "true"), out=str(tmp_path / "out"), **models))
+    assert not (tmp_path / "out").exists()
+    assert not check_embedded(config(model, heads, tmp_path / "out", **models), "procedural")
+    allowed = replace(config(model, noise, tmp_path / "out", **models), allow_embedded=True)
+    assert check_embedded(allowed, "noise")
+
+
+def test_the_embedded_recogniser_comes_by_itself_to_the_models_that_were_trained_with_it(model, heads, noise, tmp_path):
+    knowing = load_model(model)
+    about = replace(knowing.about, identity=True, resolution=64, recogniser=sha256(EMBEDDED / "arcface.onnx"))
+    save_model(replace(knowing, about=about), tmp_path / "knowing")
+    out = evaluate(config(str(tmp_path / "knowing"), heads, tmp_path / "out", identities=1, protocol="gen3d-face"))
+    assert json.loads((out / "results.json").read_text())["settings"]["recogniser"] == about.recogniser
+    save_model(replace(knowing, about=replace(about, resolution=16)), tmp_path / "knowing")
+    with pytest.raises(UserError, match="these are noise: give weights with --recogniser, or --allow-embedded"):
+        evaluate(config(str(tmp_path / "knowing"), noise, tmp_path / "other"))
+
+
+def test_results_record_that_the_embedded_recogniser_was_allowed(model, noise, tmp_path):
+    out = evaluate(config(model, noise, tmp_path / "out", recogniser="embedded", allow_embedded=True))
+    assert json.loads((out / "results.json").read_text())["settings"]["allow_embedded"] is True
 
 
 def test_the_command_line_says_all_of_it():

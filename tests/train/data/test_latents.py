@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small import small_plan, write_shard
 from tiny_vae import write_vae
 
+from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 from manifests.index import open_index
 from manifests.latents import FOLDER, latents_file, own_background, read_record, record_file, short_name
+from manifests.plan import write_plan
 from manifests.storage import Storage
+from spinset import main
 from train.data.batch import Batch
 from train.data.latent_source import LatentSource, open_latents
 from train.data.latents import LatentsConfig, LatentsWorker, make_latents
@@ -43,7 +47,8 @@ def config(make, vae) -> LatentsConfig:
 @pytest.fixture
 def cached(config) -> Dataset:
     """6 identities of 3 views in 3 shards, encoded."""
-    return make_latents(config)
+    assert make_latents(config) == []
+    return Dataset(config.out)
 
 
 def open_source(dataset: Dataset, vae: str, **options) -> LatentSource:
@@ -121,6 +126,26 @@ def test_a_job_resumes_to_the_same_bytes(cached, config, vae):
     make_latents(config)
     assert files(cached) == before
     assert whole.stat().st_mtime_ns == stamp
+
+
+def test_shards_that_are_made_meanwhile_are_named(tmp_path, vae, monkeypatch, capsys):
+    storage, plan = Storage(tmp_path / "heads"), small_plan()
+    write_plan(storage, plan)
+    command = ["latents", storage.url, "--vae", vae, "--inline"]
+    assert main(command) == 3
+    assert "no shard of the dataset is finished" in capsys.readouterr().out
+    write_shard(storage, plan, 0)
+    run = pool.run
+
+    def run_beside_generate(*args):
+        write_shard(storage, plan, 1)
+        run(*args)
+
+    monkeypatch.setattr(pool, "run", run_beside_generate)
+    assert main(command) == 3
+    assert "shards 1 were made since" in capsys.readouterr().out.splitlines()[-1]
+    monkeypatch.undo()
+    assert main(command) == 0
 
 
 def test_a_worker_that_stops_in_the_middle_leaves_nothing(cached, config, vae):

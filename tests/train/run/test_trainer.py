@@ -416,8 +416,8 @@ def test_embeddings_made_anew_between_stop_and_resume_are_refused(config, datase
     write_embeddings(dataset, seed=2, width=512, views=4)
     with pytest.raises(UserError, match=r"other latents or embeddings; give those it was saved with"):
         run(config)
-    write_embeddings(dataset, seed=1, width=512, views=4)
-    run(config)
+    write_embeddings(dataset, seed=1, width=512, views=4, recogniser="ab" * 32)
+    assert load_model(run(config)).about.recogniser == "ab" * 32, "a model's folder names its recogniser"
     assert max(logged(config)) == 32
 
 

@@ -1,0 +1,35 @@
+"""The option --device of all commands: what it may be, and whether this machine has the device."""
+
+import re
+
+from manifests.errors import UserError
+
+
+def check_device(device: str, gpus_per_worker: float = 0.0) -> None:
+    """Check the text of --device, without asking whether there is such a device.
+
+    Raises:
+        UserError: it is not cpu, cuda or cuda:N, or it names one GPU while Ray gives each worker its own.
+    """
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+        raise UserError(f"--device is {device!r}; it must be cpu, cuda, or cuda:N for the GPU of index N")
+    if ":" in device and gpus_per_worker:
+        raise UserError(f"--device is {device}, but with --gpus-per-worker Ray chooses the GPUs; give --device cuda")
+
+
+def require_device(device: str) -> None:
+    """Raise UserError unless torch can use the device in this process."""
+    if device == "cpu":
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UserError(f"--device is {device}, but this machine has no usable CUDA device; use --device cpu")
+    if gpu_index(device) >= count:
+        raise UserError(f"--device is {device}, but this machine has {count} CUDA devices, from cuda:0 on")
+
+
+def gpu_index(device: str) -> int:
+    """The index of the GPU that `cuda` or `cuda:N` names."""
+    return int(device.partition(":")[2] or 0)
