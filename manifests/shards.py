@@ -121,9 +121,13 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tar.close()
-        for scratch in self._scratch.values():
-            scratch.unlink(missing_ok=True)
+        try:
+            # Closing writes what is still buffered, which a full disk refuses once more.
+            with naming(self._scratch[".tar"]):
+                self._tar.close()
+        finally:
+            for scratch in self._scratch.values():
+                scratch.unlink(missing_ok=True)
 
     def _new_scratch(self, suffix: str) -> Path:
         self._scratch[suffix] = self.storage.scratch(f"{FOLDER}/{self.name}{suffix}")

@@ -297,7 +297,7 @@ def test_plan_foretells_and_repair_mends(capsys, tmp_path):
     whole = tar.read_bytes()
     tar.write_bytes(whole[:2000])
     code, said, _ = run(capsys, "repair", out, "--inline")
-    assert (code, said) == (0, "heads-000000: made anew, and proven equal to what it was\n")
+    assert (code, said) == (0, "heads-000000: repaired; the new files have the hashes that were recorded\n")
     assert tar.read_bytes() == whole
     tar.with_suffix(".done.json").write_text("{")
     tar.write_bytes(whole[:2000])
