@@ -95,7 +95,7 @@ def test_figures_tell_components_holes_and_dust():
 
 
 def test_tunnels_are_counted_and_thin_loops_are_not():
-    """A bored ball has a tunnel; a wire loop on a ball is a hole of the mesh but no tunnel."""
+    """A bored ball has a tunnel; a wire loop is a hole of the mesh but no tunnel; an open hook is neither."""
 
     def bored(p):
         bore = (p[:, ::2] - torch.tensor([0.02, 0.01])).norm(dim=-1) - 0.04
@@ -106,9 +106,18 @@ def test_tunnels_are_counted_and_thin_loops_are_not():
         loop = torch.stack([q[:, 1:].norm(dim=-1) - 0.015, q[:, 0]], dim=-1).norm(dim=-1) - 0.006
         return torch.minimum(sphere([0.0, 0.1, 0.0], 0.25)(p), loop)
 
-    found = {f.__name__: extract(Field(f), MeshConfig(256))[1] for f in (bored, with_loop)}
+    def with_hook(p):
+        """A thick arm that starts on the ball and ends 1.5 cells of the tunnel grid before it would meet it again."""
+        q = p - torch.tensor([0.0, 0.1, 0.25])
+        ring = torch.stack([q[:, 1:].norm(dim=-1) - 0.08, q[:, 0]], dim=-1).norm(dim=-1) - 0.02
+        above_ball = sphere([0.0, 0.1, 0.0], 0.25 + 1.5 / 128)(p)
+        arm = torch.maximum(ring, torch.where(q[:, 1] > 0, -above_ball, torch.tensor(-1.0)))
+        return torch.minimum(sphere([0.0, 0.1, 0.0], 0.25)(p), arm)
+
+    found = {f.__name__: extract(Field(f), MeshConfig(256))[1] for f in (bored, with_loop, with_hook)}
     assert (found["bored"].holes, found["bored"].tunnels) == (1, 1)
     assert (found["with_loop"].holes, found["with_loop"].tunnels) == (1, 0)
+    assert (found["with_hook"].holes, found["with_hook"].tunnels) == (0, 0), "growing it would close the arm to a ring"
     assert extract(Field(sphere([0.0, -0.3, 0.0], 0.1)), MeshConfig(64))[1].tunnels == 0
 
 
