@@ -191,14 +191,15 @@ def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> His
         # One more number than there are: a limit at the last one is not the end of the axis.
         ends = (first - 0.5, last + 1.5)
         edges, ticks = np.arange(ends[0], ends[1] + 1), [x for x in round_numbers(first, last + 1) if x.is_integer()]
-        below, above = low - 0.5, high + 0.5
+        below, above = drawn = low - 0.5, high + 0.5
     else:
         ticks = round_numbers(first, last)
-        ends = (ticks[0], ticks[-1])
+        ends, drawn = (ticks[0], ticks[-1]), (low, high)
         # Scores have 32 bits, and so has a limit that they are compared with; what equals the upper one still passes.
         below, above = float(np.float32(low)), float(np.nextafter(np.float32(high), np.float32(np.inf)))
         edges = np.unique([*np.linspace(*ends, BINS + 1), *(x for x in (below, above) if ends[0] < x < ends[1])])
-    counts, _ = np.histogram(values.astype(np.float64), edges)
+    # The first and the last tick equal the ends of the scores only up to rounding.
+    counts, _ = np.histogram(values.astype(np.float64).clip(*ends), edges)
     tallest = np.log1p(counts.max())
 
     def place(x: float) -> float:
@@ -214,7 +215,7 @@ def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> His
         ],
         [Mark(place(x), f"{x:g}") for x in ticks if ends[0] <= x <= ends[1]],
         [Mark(float(100 * np.log1p(n) / tallest), str(n)) for n in steps if n <= counts.max()],
-        [Mark(place(x), f"{name} {limit:.4g}") for name, limit, x in (("min", low, below), ("max", high, above))
+        [Mark(place(x), f"{name} {limit:.4g}") for name, limit, x in zip(("min", "max"), (low, high), drawn, strict=True)
          if math.isfinite(limit)],
     )  # fmt: skip
 

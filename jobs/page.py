@@ -45,6 +45,7 @@ def round_numbers(low: float, high: float, most: int = 6) -> list[float]:
     span = (high - low) or abs(high) or 1.0
     power = math.floor(math.log10(span / most))
     step = next(s for s in (m * 10.0 ** (power + k) for k in (0, 1) for m in (1, 2, 5)) if span / s <= most)
-    first = math.floor(low / step)
-    last = max(math.ceil(high / step), first + 1)
+    # 0.3 / 0.05 is a little less than 6.
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
     return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
