@@ -118,7 +118,8 @@ def _planted(dataset: Dataset) -> dict[int, str]:
 
 def _compare(rows: pa.Table, planted: dict[int, str]) -> dict[str, Any] | None:
     """The rows of a selection beside the truth: sound heads it drops and defective heads it keeps; None without truth."""
-    whole = [row for row in rows.to_pylist() if row["view"] == WHOLE and row["identity"] in planted]
+    of_identities = rows.filter(pa.array(rows.column("view").to_numpy() == WHOLE)).to_pylist()
+    whole = [row for row in of_identities if row["identity"] in planted]
     if not whole:
         return None
     return {

@@ -137,7 +137,7 @@ def test_a_sound_head_that_is_dropped_is_marked(planted, tmp_path):
     made, html = selected(planted, tmp_path, [rule])
     sound = sorted(fails - {DEFECTIVE})
     assert "The truth is known for 7 identities: 6 sound heads, 1 with planted defects." in made[0].body
-    listed = re.findall(r"<li class=\"warn\">identity (\d+), sound head, dropped by small: ", made[0].body)
+    listed = re.findall(r"<li class=\"warn\">identity (\d+), sound head, dropped: small: ", made[0].body)
     assert [int(identity) for identity in listed] == sound and sound
     assert DEFECTIVE in fails and "Kept with a planted defect" not in made[0].body
     named = ", ".join(map(str, sound))

@@ -21,7 +21,8 @@ def test_a_curve_is_drawn_on_axes_from_zero():
 def test_nothing_finite_is_no_curve():
     assert curve([{"samples": 8}], "loss") is None
     assert curve([{"samples": 8, "loss": float("nan")}], "loss") is None
-    assert curve([{"samples": 8, "loss": float("nan")}, {"samples": 16, "loss": 0.0}], "loss").points == [(80, 0)]
+    zero = curve([{"samples": 8, "loss": float("nan")}, {"samples": 16, "loss": 0.0}], "loss")
+    assert zero is not None and zero.points == [(80, 0)]
 
 
 def test_a_single_value_is_not_a_blank_chart(tmp_path):
