@@ -22,9 +22,10 @@ from manifests.errors import UserError
 COARSE = 64
 TUNNEL_CELLS = 128
 """Grid on which tunnels are counted; on half of it half of the planted holes are missed."""
-GROWTHS = (1.0, 2**0.5)
-"""Cells of that grid by which the solid grows before tunnels are counted: thinner loops, of hair and glasses, close, and
-what a wider one leaves by chance at one growth it does not leave at the other."""
+GROWTHS = (0.0, 1.0, 2**0.5)
+"""Distances, in cells of that grid, by which the solid is grown before its tunnels are counted. Growing closes the loops
+of hair and glasses. It also joins the sides of narrow folds (a nostril, or an ear under a hat), which leaves handles that
+the head does not have; these are absent at growth 0, and chance handles rarely remain at both other growths."""
 CHIN = 0.4
 """Share of the cube's height below which garments and loose hair lie."""
 METHODS = ("lewiner", "pymcubes")
@@ -67,7 +68,7 @@ class MeshFigures:
     holes: int
     """Handles of the largest component (its genus), hair loops and glasses included."""
     tunnels: int
-    """Holes of the head that no thin loop makes: handles of the solid above the chin that growing it leaves."""
+    """Tunnels through the head above the chin, without thin loops of hair or glasses; see `tunnels`."""
     watertight: bool
     """Every edge of the surface joins exactly two faces."""
 
@@ -152,9 +153,9 @@ def extract(head: DensityField, config: MeshConfig) -> tuple[Mesh, MeshFigures]:
 
 
 def tunnels(inside: Bool[np.ndarray, "n n n"]) -> int:
-    """Tunnels through the largest part of a solid above the chin that every growth of GROWTHS leaves open.
+    """The lowest number of tunnels through the largest part of a solid above the chin, over the growths in GROWTHS.
 
-    Counted from the Euler number of the grown solid: parts + cavities - tunnels.
+    The tunnels of a solid follow from its Euler number, which is parts + cavities - tunnels.
     """
     cells = len(inside) - 1
     above = inside[:, round(CHIN * cells) :]

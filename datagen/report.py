@@ -1,4 +1,4 @@
-"""What a person sees of a generated dataset: the heads, from where they are seen, and their figures."""
+"""The sections of a generated dataset on a page: its heads, the directions of its views, and its figures."""
 
 import io
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from geometry.cameras import orbit
-from jobs.page import Section, picture, render
+from jobs.page import Section, picture, render, round_numbers
 from manifests import schema
 from manifests.dataset import Dataset
 
@@ -81,7 +81,7 @@ def _turn(azimuth: np.ndarray, elevation: np.ndarray) -> list[int]:
     return list(dict.fromkeys(int(distance.argmin()) for distance in away))
 
 
-def _grid(images: list[UInt8[np.ndarray, "h w 3"]], columns: int, size: int) -> UInt8[np.ndarray, "h w 3"]:
+def _grid(images: list[UInt8[np.ndarray, "h w 3"]], columns: int, size: int) -> UInt8[np.ndarray, "height width 3"]:
     """Pictures side by side, row after row, each `size` pixels wide; the last row is filled with white."""
     small = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)) for image in images]
     small += [np.full_like(small[0], 255)] * (-len(small) % columns)
@@ -93,13 +93,14 @@ def _rig(dataset: Dataset) -> dict[str, Any]:
     rig = dataset.plan.rig
     tables = [dataset.views(shard, ["azimuth", "elevation"]) for shard in dataset.committed()]
     seen = [tuple(view.values()) for table in tables for view in table.to_pylist()]
+    heights = [*rig["elevation"], *(e for _, e in seen)]
     return {
         "id": rig["id"],
         "grid": rig["grid"],
         "cells": list(zip(rig["azimuth"], rig["elevation"], strict=True)),
         "seen": [(round(a, 1), round(e, 1)) for a, e in seen],
         "sphere": _on_sphere(rig["azimuth"], rig["elevation"]),
-        "reach": max(30, max(abs(e) for _, e in seen) + 5) if seen else 30,
+        "elevations": round_numbers(min([-20.0, *heights]), max([20.0, *heights]), most=5),
     }
 
 

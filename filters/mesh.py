@@ -10,10 +10,10 @@ from filters.silhouette import facet, iou, islands, reduce, top_chord
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 FIGURES = {
-    "components": "pieces of the mesh that are more than dust",
+    "components": "number of pieces of the mesh that are more than dust",
     "largest_share": "share of the faces that the largest piece has",
-    "holes": "handles of the largest piece",
-    "tunnels": "holes of the head that no loop of hair or glasses makes",
+    "holes": "number of handles of the largest piece",
+    "tunnels": "number of tunnels through the head, without loops of hair or glasses",
     "watertight": "1 if every edge joins two faces",
 }
 """What the identities table says of each mesh."""
@@ -29,9 +29,9 @@ class MeshScorer:
     members = ("alpha", "normal")
     columns = (
         column("iou", VIEW, "intersection over union of the surface's silhouette and the picture's alpha"),
-        column("islands", VIEW, "silhouette outside its largest blob, as a share of that"),
+        column("islands", VIEW, "silhouette outside its largest blob, as a share of that blob"),
         column("facet", VIEW, "largest flat piece of the surface, as a share of the silhouette"),
-        column("top_chord", VIEW, "width of the head just below its top over that further below"),
+        column("top_chord", VIEW, "ratio of the width of the head just below its top to that further below"),
         *(column(name, IDENTITY, about) for name, about in FIGURES.items()),
     )
     lineage = Lineage("mesh", 1, None)

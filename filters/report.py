@@ -1,9 +1,11 @@
-"""What a person sees of a selection: what each rule did, its scores and limits, the worst heads and the borderline ones."""
+"""The sections of a selection on a page: what each rule drops, its scores and limits, the worst and the borderline heads."""
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +13,18 @@ from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
 from filters.policy import Heads, in_sector, limits, rule_scores
-from filters.rules import Rule, parse_policy
+from filters.rules import Rule, Softmax, parse_policy
 from filters.select import column_of, heads_of, open_tables
-from jobs.page import Section, picture, render
+from jobs.page import Section, picture, render, round_numbers
 from manifests.dataset import Dataset
-from manifests.scores import VIEW, Scores
-from manifests.selection import selection_file
+from manifests.scores import VIEW, WHOLE, Scores
+from manifests.selection import read_selection, selection_file
 
 BINS = 48
 SHOWN = 10
 THUMB = 96
+SOUND = "sound head"
+"""What is written at a head in which a source that plants defects planted none."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,50 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A tick or a limit: its place in percent of its axis, and the text at it."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars, and the marks of the axes; the limits are on the horizontal axis, which is long enough to show them."""
+
+    bars: list[Bar]
+    scores: list[Mark]
+    counts: list[Mark]
+    limits: list[Mark]
+
+
+@dataclass(frozen=True)
 class Shown:
-    """One identity or view under a rule."""
+    """One identity or view under a rule; `planted` is empty where the truth is not known."""
 
     caption: str
     score: float
     fails: bool
     picture: str
+    planted: str
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a sound head fails."""
+        return self.fails and self.planted == SOUND
 
 
 @dataclass(frozen=True)
 class Chart:
-    """The scores of one rule: their histogram, how many are no number, and heads worth looking at."""
+    """The scores of one rule: their histogram, how many are NaN, and heads worth looking at."""
 
     why: str
+    score: str
     unit: str
-    low: float
-    high: float
-    bars: list[Bar]
+    histogram: Histogram | None
     without: int
+    sound: list[int]
+    """Identities that fail the rule, or of which a view fails it, although nothing is planted in them."""
     worst: list[Shown]
     borderline: list[Shown]
 
@@ -65,14 +94,44 @@ def sections(dataset: Dataset, selection: str) -> list[Section]:
     policy = parse_policy(document)
     opened = open_tables(dataset, policy)
     heads = heads_of(next(iter(opened.values())))
-    charts = [_chart(dataset, rule, heads, opened) for rule in policy.rules]
+    planted = _planted(dataset)
+    charts = [_chart(dataset, rule, heads, opened, planted) for rule in policy.rules]
+    truth = _compare(read_selection(dataset, selection).rows, planted)
     return [
-        Section(f"Selection {selection}", render("filters", "counts.html", summary=summary, about=policy.about)),
+        Section(
+            f"Selection {selection}",
+            render("filters", "counts.html", summary=summary, about=policy.about, truth=truth),
+        ),
         Section("Scores and limits", render("filters", "charts.html", charts=charts, size=THUMB)),
     ]
 
 
-def _chart(dataset: Dataset, rule: Rule, heads: Heads, opened: dict[str, Scores]) -> Chart:
+def _planted(dataset: Dataset) -> dict[int, str]:
+    """The defects that the source planted in each identity, as text; identities whose truth is not known are left out."""
+    return {
+        row["identity"]: ", ".join(f"{d['kind'].replace('_', ' ')} {d['strength']:.2f}" for d in row["defects"])
+        or SOUND
+        for row in dataset.all_identities.select(["identity", "defects"]).to_pylist()
+        if row["defects"] is not None
+    }
+
+
+def _compare(rows: pa.Table, planted: dict[int, str]) -> dict[str, Any] | None:
+    """The rows of a selection beside the truth: sound heads it drops and defective heads it keeps; None without truth."""
+    of_identities = rows.filter(pa.array(rows.column("view").to_numpy() == WHOLE)).to_pylist()
+    whole = [row for row in of_identities if row["identity"] in planted]
+    if not whole:
+        return None
+    return {
+        "sound": sum(planted[row["identity"]] == SOUND for row in whole),
+        "defective": sum(planted[row["identity"]] != SOUND for row in whole),
+        "dropped": [row for row in whole if not row["keep"] and planted[row["identity"]] == SOUND],
+        "kept": [(row["identity"], planted[row["identity"]]) for row in whole
+                 if row["keep"] and planted[row["identity"]] != SOUND],
+    }  # fmt: skip
+
+
+def _chart(dataset: Dataset, rule: Rule, heads: Heads, opened: dict[str, Scores], planted: dict[int, str]) -> Chart:
     scores = rule_scores(rule, partial(column_of, opened))
     of_views, values = scores.level == VIEW, scores.values
     judged = in_sector(rule.where, heads) & scores.valid if of_views else scores.valid
@@ -84,25 +143,35 @@ def _chart(dataset: Dataset, rule: Rule, heads: Heads, opened: dict[str, Scores]
     failing, passing = ranked[beyond[ranked] > 0], ranked[beyond[ranked] <= 0]
     worst = _one_each(failing, owners)[:SHOWN]
     near = [*_one_each(passing, owners)[: SHOWN // 2][::-1], *_one_each(failing[::-1], owners)[: SHOWN // 2]]
+    fails = np.unique(owners[judged & ~(beyond <= 0)])
 
     @cache
     def show(row: int) -> Shown:
         owner = int(owners[row])
+        identity = int(heads.identity[owner])
         which = row if of_views else _most_frontal(heads, owner)
-        caption = f"identity {heads.identity[owner]}" + (f" view {heads.view[row]}" if of_views else "")
-        pixels = _picture(dataset, int(heads.identity[owner]), int(heads.view[which]))
-        return Shown(caption, float(values[row]), bool(beyond[row] > 0), picture(pixels))
+        caption = f"identity {identity}" + (f" view {heads.view[row]}" if of_views else "")
+        pixels = _picture(dataset, identity, int(heads.view[which]))
+        return Shown(caption, float(values[row]), bool(beyond[row] > 0), picture(pixels), planted.get(identity, ""))
 
     return Chart(
         str(rule),
+        _meaning(rule, opened),
         "views" if of_views else "identities",
-        float(values[known].min(initial=np.inf)),
-        float(values[known].max(initial=-np.inf)),
-        histogram(values[known], low, high),
+        histogram(values[known], low, high) if len(known) else None,
         int(judged.sum()) - len(known),
+        [int(i) for i in heads.identity[fails] if planted.get(int(i)) == SOUND],
         [show(int(row)) for row in worst],
         [show(int(row)) for row in near],
     )
+
+
+def _meaning(rule: Rule, opened: dict[str, Scores]) -> str:
+    """The title of a rule's axis: the score, and its meaning and unit as its table states them."""
+    if isinstance(rule.score, Softmax):
+        return f"{rule.score}: probability of the first, 0 to 1"
+    table, column = rule.score.split(".")
+    return f"{rule.score}: {opened[table].columns[column].metadata[b'about'].decode()}"
 
 
 def _one_each(rows: Int64[np.ndarray, " k"], owners: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " j"]:
@@ -111,23 +180,45 @@ def _one_each(rows: Int64[np.ndarray, " k"], owners: Int64[np.ndarray, " m"]) ->
     return rows[np.sort(first)]
 
 
-def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> list[Bar]:
-    """Bars that hold passing (low to high) or failing scores only: the limits are edges. Heights are logs of counts."""
-    if not len(values):
-        return []
-    first, last = float(values.min()), float(values.max())
-    span = (last - first) or 1.0
-    # What equals the upper limit passes, so the edge lies just above it.
-    inner = [x for x in (low, float(np.nextafter(np.float32(high), np.float32(np.inf)))) if first < x < last]
-    edges = np.unique([*np.linspace(first, first + span, BINS + 1), *inner])
-    counts, _ = np.histogram(values.astype(np.float64), edges)
+def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> Histogram:
+    """Bars of which each holds only passing (low to high) or only failing scores; heights are logarithms of counts.
+
+    The limits are edges of bars, and the axis reaches them. If scores and limits are whole numbers, each number has one
+    bar, in its middle, and a limit lies between the last number that passes and the first that fails.
+    """
+    finite = [x for x in (low, high) if math.isfinite(x)]
+    first, last = min([float(values.min()), *finite]), max([float(values.max()), *finite])
+    if last - first < BINS and not np.modf([*values, *finite])[0].any():
+        # One more number than there are: a limit at the last one is not the end of the axis.
+        ends = (first - 0.5, last + 1.5)
+        edges, ticks = np.arange(ends[0], ends[1] + 1), [x for x in round_numbers(first, last + 1) if x.is_integer()]
+        below, above = drawn = low - 0.5, high + 0.5
+    else:
+        ticks = round_numbers(first, last)
+        ends, drawn = (ticks[0], ticks[-1]), (low, high)
+        # Scores have 32 bits, and so has a limit that they are compared with; what equals the upper one still passes.
+        below, above = float(np.float32(low)), float(np.nextafter(np.float32(high), np.float32(np.inf)))
+        edges = np.unique([*np.linspace(*ends, BINS + 1), *(x for x in (below, above) if ends[0] < x < ends[1])])
+    # The first and the last tick equal the ends of the scores only up to rounding.
+    counts, _ = np.histogram(values.astype(np.float64).clip(*ends), edges)
     tallest = np.log1p(counts.max())
-    return [
-        Bar(100 * (left - first) / span, 100 * (right - left) / span, float(np.log1p(n) / tallest), int(n),
-            not low <= (left + right) / 2 <= high)
-        for left, right, n in zip(edges[:-1], edges[1:], counts, strict=True)
-        if n
-    ]  # fmt: skip
+
+    def place(x: float) -> float:
+        return 100 * (x - ends[0]) / (ends[1] - ends[0])
+
+    steps = [m * 10**k for k in range(10) for m in ((1, 2, 5) if counts.max() < 50 else (1,))]
+    return Histogram(
+        [
+            Bar(place(left), place(right) - place(left), float(np.log1p(n) / tallest), int(n),
+                not below <= (left + right) / 2 <= above)
+            for left, right, n in zip(edges[:-1], edges[1:], counts, strict=True)
+            if n
+        ],
+        [Mark(place(x), f"{x:g}") for x in ticks if ends[0] <= x <= ends[1]],
+        [Mark(float(100 * np.log1p(n) / tallest), str(n)) for n in steps if n <= counts.max()],
+        [Mark(place(x), f"{name} {limit:.4g}") for name, limit, x in zip(("min", "max"), (low, high), drawn, strict=True)
+         if math.isfinite(limit)],
+    )  # fmt: skip
 
 
 def _most_frontal(heads: Heads, owner: int) -> int:

@@ -9,6 +9,7 @@ from egg import EggSource
 
 from datagen import meshing
 from datagen.meshing import MeshConfig, clean, density_grid, extract, marching_cubes
+from datagen.procedural import ProceduralConfig, ProceduralSource
 from datagen.rigs import RIGS, find_rig
 from geometry.look import look
 from geometry.meshes import Mesh
@@ -95,7 +96,7 @@ def test_figures_tell_components_holes_and_dust():
 
 
 def test_tunnels_are_counted_and_thin_loops_are_not():
-    """A bored ball has a tunnel; a wire loop on a ball is a hole of the mesh but no tunnel."""
+    """A bored ball has a tunnel; a wire loop is a hole of the mesh but no tunnel; an open hook is neither."""
 
     def bored(p):
         bore = (p[:, ::2] - torch.tensor([0.02, 0.01])).norm(dim=-1) - 0.04
@@ -106,10 +107,26 @@ def test_tunnels_are_counted_and_thin_loops_are_not():
         loop = torch.stack([q[:, 1:].norm(dim=-1) - 0.015, q[:, 0]], dim=-1).norm(dim=-1) - 0.006
         return torch.minimum(sphere([0.0, 0.1, 0.0], 0.25)(p), loop)
 
-    found = {f.__name__: extract(Field(f), MeshConfig(256))[1] for f in (bored, with_loop)}
+    def with_hook(p):
+        """A thick arm that starts on the ball and ends 1.5 cells of the tunnel grid before it would meet it again."""
+        q = p - torch.tensor([0.0, 0.1, 0.25])
+        ring = torch.stack([q[:, 1:].norm(dim=-1) - 0.08, q[:, 0]], dim=-1).norm(dim=-1) - 0.02
+        above_ball = sphere([0.0, 0.1, 0.0], 0.25 + 1.5 / 128)(p)
+        arm = torch.maximum(ring, torch.where(q[:, 1] > 0, -above_ball, torch.tensor(-1.0)))
+        return torch.minimum(sphere([0.0, 0.1, 0.0], 0.25)(p), arm)
+
+    found = {f.__name__: extract(Field(f), MeshConfig(128))[1] for f in (bored, with_loop, with_hook)}
     assert (found["bored"].holes, found["bored"].tunnels) == (1, 1)
     assert (found["with_loop"].holes, found["with_loop"].tunnels) == (1, 0)
+    assert (found["with_hook"].holes, found["with_hook"].tunnels) == (0, 0), "growing it would close the arm to a ring"
     assert extract(Field(sphere([0.0, -0.3, 0.0], 0.1)), MeshConfig(64))[1].tunnels == 0
+
+
+@pytest.mark.parametrize(("rate", "seed", "expected"), [(0.0, 5004, 0), (1.0, 60_000_009, 1)])
+def test_a_planted_hole_is_a_tunnel_and_folds_of_a_sound_head_are_not(rate, seed, expected):
+    """The nostrils of the first head, and its ears under the hat, close to rings when it grows."""
+    head = ProceduralSource(ProceduralConfig(defect_rate=rate, defects=("hole",))).head(seed)
+    assert extract(head, MeshConfig(128))[1].tunnels == expected
 
 
 def test_open_mesh_is_not_watertight():

@@ -1,24 +1,26 @@
-"""What a person sees of a run on a page: its loss, and the last views it drew beside the truth."""
+"""The section of a run on a page: its losses, and the last views it made beside the truth."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from jobs.page import Section, picture, render
+from jobs.page import Section, picture, render, round_numbers
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of numbers over the samples seen, in percent of its axes."""
+    """A number over the samples seen: its points and the ticks of both axes, in percent of the axes, from the lower left."""
 
-    points: str
+    points: list[tuple[float, float]]
+    samples: list[tuple[float, str]]
+    values: list[tuple[float, str]]
     first: float
     last: float
-    highest: float
-    samples: int
 
 
 def sections(run: Path) -> list[Section]:
@@ -33,12 +35,23 @@ def sections(run: Path) -> list[Section]:
     return [Section("Training", render("train.run", "run.html", curves=curves, shown=shown, steps=steps))]
 
 
-def curve(lines: list[dict[str, float]], name: str) -> Curve | None:
-    """A number of the log; None if it holds none."""
+def curve(lines: list[dict[str, Any]], name: str) -> Curve | None:
+    """The finite values of a number of the log; None if there are none."""
     # A resumed run may have taken some steps twice; the last time counts.
-    found = sorted({int(line["samples"]): line[name] for line in lines if name in line}.items())
+    logged = {float(line["samples"]): float(line[name]) for line in lines if name in line}
+    found = sorted((seen, value) for seen, value in logged.items() if math.isfinite(value))
     if not found:
         return None
-    last, highest = found[-1][0], max(value for _, value in found)
-    points = " ".join(f"{100 * seen / last:.2f},{100 - 100 * value / highest:.2f}" for seen, value in found)
-    return Curve(points, found[0][1], found[-1][1], highest, last)
+    samples = round_numbers(0.0, found[-1][0])
+    values = round_numbers(min(0.0, *(value for _, value in found)), max(value for _, value in found), most=4)
+
+    def place(x: float, ticks: list[float]) -> float:
+        return round(100 * (x - ticks[0]) / (ticks[-1] - ticks[0]), 2)
+
+    return Curve(
+        [(place(seen, samples), place(value, values)) for seen, value in found],
+        [(place(x, samples), f"{x:,.0f}") for x in samples if x.is_integer()],
+        [(place(x, values), f"{x:g}") for x in values],
+        found[0][1],
+        found[-1][1],
+    )
