@@ -35,6 +35,7 @@ class Storage:
 
     def __init__(self, root: str | os.PathLike[str]):
         self.url = os.fsdecode(root)
+        self.url.encode()  # what the locale cannot decode fails here, before anything is written
         self.fs: Any
         if "://" not in self.url:
             # Not through url_to_fs, which takes "::" in a path for a chain of file systems.

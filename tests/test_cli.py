@@ -322,7 +322,7 @@ def test_local_folders_with_colons(capsys, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "generate", name, *SMALL)[0] == 0
     assert [p.name for p in tmp_path.iterdir()] == [name]
-    assert run(capsys, "verify", str(tmp_path / name))[:2] == (0, "1 shards are whole\n")
+    assert run(capsys, "verify", str(tmp_path / name))[:2] == (0, "1 shards are whole (every file and size)\n")
 
 
 @pytest.mark.parametrize("command", ["status", "verify"])
@@ -337,16 +337,23 @@ def test_a_protocol_that_nobody_knows(capsys):
     refused(run(capsys, "status", "nowhere://heads"), 2, "nowhere://heads cannot be used")
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "a member too many"])
-@pytest.mark.parametrize("format", ["huggingface", "nerfstudio"])
+@pytest.mark.parametrize(
+    ("format", "damage"),
+    [
+        ("huggingface", "cut"),
+        ("huggingface", "empty"),
+        ("huggingface", "a member too many"),
+        # Pictures are copied by their places and hashes, which a member too many leaves right.
+        ("nerfstudio", "cut"),
+        ("nerfstudio", "empty"),
+    ],
+)
 def test_damaged_shards_are_not_exported(capsys, tmp_path, dataset, damage, format):
     tar = dataset / "shards/heads-000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes({"cut": whole[:5000], "empty": b"", "a member too many": whole + whole[:5120]}[damage])
-    if format == "nerfstudio" and damage == "a member too many":
-        pytest.skip("nerfstudio's pictures are read by their places and hashes, which are right")
     result = run(capsys, "export", str(dataset), str(tmp_path / "out"), "--format", format)
-    refused(result, 3, "shards/heads-000001.tar", f"run spinset repair {dataset}")
+    refused((*result[:2], last_line(result[2])), 3, "shards/heads-000001.tar", f"run spinset repair {dataset}")
     assert not (tmp_path / "out").exists()
 
 
@@ -403,13 +410,9 @@ def test_a_name_that_this_locale_cannot_print(tmp_path):
     env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "spinset.py", "generate", os.fsencode(out), *SMALL]
     done = subprocess.run(command, capture_output=True, cwd=ROOT, env=env)
-    assert b"Traceback" not in done.stderr and b"surrogates" not in done.stderr, done.stderr
-    assert done.returncode in (0, 2), done.stderr
-    if done.returncode == 2:
-        assert done.stderr.splitlines()[-1].endswith(b"set LC_ALL=C.UTF-8")
-        assert not out.exists()
-    else:
-        assert (out / "shards/heads-000000.tar").exists()
+    said = b"spinset generate: a path holds characters that this locale cannot encode; set LC_ALL=C.UTF-8\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    assert not out.exists()
 
 
 def test_a_selection_name_that_is_too_long(capsys, dataset):

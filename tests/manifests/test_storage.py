@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -88,8 +89,8 @@ class Server(MemoryFileSystem):
     """Files in memory that appear as they grow, as those of file servers do."""
 
     protocol = "fileserver"
-    store: dict = {}
-    uploads: list = []
+    store: ClassVar[dict[str, bytes]] = {}
+    uploads: ClassVar[list[str]] = []
 
     @classmethod
     def _strip_protocol(cls, path):
