@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -89,16 +89,16 @@ class Server(MemoryFileSystem):
     """Files in memory that appear as they grow, as those of file servers do."""
 
     protocol = "fileserver"
-    store: ClassVar[dict[str, bytes]] = {}
+    store: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
     uploads: ClassVar[list[str]] = []
 
     @classmethod
     def _strip_protocol(cls, path):
         return super()._strip_protocol(path.replace("fileserver://", "memory://"))
 
-    def put_file(self, lpath, rpath, **options):
+    def put_file(self, lpath, rpath, *args, **options):
         self.uploads.append(rpath)
-        super().put_file(lpath, rpath, **options)
+        super().put_file(lpath, rpath, *args, **options)
 
 
 def test_uploads_to_file_servers_appear_whole():
