@@ -28,6 +28,7 @@ from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.scores import open_scores, shard_hashes
 from manifests.selection import read_selection
+from manifests.tables import read_parquet
 
 SEED, CLEAN_SEED = 60_000_000, 30_000_000
 """The embedded models learned from seeds from 10,000,000 up; measures and limits were tried on those from 20,000,000 up."""
@@ -79,7 +80,7 @@ def of_identities(dataset: Dataset) -> pd.DataFrame:
     rows = dataset.all_identities.to_pylist()
     planted = [{d["kind"]: d["strength"] for d in row["defects"] or []} for row in rows]
     table = pd.DataFrame(planted, [row["identity"] for row in rows], list(DEFECT_KINDS)).fillna(0.0)
-    scores = {name: pd.read_parquet(dataset.storage.path(f"scores/{name}.parquet")) for name in SCORERS}
+    scores = {name: read_parquet(dataset.storage, f"scores/{name}.parquet").to_pandas() for name in SCORERS}
     views = {name: rows[rows.view >= 0].set_index("identity") for name, rows in scores.items()}
     whole = {name: rows[rows.view < 0].set_index("identity") for name, rows in scores.items()}
     back = views["clip_janus"][turned(views["clip_janus"].azimuth.to_numpy()) >= 120]
@@ -200,7 +201,7 @@ def angles(config: Config) -> None:
     everywhere = ArcFaceConfig(max_turn=179.9, back_turn=180, table="arcface_all")
     score(ScoreConfig(dataset.storage.url, scorers=("arcface",), arcface=everywhere, pool=pool))
     score(ScoreConfig(dataset.storage.url, scorers=SCORERS, pool=pool))
-    rows = pd.read_parquet(dataset.storage.path("scores/arcface_all.parquet"))
+    rows = read_parquet(dataset.storage, "scores/arcface_all.parquet").to_pandas()
     rows = rows[rows.view >= 0]
     turn = (turned(rows.azimuth.to_numpy()) // 30).clip(0, 5).astype(int)
     limit = rows.agreement[turn < 2].quantile(0.05)

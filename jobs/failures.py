@@ -10,12 +10,15 @@ from pathlib import Path
 
 from jobs.pool import WorkersKeepDying
 from manifests.errors import DamagedData, StorageError, UserError
+from manifests.storage import SCRATCH
 
 DONE, FAILED, BAD_INPUT, FAULTS, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 TRACEBACK = "SPINSET_TRACEBACK"
 """The environment variable that prints tracebacks instead of writing them to a file."""
 PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 """What the system answers when a given path cannot be used."""
+UNUSABLE = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+"""The same, where Python has no class for it."""
 CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs")
 """Packages whose errors tell of a storage that is not local."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -42,7 +45,8 @@ def exit_code(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, DamagedData | WorkersKeepDying):
         return FAULTS
-    return BAD_INPUT if isinstance(error, (UserError, *PLACES, UnicodeEncodeError, ImportError)) else FAILED
+    is_input = isinstance(error, UserError | UnicodeEncodeError | ImportError) or _is_unusable(error)
+    return BAD_INPUT if is_input else FAILED
 
 
 def line(command: str, error: BaseException) -> str:
@@ -54,8 +58,10 @@ def line(command: str, error: BaseException) -> str:
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"{name}: {_no_space(error)}; the same command continues when there is room"
-    if isinstance(error, PLACES) and error.filename is not None:
-        return f"{name}: {os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, OSError) and _is_unusable(error) and error.filename is not None:
+        place = Path(os.fsdecode(error.filename))
+        # A scratch file is unknown to the user; its folder is what cannot be written to.
+        return f"{name}: {place.parent if SCRATCH.search(place.name) else place}: {error.strerror}"
     if isinstance(error, UnicodeEncodeError):
         return f"{name}: a path holds characters that this locale cannot encode; set LC_ALL=C.UTF-8"
     if isinstance(error, ImportError) and error.name is not None:
@@ -71,6 +77,11 @@ def line(command: str, error: BaseException) -> str:
         return f"{name}: the storage cannot be used: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     where = _written(error)
     return f"{name}: internal error: {_first_line(error)}; the traceback is in {where}, please report it with that file"
+
+
+def _is_unusable(error: BaseException) -> bool:
+    """Whether the system refused a path."""
+    return isinstance(error, PLACES) or (isinstance(error, OSError) and error.errno in UNUSABLE)
 
 
 def _no_space(error: OSError) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.scores import AGAIN, FOLDER, is_current, open_scores, part_file, shard_hashes
-from manifests.tables import open_parquet, read_parquet
+from manifests.tables import open_parquet, read_parquet, reading
 
 COLUMN = "embedding"
 THREADS = 8
@@ -99,7 +99,8 @@ def _sums(dataset: Dataset, table: str, shard: int) -> Embedded:
     parquet = open_parquet(dataset.storage, part_file(table, shard), AGAIN)
     if COLUMN not in parquet.schema_arrow.names:
         raise UserError(f"the scores of {table} hold no embeddings; name a table of the scorer arcface")
-    rows = parquet.read(columns=["identity", COLUMN])
+    with reading(dataset.storage, part_file(table, shard), AGAIN):
+        rows = parquet.read(columns=["identity", COLUMN])
     lists = rows.column(COLUMN).combine_chunks()
     valid = lists.is_valid().to_numpy(zero_copy_only=False)
     vectors = lists.drop_null().flatten().to_numpy().reshape(-1, lists.type.list_size).astype(np.float32)

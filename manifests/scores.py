@@ -20,7 +20,7 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.storage import Storage
-from manifests.tables import open_parquet
+from manifests.tables import open_parquet, reading
 
 FOLDER = "scores"
 AGAIN = "spinset score {} --replace"
@@ -156,7 +156,8 @@ def read_part(dataset: Dataset, table: str, shard: int, numbers_only: bool = Fal
     """The scores of one shard, embeddings included unless only numbers are asked for."""
     parquet = open_parquet(dataset.storage, part_file(table, shard), AGAIN)
     names = [f.name for f in parquet.schema_arrow if not (numbers_only and pa.types.is_nested(f.type))]
-    return parquet.read(columns=names).replace_schema_metadata(None)
+    with reading(dataset.storage, part_file(table, shard), AGAIN):
+        return parquet.read(columns=names).replace_schema_metadata(None)
 
 
 def tables(storage: Storage) -> list[str]:
@@ -216,7 +217,8 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
             raise UserError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
     _check_shards(file, about, dataset.plan.fingerprint, hashes)
     wanted = [*rows, *known] if columns is None else ["identity", "view", *columns]
-    table_rows = parquet.read(columns=wanted)
+    with reading(dataset.storage, file, AGAIN):
+        table_rows = parquet.read(columns=wanted)
     lineage = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
     return Scores(table, lineage, known, table_rows)
 

@@ -35,6 +35,7 @@ class Storage:
 
     def __init__(self, root: str | os.PathLike[str]):
         self.url = os.fsdecode(root)
+        self.url.encode()  # what the locale cannot decode fails here, before anything is written
         self.fs: Any
         if "://" not in self.url:
             # Not through url_to_fs, which takes "::" in a path for a chain of file systems.
@@ -45,6 +46,10 @@ class Storage:
                 self.fs, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
             except ImportError as error:
                 raise UserError(f"{self.url} needs another package: {error}") from error
+            except ValueError as error:  # a protocol that fsspec does not know
+                raise UserError(f"{self.url} cannot be used: {error}") from error
+            except Exception as error:  # some file systems connect at once
+                raise StorageError(_refusal(self.url, error)) from error
         self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         if not self.is_local:
@@ -180,10 +185,13 @@ class _Remote:
             except FileNotFoundError:
                 raise
             except Exception as error:  # the clients of object stores share no base class
-                first = (str(error).splitlines() or [""])[0]
-                raise StorageError(f"{self._url} cannot be used: {type(error).__name__}: {first}") from error
+                raise StorageError(_refusal(self._url, error)) from error
 
         return reporting
+
+
+def _refusal(url: str, error: Exception) -> str:
+    return f"{url} cannot be used: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @cache

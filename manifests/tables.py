@@ -6,11 +6,13 @@ that needs the interpreter, so every table is read from one.
 """
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.errors import DamagedData
+from manifests.errors import DamagedData, StorageError
 from manifests.storage import Storage
 
 
@@ -23,12 +25,8 @@ def open_parquet(storage: Storage, name: str, mend: str = "spinset repair {}") -
     Raises:
         DamagedData: the file is missing or no parquet file.
     """
-    try:
+    with reading(storage, name, mend):
         return pq.ParquetFile(pa.BufferReader(storage.read(name)))
-    except FileNotFoundError as error:
-        raise DamagedData(f"{name} is missing; {_hint(mend, storage)}") from error
-    except pa.ArrowException as error:
-        raise DamagedData(f"{name} is damaged ({str(error).splitlines()[0]}); {_hint(mend, storage)}") from error
 
 
 def read_parquet(
@@ -39,16 +37,27 @@ def read_parquet(
     Raises:
         DamagedData: the file is missing, no parquet file, or does not decode.
     """
-    file = open_parquet(storage, name, mend)
-    try:
-        rows = file.read(columns=columns)
+    with reading(storage, name, mend):
+        rows = pq.ParquetFile(pa.BufferReader(storage.read(name))).read(columns=columns)
         if columns is None:
             return rows
         fields = [name for name in columns if "." in name]
         # A field of a struct becomes a column of its own, as it was asked for.
         return (rows.flatten() if fields else rows).select(columns)
+
+
+@contextmanager
+def reading(storage: Storage, name: str, mend: str) -> Iterator[None]:
+    """Turn errors of reading a parquet file into DamagedData with the command that makes the file again."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DamagedData(f"{name} is missing; {_hint(mend, storage)}") from error
+    except StorageError:  # nothing is known of the file
+        raise
     except (pa.ArrowException, OSError) as error:
-        raise DamagedData(f"{name} is damaged ({str(error).splitlines()[0]}); {_hint(mend, storage)}") from error
+        first = (str(error).splitlines() or [""])[0]
+        raise DamagedData(f"{name} is damaged ({first}); {_hint(mend, storage)}") from error
 
 
 def _hint(mend: str, storage: Storage) -> str:

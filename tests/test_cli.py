@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -302,3 +303,135 @@ def test_plan_foretells_and_repair_mends(capsys, tmp_path):
     tar.with_suffix(".done.json").write_text("{")
     tar.write_bytes(whole[:2000])
     assert run(capsys, "repair", out, "--inline")[0] == 3
+
+
+def refused(run_of, code: int, *parts: str) -> None:
+    """That a command ended with this code and one line that holds all of these."""
+    was, _, err = run_of
+    said = one_line(err)
+    assert was == code and all(part in said for part in parts), (was, said)
+
+
+def test_a_dangling_link_as_out(capsys, tmp_path):
+    link = tmp_path / "heads"
+    link.symlink_to(tmp_path / "gone")
+    refused(run(capsys, "generate", str(link), *SMALL), 2, f"{link}: File exists")
+    assert link.is_symlink() and not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("name", ["a::b", "simplecache::c"])
+def test_local_folders_with_colons(capsys, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "generate", name, *SMALL)[0] == 0
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert run(capsys, "verify", str(tmp_path / name))[:2] == (0, "1 shards are whole (every file and size)\n")
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_a_storage_that_cannot_be_reached(capsys, command):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"ftp://127.0.0.1:{listener.getsockname()[1]}/heads"
+    refused(run(capsys, command, url), 1, f"spinset {command}: {url} cannot be used: ConnectionRefusedError")
+
+
+def test_a_protocol_that_nobody_knows(capsys):
+    refused(run(capsys, "status", "nowhere://heads"), 2, "nowhere://heads cannot be used")
+
+
+@pytest.mark.parametrize(
+    ("format", "damage"),
+    [
+        ("huggingface", "cut"),
+        ("huggingface", "empty"),
+        ("huggingface", "a member too many"),
+        # Pictures are copied by their places and hashes, which a member too many leaves right.
+        ("nerfstudio", "cut"),
+        ("nerfstudio", "empty"),
+    ],
+)
+def test_damaged_shards_are_not_exported(capsys, tmp_path, dataset, damage, format):
+    tar = dataset / "shards/heads-000001.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes({"cut": whole[:5000], "empty": b"", "a member too many": whole + whole[:5120]}[damage])
+    result = run(capsys, "export", str(dataset), str(tmp_path / "out"), "--format", format)
+    refused((*result[:2], last_line(result[2])), 3, "shards/heads-000001.tar", f"run spinset repair {dataset}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["score", "export", "pack", "latents"])
+def test_a_missing_views_table(capsys, tmp_path, dataset, command):
+    (dataset / "shards/heads-000001.views.parquet").unlink()
+    out = str(tmp_path / "out")
+    options = {
+        "score": ["--scorers", "image", "--inline"],
+        "export": [out, "--format", "huggingface"],
+        "pack": [out],
+        "latents": ["--vae", write_vae(tmp_path / "vae"), "--inline"],
+    }
+    result = run(capsys, command, str(dataset), *options[command])
+    refused((*result[:2], last_line(result[2])), 3, "heads-000001.views.parquet", f"run spinset repair {dataset}")
+
+
+def test_a_missing_views_table_in_training(capsys, tmp_path, dataset):
+    (dataset / "shards/heads-000001.views.parquet").unlink()
+    vae = write_vae(tmp_path / "vae")
+    options = ["--data", str(dataset), "--vae", vae, "--out", str(tmp_path / "run"), "--no-latents", "--samples", "8"]
+    result = run(capsys, "train", "small", *options)
+    refused((*result[:2], last_line(result[2])), 3, "heads-000001.views.parquet", f"run spinset repair {dataset}")
+
+
+def last_line(err: str) -> str:
+    """The last line of what a command printed, after that of its progress."""
+    assert "Traceback" not in err, err
+    return err.splitlines()[-1] + "\n"
+
+
+@pytest.mark.parametrize("command", ["status", "generate"])
+def test_a_damaged_record_names_repair(capsys, tmp_path, command):
+    out = tmp_path / "heads"
+    assert run(capsys, "generate", str(out), *SMALL)[0] == 0
+    (out / "shards/heads-000000.done.json").write_text("{")
+    result = run(capsys, command, str(out), *(SMALL if command == "generate" else []))
+    refused((*result[:2], last_line(result[2])), 3, "heads-000000.done.json is damaged", f"run spinset repair {out}")
+
+
+def test_an_empty_score_table(capsys, tmp_path, dataset):
+    assert run(capsys, "score", str(dataset), "--scorers", "image", "--inline")[0] == 0
+    (dataset / "scores/image.parquet").write_bytes(b"")
+    policy = {"name": "fog", "rules": [{"name": "fog", "score": "image.fog", "max": 0.9, "drop": "view"}]}
+    (tmp_path / "fog.json").write_text(json.dumps(policy))
+    result = run(capsys, "select", str(dataset), "--policy", str(tmp_path / "fog.json"))
+    refused(result, 3, "scores/image.parquet is damaged", f"run spinset score {dataset}")
+
+
+def test_a_name_that_this_locale_cannot_print(tmp_path):
+    """A folder with an umlaut in the C locale, where Python takes its bytes for surrogates."""
+    out = tmp_path / "köpfe"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHONIO"))}
+    env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "spinset.py", "generate", os.fsencode(out), *SMALL]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=env)
+    said = b"spinset generate: a path holds characters that this locale cannot encode; set LC_ALL=C.UTF-8\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    assert not out.exists()
+
+
+def test_a_selection_name_that_is_too_long(capsys, dataset):
+    result = run(capsys, "export", str(dataset), str(dataset) + "-out", "--format", "eg3d", "--selection", "x" * 300)
+    refused(result, 2, "x" * 300)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_dataset(capsys, dataset):
+    (dataset / "scores").mkdir()
+    (dataset / "scores").chmod(0o500)
+    result = run(capsys, "score", str(dataset), "--scorers", "image", "--inline")
+    refused((*result[:2], last_line(result[2])), 2, "Permission denied", str(dataset / "scores"))
+
+
+def test_printed_commands_are_quoted(capsys, tmp_path):
+    out = tmp_path / "my heads"
+    assert run(capsys, "generate", str(out), *SMALL)[0] == 0
+    (out / "shards/heads-000000.done.json").write_text("{")
+    refused(run(capsys, "status", str(out)), 3, f"run spinset repair '{out}'")

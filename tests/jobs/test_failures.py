@@ -29,6 +29,13 @@ ROOT = Path(__file__).parents[2]
         (StorageError("s3://x cannot be used: no route"), 1, "spinset views: s3://x cannot be used: no route"),
         (FileExistsError(17, "File exists", "/a b"), 2, "spinset views: /a b: File exists"),
         (PermissionError(13, "Permission denied", "/root/x"), 2, "spinset views: /root/x: Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "/mnt/x"), 2, "spinset views: /mnt/x: Read-only file system"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/xx"), 2, "spinset views: /xx: File name too long"),
+        (
+            PermissionError(13, "Permission denied", "/data/scores/.image.parquet.tmp-0123456789ab-7-89abcdef"),
+            2,
+            "spinset views: /data/scores: Permission denied",
+        ),
         (KeyboardInterrupt(), 130, "spinset views: interrupted; the same command resumes"),
         (ModuleNotFoundError("no", name="embreex.rtcore"), 2, "the package embreex is not installed; run pip install"),
         (

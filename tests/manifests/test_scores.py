@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from small import small_plan, write_shard
 
+from manifests.errors import DamagedData
 from manifests.scores import (
     IDENTITY,
     VIEW,
@@ -17,6 +18,7 @@ from manifests.scores import (
     is_current,
     open_scores,
     part_file,
+    read_part,
     shard_hashes,
     table_schema,
     tables,
@@ -140,3 +142,17 @@ def test_a_plain_reader_sees_what_the_columns_mean(small_dataset):
     table = pq.read_table(small_dataset.storage.path(part_file("noise", 0)))
     assert table.schema.field("fog").metadata == {b"level": b"view", b"about": b"how foggy"}
     assert b'"weights_sha256": "ab"' in table.schema.metadata[b"spinset.scores"]
+
+
+def test_damaged_pages_name_the_command_that_scores_again(small_dataset):
+    """The footer is whole, so the table opens; its numbers do not decode."""
+    score_all(small_dataset)
+    gather(small_dataset, "noise", LINEAGE)
+    for file in (part_file("noise", 0), whole_file("noise")):
+        data = small_dataset.storage.read(file)
+        small_dataset.storage.write(file, data[:4] + b"\xff" * 200 + data[204:])
+    again = f"run spinset score {small_dataset.storage.url} --replace"
+    with pytest.raises(DamagedData, match=f"^{part_file('noise', 0)} is damaged .*{again}$"):
+        read_part(small_dataset, "noise", 0)
+    with pytest.raises(DamagedData, match=f"^{whole_file('noise')} is damaged .*{again}$"):
+        open_scores(small_dataset, "noise", shard_hashes(small_dataset))
