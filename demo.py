@@ -24,6 +24,7 @@ from infer.portrait.studio import PortraitConfig
 from infer.turn import Turn
 from infer.views import SamplerConfig
 from jobs.page import Section, page, picture, render
+from jobs.progress import step
 from jobs.status import summarise
 from manifests.dataset import Dataset
 from manifests.verify import verify
@@ -60,7 +61,8 @@ def demo(config: DemoConfig) -> int:
     )
     status = summarise(dataset)
     print(status)
-    faults = list(verify(dataset, deep=True))
+    with step("verify", dataset.plan.shards) as advance:
+        faults = list(verify(dataset, deep=True, checked=advance))
     for fault in faults:
         print(fault)
     if faults:

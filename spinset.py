@@ -138,15 +138,17 @@ def _status(parse: Parse) -> int:
 
 
 def _verify(parse: Parse) -> int:
+    from jobs.progress import step
     from manifests.dataset import Dataset
     from manifests.verify import verify
 
     config = parse(VerifyConfig)
     dataset = Dataset(config.out)
     faults = 0
-    for fault in verify(dataset, config.deep):
-        print(fault)
-        faults += 1
+    with step("verify", dataset.plan.shards) as advance:
+        for fault in verify(dataset, config.deep, advance):
+            print(fault)
+            faults += 1
     checked = "every byte, hash and picture" if config.deep else "every file and size"
     print(f"{faults} faults" if faults else f"{dataset.plan.shards} shards are whole ({checked})")
     return FAULTS if faults else DONE

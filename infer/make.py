@@ -1,8 +1,7 @@
 """The commands `spinset views` and `spinset heads`: from photos, an identity or nothing to a turn of views, and to files."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +9,9 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -22,15 +20,16 @@ from filters.weights import RECOGNISER, is_embedded, sha256
 from infer.outputs.write import DEFAULT, check, write
 from infer.own_normals import PULL, own_normals
 from infer.plan import Plan, plan_views, ring
+from infer.portrait.photo import read_photo
 from infer.portrait.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
 from jobs.devices import check_device, require_device
+from jobs.progress import step
 from manifests.errors import MissingFile, UserError
-from manifests.tensors import save_tensors
 from train.diffusion.precision import precision_line
 from train.embedded.folder import HEADS64
-from train.networks.model import About, load_model
+from train.networks.model import FILE, About, load_model, read_about
 
 EMBEDDED = "heads64"
 IDENTITY = "identity"
@@ -139,8 +138,17 @@ def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
         FileNotFoundError, ValueError: there is no such model or device.
     """
     require_device(device)
-    opened = load_model(HEADS64 if model == EMBEDDED else model, device)
-    return Painter(opened, opened.nothing(opened.about.resolution), sampler)
+    with step("loading the model"):
+        opened = load_model(model_folder(model), device)
+        return Painter(opened, opened.nothing(opened.about.resolution), sampler)
+
+
+def model_folder(model: str) -> Path:
+    """The folder of a model, or of the embedded one by its name; raises MissingFile if it holds no model."""
+    folder = HEADS64 if model == EMBEDDED else Path(model)
+    if not (folder / FILE).is_file():
+        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
+    return folder
 
 
 def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Tensor, "c h w"]:
@@ -154,7 +162,9 @@ def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Te
     if not model.shape.normals:
         return model.encode(picture, None)[0, 0]
     image = model.encode(picture, picture)[0, 0, : model.vae.channels]
-    normals = own_normals(model, painter.nothing, image, identity, pull, painter.config.steps, painter.config.seed)
+    steps, seed = painter.config.steps, painter.config.seed
+    with step("in-painting the normals of the photo", steps) as advance:
+        normals = own_normals(model, painter.nothing, image, identity, pull, steps, seed, advance)
     shown = model.decode(torch.cat([image, normals])[None, None])[1]
     return model.encode(picture, shown)[0, 0]
 
@@ -166,9 +176,14 @@ def views(config: ViewsConfig) -> Iterator[str]:
         FileNotFoundError, ValueError: a file is missing, or a photo cannot be used; in one line.
     """
     check(config.out, config.files.outputs, config.files.fps)
+    # What is quick to refuse comes first: the photos, then the face models, then the model.
+    for photo in config.photos:
+        read_photo(photo)
+    about = read_about(model_folder(config.model))[1]
+    with step("reading the photos"):
+        studio = Studio(with_recogniser(config, about), config.device)
+        portraits = [studio.portrait(photo) for photo in config.photos]
     painter = open_painter(config.model, config.sampler, config.device)
-    studio = Studio(with_recogniser(config, painter.model.about), config.device)
-    portraits = [studio.portrait(photo) for photo in config.photos]
     plan, places = with_photos(plan_views(*config.directions.of_views), config.photo_azimuths)
     print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
     turn = turn_of(painter, plan, places, portraits, config.pull)
@@ -177,9 +192,9 @@ def views(config: ViewsConfig) -> Iterator[str]:
         notes.append(f"without identity: {portraits[0].without_identity}")
     elif (used := studio.faces.arcface) and painter.model.about.recogniser not in ("", used.sha256):
         notes.append("the model was trained with another recogniser, so it may see another person in this identity")
-    notes += write(turn, config.out, config.files.outputs, config.files.fps)
-    if portraits[0].identity is not None:
-        save_tensors({IDENTITY: portraits[0].identity}, Path(config.out) / f"{IDENTITY}.safetensors")
+    identity = portraits[0].identity
+    extra = {} if identity is None else {f"{IDENTITY}.safetensors": save({IDENTITY: identity.contiguous()})}
+    notes += write(turn, config.out, config.files.outputs, config.files.fps, extra)
     yield f"{config.out}: {len(turn)} views"
     yield from notes + about_model(painter, plan)
 
@@ -208,8 +223,8 @@ def turn_of(
     """The views of a plan from portraits at some of its places; the first says who it is."""
     given = {place: given_latents(painter, portrait, pull) for place, portrait in zip(places, portraits, strict=True)}
     identity = portraits[0].identity if painter.model.about.identity else None
-    with calls_shown() as progress:
-        return painter.paint(plan, given, identity, progress)
+    with step("sampling views", painter.evaluations(plan)) as advance:
+        return painter.paint(plan, given, identity, advance)
 
 
 def with_photos(plan: Plan, azimuths: Iterable[float]) -> tuple[Plan, list[int]]:
@@ -259,8 +274,8 @@ def heads(config: HeadsConfig) -> Iterator[str]:
         # Between two people the noise stays, so that nothing else changes; otherwise each head has its own.
         seed = config.sampler.seed + (0 if len(known) == 2 else number)
         own = replace(painter, config=replace(config.sampler, seed=seed, scale=scale))
-        with calls_shown() as progress:
-            turn = own.paint(plan, {}, person, progress)
+        with step(f"sampling head {number + 1} of {config.heads}", own.evaluations(plan)) as advance:
+            turn = own.paint(plan, {}, person, advance)
         yield from [f"{folder}: {len(turn)} views", *write(turn, folder, config.files.outputs, config.files.fps)]
     yield from about_model(painter, plan)
 
@@ -288,11 +303,3 @@ def about_model(painter: Painter, plan: Plan) -> list[str]:
         numbers = " and ".join(map(str, new))
         notes.append(f"the model was not trained on {numbers} given views, which some of these were made from")
     return notes
-
-
-@contextmanager
-def calls_shown() -> Iterator[Callable[[int, int], None]]:
-    """Progress over the calls of a plan."""
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task("views", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,6 +3,8 @@
 Source: SpinMeRound, section 3.5 and algorithm 1, and its released sampler.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,8 +29,9 @@ def own_normals(
     pull: float = PULL["released"],
     steps: int = 50,
     seed: int = 0,
+    evaluated: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "c h w"]:
-    """Latents of the normals of a photo, from those of its picture."""
+    """Latents of the normals of a photo, from those of its picture; `evaluated` is called at each of the steps."""
     known = torch.cat([image, image])[None, None]
     is_image = torch.zeros_like(known)
     is_image[:, :, : len(image)] = 1
@@ -38,6 +41,7 @@ def own_normals(
     scene = model.scene(front, made, torch.zeros_like(known), identity, nothing)
 
     def pulled(x: Tensor, sigma: Tensor) -> Tensor:
+        evaluated()
         return pull_towards(denoise(model.network, scene, x, sigma), known, is_image, pull)
 
     levels = ddpm_levels(steps)

@@ -11,7 +11,7 @@ from geometry.cameras import Cameras, orbit
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """v views of a head, by rising azimuth; pictures over white, normals over grey, both in [-1, 1]."""
+    """v views of a head, in the order they were asked for; pictures over white, normals over grey, both in [-1, 1]."""
 
     rgb: Float32[Tensor, "v 3 h w"]
     normal: Float32[Tensor, "v 3 h w"] | None

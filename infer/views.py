@@ -4,6 +4,7 @@ The given views of later calls are the latents that earlier calls made, so nothi
 encoded in between. Source: SpinMeRound, section 3.4 and its released sampling function.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -40,8 +41,11 @@ class SamplerConfig:
     """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or (self.scale and self.scale < 1):
-            raise UserError(f"--steps is {self.steps} (1 or more), --scale {self.scale:g} (1 or more)")
+        if self.steps < 1:
+            raise UserError(f"--steps is {self.steps}; it must be 1 or more")
+        # Compared so that NaN is refused, too.
+        if self.scale != 0 and not 1 <= self.scale < math.inf:
+            raise UserError(f"--scale is {self.scale:g}; it must be 1 or more, or 0 for the model's own")
         if self.sampler not in SAMPLERS:
             raise UserError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
 
@@ -63,21 +67,26 @@ class Painter:
         """Of guidance."""
         return self.config.scale or self.model.about.scale
 
+    def evaluations(self, plan: Plan) -> int:
+        """How often the network is evaluated for a plan: once per step, or twice but in the last step with Heun's method."""
+        return len(plan.calls) * (self.config.steps if self.config.sampler == "euler" else 2 * self.config.steps - 1)
+
     @torch.inference_mode()
     def paint(
         self,
         plan: Plan,
         given: dict[int, Float[Tensor, "c h w"]],
         embedding: Float[Tensor, " d"] | None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        evaluated: Callable[[], None] = lambda: None,
     ) -> Turn:
-        """Views of a plan from latents that are given, by their places in it; `progress` hears of calls."""
+        """Views of a plan from latents that are given, by their places in it.
+
+        `evaluated` is called at each evaluation of the network.
+        """
         latents = dict(given)
-        for number, call in enumerate(plan.calls):
-            progress(number, len(plan.calls))
-            made = self._call(plan, call, latents, embedding)
+        for call in plan.calls:
+            made = self._call(plan, call, latents, embedding, evaluated)
             latents.update(zip(call.made, made, strict=True))
-        progress(len(plan.calls), len(plan.calls))
         places = list(plan.wanted)
         parts = self.model.decode(torch.stack([latents[place] for place in places])[None])
         pictures = [part[0].float().cpu() for part in parts]
@@ -90,7 +99,12 @@ class Painter:
         )
 
     def _call(
-        self, plan: Plan, call: Call, latents: dict[int, Tensor], embedding: Float[Tensor, " d"] | None
+        self,
+        plan: Plan,
+        call: Call,
+        latents: dict[int, Tensor],
+        embedding: Float[Tensor, " d"] | None,
+        evaluated: Callable[[], None],
     ) -> Float[Tensor, "v c h w"]:
         """The latents that one call makes."""
         places = [*call.given, *call.made]
@@ -108,9 +122,14 @@ class Painter:
         # Without a photo and without an identity both branches are one.
         scale = self.scale if call.given or embedding is not None else 1.0
         denoise = guided(self.model.network, scene, scale, self.nothing)
+
+        def counted(x: Tensor, sigma: Tensor) -> Tensor:
+            evaluated()
+            return denoise(x, sigma)
+
         levels = edm_levels(self.config.steps, most=most)
         with autocast(self.config.precision, clean.device):
-            x = SAMPLERS[self.config.sampler](denoise, start(noise, most, shared), levels)
+            x = SAMPLERS[self.config.sampler](counted, start(noise, most, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
 
 

@@ -1,15 +1,85 @@
-"""Shows how far a job is: live bars on a terminal, a plain line every few seconds without one."""
+"""Shows the progress of a job or a step on stderr: live bars on a terminal, and otherwise a plain line every ten seconds."""
 
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from jobs.pool import Event
 
-PLAIN_SECONDS = 5.0
+FIRST_SECONDS, PLAIN_SECONDS = 2.0, 10.0
+"""Seconds until the first plain line, and between later ones."""
+
+
+@contextmanager
+def step(what: str, total: int | None = None, already: int = 0) -> Iterator[Callable[..., None]]:
+    """Show the progress of one step; yields `advance(amount=1)`, which may be called from this thread only.
+
+    A step without a total, such as loading a model, shows its name and how long it has run. Steps are not nested.
+    """
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    started, done = time.monotonic(), already
+
+    def line() -> str:
+        seconds = time.monotonic() - started
+        if total is None:
+            return f"{what}: running for {timedelta(seconds=round(seconds))}"
+        return f"{what}: {done / max(total, 1e-9):.0%}, {_left(total - done, done - already, seconds)}"
+
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=total, completed=already)  # pyright: ignore[reportArgumentType]
+
+        def advance(amount: int = 1) -> None:
+            nonlocal done
+            done += amount
+            bar.update(task, completed=done)
+
+        with _plain_lines(console, line):
+            yield advance
+
+
+@contextmanager
+def _plain_lines(console: Console, line: Callable[[], str]) -> Iterator[None]:
+    """Print a line at intervals while the block runs, also while it computes without a pause; nothing on a terminal."""
+    if console.is_terminal:
+        yield
+        return
+    ended = threading.Event()
+
+    def repeat() -> None:
+        wait = FIRST_SECONDS
+        while not ended.wait(wait):
+            console.print(line(), soft_wrap=True, markup=False)
+            wait = PLAIN_SECONDS
+
+    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _left(remaining: int | float, made: int | float, seconds: float) -> str:
+    return f"{timedelta(seconds=round(remaining * seconds / made))} left" if made > 0 else "starting"
 
 
 class JobProgress:
@@ -19,7 +89,7 @@ class JobProgress:
         self.what, self.total, self.already = what, total, already
         self.console = console or Console(stderr=True, highlight=False)
         self.fractions: dict[int, float] = {}
-        self.started = self.printed = time.monotonic()
+        self.started = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console, transient=True)
         self.overall = self.bars.add_task(what, total=total, completed=already, note="")
@@ -28,12 +98,16 @@ class JobProgress:
     def __enter__(self) -> "JobProgress":
         if self.console.is_terminal:
             self.bars.start()
+        self.plain = _plain_lines(self.console, lambda: f"{self.what}: {self.done:.1f} of {self.total}, {self.note}")
+        self.plain.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bars.stop()
+        self.plain.__exit__(kind, error, trace)
+        if self.console.is_terminal:
+            self.bars.stop()
 
     def update(self, event: Event) -> None:
         if event.item is None:
@@ -41,22 +115,18 @@ class JobProgress:
         self.fractions[event.item] = event.done / event.total
         if self.console.is_terminal:
             self._update_bars(event)
-        elif time.monotonic() - self.printed >= PLAIN_SECONDS:
-            self.printed = time.monotonic()
-            self.console.print(f"{self.what}: {self.done:.1f} of {self.total}, {self.note}", soft_wrap=True)
 
     @property
-    def done(self) -> float:
-        return self.already + sum(self.fractions.values())
+    def done(self) -> int | float:
+        return self.already + sum(list(self.fractions.values()))
 
     @property
     def note(self) -> str:
         """Rate and time left; identities found done at the start do not count towards the rate."""
-        seconds, made = time.monotonic() - self.started, sum(self.fractions.values())
+        seconds, made = time.monotonic() - self.started, self.done - self.already
         if made == 0:
             return "starting"
-        left = timedelta(seconds=round((self.total - self.done) * seconds / made))
-        return f"{60 * made / seconds:.1f}/min, {left} left"
+        return f"{60 * made / seconds:.1f}/min, {_left(self.total - self.already - made, made, seconds)}"
 
     def _update_bars(self, event: Event) -> None:
         if self.items.get(event.unit, (None,))[0] != event.item:

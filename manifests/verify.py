@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +35,15 @@ class Fault:
         return f"{where}: {self.problem}" + (f" (byte {self.byte})" if self.byte is not None else "")
 
 
-def verify(dataset: Dataset, deep: bool = False) -> Iterator[Fault]:
-    """Yield every fault of a dataset; shards that are not made yet are faults too."""
+def verify(dataset: Dataset, deep: bool = False, checked: Callable[[], None] = lambda: None) -> Iterator[Fault]:
+    """Yield every fault of a dataset, shards that are not made yet included; `checked` is called after each shard."""
     committed = set(dataset.committed())
     for shard in range(dataset.plan.shards):
         if shard in committed:
             yield from verify_shard(dataset, shard, deep)
         else:
             yield Fault(dataset.file(shard, ".tar"), "not made yet")
+        checked()
 
 
 def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:

@@ -22,7 +22,6 @@ from infer.evaluation.importers.open import open_stage
 from infer.evaluation.measure import Kit, PictureEmbedder, Truth, look_at_truth, measure, open_kit
 from infer.evaluation.novel_views import NovelViews, Shown, make_views, number_of
 from infer.evaluation.pairs import evaluate_pair
-from infer.evaluation.progress import people_shown
 from infer.evaluation.protocols import PROTOCOLS, Protocol
 from infer.evaluation.report import Report, save_strip, strip
 from infer.evaluation.rows import Rows
@@ -31,6 +30,7 @@ from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
 from infer.metrics.pixels import to_unit
 from infer.views import Painter, SamplerConfig
+from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.embedded.folder import HEADS64
@@ -56,15 +56,16 @@ def evaluate(config: EvaluateConfig, clip: PictureEmbedder | None = None) -> Pat
         config.input_normals,
     )
     painter = open_painter(config.model, SamplerConfig(how.steps, how.scale, seed=config.seed), config.device)
-    run = _open_run(config, protocol, painter, how, clip)
+    with step("opening the people and the metrics"):
+        run = _open_run(config, protocol, painter, how, clip)
     names = choose_people(run.people.names, config.identities or protocol.identities, config.seed)
     out = Path(config.out)
     rows = Rows(out, run.settings)
-    with people_shown("evaluate", len(names), sum(name in rows for name in names)) as step:
+    with step("evaluate", len(names), sum(name in rows for name in names)) as advance:
         for name in names:
             if name not in rows:
                 rows.add(run.row(name, out))
-                step()
+                advance()
     report(run, out, [rows.rows[name] for name in names]).write(out)
     return out
 

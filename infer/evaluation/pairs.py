@@ -15,7 +15,6 @@ from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.measure import PictureEmbedder, look_at_truth, measure, open_kit
 from infer.evaluation.novel_views import Shown
-from infer.evaluation.progress import people_shown
 from infer.evaluation.report import Report, grid, save_strip
 from infer.evaluation.rows import Rows
 from infer.evaluation.summary import PERSON_METRICS, TRUTH, results_of, save_features
@@ -23,6 +22,7 @@ from infer.metrics.pixels import to_unit
 from infer.portrait.align import over_white
 from infer.portrait.photo import read_photo
 from jobs.devices import require_device
+from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 
 GENERATED = "generated"
@@ -48,7 +48,7 @@ def evaluate_pair(config: EvaluateConfig, clip: PictureEmbedder | None) -> Path:
     }
     out = Path(config.out)
     rows = Rows(out, settings)
-    with people_shown("evaluate", len(pairs), sum(name in rows for name in pairs)) as step:
+    with step("evaluate", len(pairs), sum(name in rows for name in pairs)) as advance:
         for name, files in pairs.items():
             if name in rows:
                 continue
@@ -70,7 +70,7 @@ def evaluate_pair(config: EvaluateConfig, clip: PictureEmbedder | None) -> Path:
                     "methods": {GENERATED: {"views": found["views"], "person": {}}},
                 }
             )
-            step()
+            advance()
     kept = [rows.rows[name] for name in pairs]
     report = Report(
         title=f"{folders[0].name} against {folders[1].name}",

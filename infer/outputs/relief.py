@@ -45,7 +45,9 @@ def relief(mesh: Mesh, normals: Float32[Tensor, "v 3 h w"], cameras: Cameras) ->
         stay = diags_array(np.full(len(ways), (STIFFNESS / length.mean()) ** 2))
         system = slope.T @ diags_array(weight) @ slope + stay
         asked = -(slope.T @ (weight * (square * along).sum(1)))
-        moved, _ = cg(system, asked, rtol=1e-3, maxiter=200, M=diags_array(1 / system.diagonal()))
+        moved, info = cg(system, asked, rtol=1e-3, maxiter=1000, M=diags_array(1 / system.diagonal()))
+        if info != 0:
+            raise ValueError(f"the least squares of the normals' relief did not converge (code {info})")
         mesh = Mesh((mesh.vertices + moved[:, None] * ways).astype(np.float32), mesh.faces)
     return mesh
 

@@ -1,7 +1,8 @@
 """What is written of a turn: a folder of pictures, films, cameras, shapes and a page to look at."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from infer.outputs.camera_files import colmap, nerfstudio
@@ -12,11 +13,14 @@ from infer.outputs.splat import check_splat, splats
 from infer.outputs.video import gif, mp4
 from infer.outputs.viewer import viewer
 from infer.turn import Turn
+from jobs.progress import step
 from manifests.errors import UserError
 from manifests.storage import Storage
 
 OUTPUTS = ("images", "sheet", "gif", "mp4", "viewer", "nerfstudio", "colmap", "mesh", "splat")
 DEFAULT = ("images", "sheet", "gif", "mp4", "viewer")
+SHAPES = ("nerfstudio", "colmap", "mesh", "splat")
+"""Outputs that start from a surface."""
 RECORD = "turn.json"
 """Which files of the folder are of the turn, so that the next one may replace them; and what the views are."""
 
@@ -32,8 +36,12 @@ def check(folder: str, which: Sequence[str], fps: float = 24.0) -> None:
     _earlier(Storage(folder))
 
 
-def write(turn: Turn, folder: str, which: Sequence[str] = DEFAULT, fps: float = 24.0) -> list[str]:
-    """Write outputs of a turn to a folder, in place of an earlier turn's; says what could not be made, and why.
+def write(
+    turn: Turn, folder: str, which: Sequence[str] = DEFAULT, fps: float = 24.0, extra: Mapping[str, bytes] | None = None
+) -> list[str]:
+    """Write outputs of a turn to a folder, in place of an earlier turn's; returns what could not be made, and why.
+
+    `extra` are further files that belong to the turn, by name; they are replaced and removed with it.
 
     Everything is made before anything is written, and each file appears under its name when it is whole.
 
@@ -41,12 +49,15 @@ def write(turn: Turn, folder: str, which: Sequence[str] = DEFAULT, fps: float = 
         ValueError: what `check` finds, or the folder holds files that are not of an earlier turn.
     """
     check(folder, which, fps)
-    shape, notes = _shape(turn, which)
+    shape_outputs = [name for name in which if name in SHAPES]
+    with step(f"meshing for {', '.join(shape_outputs)}") if shape_outputs else nullcontext():
+        shape, notes = _shape(turn, shape_outputs)
     # Cameras are of pictures, which lie beside them.
     outputs = {"images", *which} if {"nerfstudio", "colmap"} & set(which) else set(which)
-    files = {
-        name: data for output in sorted(outputs) for name, data in _files(turn, output, shape, fps, Path(folder).name)
-    }
+    files = dict(extra or {})
+    for output in sorted(outputs):
+        with step(f"making {output}"):
+            files |= _files(turn, output, shape, fps, Path(folder).name)
     storage = Storage(folder)
     earlier = _earlier(storage)
     if strangers := sorted(name for name in files if name not in earlier and storage.exists(name)):
@@ -62,9 +73,8 @@ def write(turn: Turn, folder: str, which: Sequence[str] = DEFAULT, fps: float = 
     return notes
 
 
-def _shape(turn: Turn, which: Sequence[str]) -> tuple[Body | None, list[str]]:
+def _shape(turn: Turn, wanted: Sequence[str]) -> tuple[Body | None, list[str]]:
     """The surface that some outputs start from, or why there is none."""
-    wanted = [name for name in which if name in ("nerfstudio", "colmap", "mesh", "splat")]
     if not wanted:
         return None, []
     try:

@@ -228,3 +228,30 @@ def test_a_folder_of_something_else_is_left_alone(folder, photo, tmp_path):
     with pytest.raises(ValueError, match=r"out"):
         list(views(views_config(folder, photo, tmp_path / "out")))
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_the_identity_of_an_earlier_person_is_removed_with_their_views(folder, photo, tmp_path):
+    out = tmp_path / "out"
+    list(views(views_config(folder, photo, out)))
+    assert (out / "identity.safetensors").is_file()
+    list(views(views_config(folder, photo, out, portrait=PortraitConfig(aligned=True))))
+    assert not (out / "identity.safetensors").exists()
+
+
+def test_the_photo_is_read_before_a_model_is_opened(photo, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nobody\.png"):
+        list(views(views_config("no-such-model", str(tmp_path / "nobody.png"), tmp_path / "out")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": 0}, r"^--steps is 0; it must be 1 or more$"),
+        ({"scale": float("nan")}, r"^--scale is nan; it must be 1 or more"),
+        ({"scale": float("inf")}, r"^--scale is inf; it must be 1 or more"),
+        ({"scale": 0.5}, r"^--scale is 0\.5; it must be 1 or more"),
+    ],
+)
+def test_a_sampler_names_the_option_that_does_not_fit(changes, says):
+    with pytest.raises(ValueError, match=says):
+        SamplerConfig(**changes)

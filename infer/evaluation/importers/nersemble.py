@@ -8,6 +8,8 @@ camera_params.json holds `world_2_cam` (4 x 4, OpenCV axes, by serial number) an
 2200 x 3208 pixels); pictures are not distorted.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -81,17 +83,17 @@ class NeRSemble:
 
     def _videos(self, name: str, videos: list[Path]) -> dict:
         """Version 2: a film per camera."""
-        counts = [int(_opened(video).get(cv2.CAP_PROP_FRAME_COUNT)) for video in videos]
-        last = min(counts)
+        sizes = {}
+        for video in videos:
+            with _opened(video) as film:
+                sizes[video] = int(film.get(cv2.CAP_PROP_FRAME_COUNT)), int(film.get(cv2.CAP_PROP_FRAME_WIDTH))
+        last = min(count for count, _ in sizes.values())
         if not max(self.frame, 0) < last:
             raise UserError(f"{videos[0].parent} has {last} moments{_which(self.frame)}")
         frame = self.frame if self.frame >= 0 else drawn(range(last), self.seed, "moment", name)
         return {
-            video.stem.removeprefix("cam_"): (
-                partial(_load_frame, video, frame),
-                int(_opened(video).get(cv2.CAP_PROP_FRAME_WIDTH)),
-            )
-            for video in videos
+            video.stem.removeprefix("cam_"): (partial(_load_frame, video, frame), width)
+            for video, (_, width) in sizes.items()
         }
 
 
@@ -106,19 +108,24 @@ def _load(file: Path, mask: Path) -> Pixels:
 
 
 def _load_frame(video: Path, frame: int) -> Pixels:
-    film = _opened(video)
-    film.set(cv2.CAP_PROP_POS_FRAMES, frame)
-    good, picture = film.read()
-    if not good or int(film.get(cv2.CAP_PROP_POS_FRAMES)) != frame + 1:
+    with _opened(video) as film:
+        film.set(cv2.CAP_PROP_POS_FRAMES, frame)
+        good, picture = film.read()
+        following = int(film.get(cv2.CAP_PROP_POS_FRAMES))
+    if not good or following != frame + 1:
         raise UserError(f"{video} does not give its frame {frame}")
     return Pixels(np.ascontiguousarray(picture[..., ::-1]), None)
 
 
-def _opened(video: Path) -> cv2.VideoCapture:
+@contextmanager
+def _opened(video: Path) -> Iterator[cv2.VideoCapture]:
     film = cv2.VideoCapture(str(video))
-    if not film.isOpened():
-        raise UserError(f"{video} does not open as a film")
-    return film
+    try:
+        if not film.isOpened():
+            raise UserError(f"{video} does not open as a film")
+        yield film
+    finally:
+        film.release()
 
 
 def _width(file: Path) -> int:

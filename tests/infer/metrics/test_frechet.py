@@ -35,9 +35,14 @@ def test_fronts_and_backs_alone():
 
 
 def test_too_few_views_are_a_reason():
-    rows = fid_figures(features(3), features(3), np.zeros(3), np.array([0.0, 20.0, 180.0]))
+    rows = fid_figures(features(6), features(6), np.zeros(6), np.array([0.0, 20.0, 30.0, 40.0, 50.0, 180.0]))
     assert rows[2].value is None and rows[2].reason.endswith("there are 0 generated and 1 true views")
     assert rows[0].value is not None
+    # Five views do not span six features.
+    assert (
+        rows[1].value is None
+        and rows[1].reason == "it needs 6 views of each kind, and there are 6 generated and 5 true views"
+    )
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

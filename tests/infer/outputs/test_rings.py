@@ -29,3 +29,9 @@ def test_a_grid_has_a_row_for_each_height():
 
 def test_a_photo_at_another_height_is_no_row_to_turn_around():
     assert level(turn([0, 0, 120, -120], [3, 10, 10, 10])).tolist() == [1, 2, 3]
+
+
+def test_a_row_rises_whatever_the_order_that_was_asked_for():
+    assert level(turn([0, 180, 90], [0, 0, 0])).tolist() == [0, 2, 1]
+    # An arc across the front stays one piece.
+    assert level(turn([0, 30, -30, 15], [0, 0, 0, 0])).tolist() == [2, 0, 3, 1]
