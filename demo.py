@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,20 +38,12 @@ from train.run.trainer import run
 POLICY = "spinmeround"
 
 
-@dataclass(frozen=True)
-class DemoConfig:
-    """Make 12 procedural heads, verify, judge and show them, train a little on them, and look around another one."""
-
-    out: str = "out/demo"
-    """Folder of the dataset and its report."""
-
-
-def demo(config: DemoConfig) -> int:
-    """Run the demo; returns the exit code."""
+def demo(out: str) -> int:
+    """Run the demo in a folder, and return the exit code."""
     started = time.monotonic()
     dataset = generate(
         GenerateConfig(
-            out=config.out,
+            out=out,
             source=SourceConfig(procedural=ProceduralConfig(defect_rate=0.08)),
             identities=12,
             seed=5000,
@@ -66,24 +58,24 @@ def demo(config: DemoConfig) -> int:
     for fault in faults:
         print(fault)
     if faults:
-        print(f"{len(faults)} faults; remove {config.out} and run the demo again")
+        print(f"{len(faults)} faults; remove {out} and run the demo again")
         return 3
     verified = "every byte and picture verified"
-    score(ScoreConfig(config.out))
-    selected = select(SelectConfig(config.out, POLICY))
+    score(ScoreConfig(out))
+    selected = select(SelectConfig(out, POLICY))
     print(selected)
     # The models are small: a second thread would only wait for the first, and for a core that is busy.
     torch.set_num_threads(1)
-    held_out = held_out_heads(config.out)
-    trained = train_a_little(config.out, held_out)
-    seen_around = look_around(config.out, held_out)
+    held_out = held_out_heads(out)
+    trained = train_a_little(out, held_out)
+    seen_around = look_around(out, held_out)
     kept = selected.summary["identities"]["kept"]
     lead = (
         f"{status.kept} of {status.identities} procedural heads, {status.views} views of {dataset.plan.resolution} px "
         f"with normals, {status.bytes / 1e6:.1f} MB; {verified}; the policy {POLICY} keeps {kept} of them; "
         f"{time.monotonic() - started:.0f} s."
     )
-    html = Path(config.out) / "report.html"
+    html = Path(out) / "report.html"
     judged = selection_sections(dataset, selected.name)
     sections = [*report.sections(dataset), *judged, *run_report.sections(trained), seen_around]
     html.write_text(page("A spinset demo dataset", lead, sections), encoding="utf-8")

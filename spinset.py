@@ -26,7 +26,7 @@ from tyro import MISSING_NONPROP
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.failures import BAD_INPUT, DONE, FAULTS, report
-from manifests.errors import UserError
+from manifests.errors import MissingFile, UserError
 
 EXIT_CODES = """\
 exit codes: 0 done, 1 something failed (one line says what), 2 an argument or a file cannot be used,
@@ -40,6 +40,14 @@ class Parse(Protocol):
     """Builds a config from the arguments of the command line; with presets, from one that is named first."""
 
     def __call__(self, what: type[T], presets: Mapping[str, T] | None = None) -> T: ...
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Make 12 procedural heads, verify, judge and show them, train a little on them, and look around another one."""
+
+    out: str = "out/demo"
+    """Folder of the dataset and its report."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,10 @@ class ConvertConfig:
 
 
 def _demo(parse: Parse) -> int:
-    from demo import DemoConfig, demo
+    config = parse(DemoConfig)
+    from demo import demo
 
-    return demo(parse(DemoConfig))
+    return demo(config.out)
 
 
 def _plan(parse: Parse) -> int:
@@ -130,19 +139,20 @@ def _generate(parse: Parse) -> int:
 
 
 def _status(parse: Parse) -> int:
+    config = parse(StatusConfig)
     from jobs.status import summarise
     from manifests.dataset import Dataset
 
-    print(summarise(Dataset(parse(StatusConfig).out)))
+    print(summarise(Dataset(config.out)))
     return DONE
 
 
 def _verify(parse: Parse) -> int:
+    config = parse(VerifyConfig)
     from jobs.progress import step
     from manifests.dataset import Dataset
     from manifests.verify import verify
 
-    config = parse(VerifyConfig)
     dataset = Dataset(config.out)
     faults = 0
     with step("verify", dataset.plan.shards) as advance:
@@ -196,11 +206,13 @@ def _select(parse: Parse) -> int:
 
 
 def _convert(parse: Parse) -> int:
-    from datagen.panohead.checkpoint import LICENCE, convert
-
     config = parse(ConvertConfig)
+    if not Path(config.file).is_file():
+        raise MissingFile(f"there is no file {config.file}; give the path of an official checkpoint")
     if not config.file.endswith(".pkl"):
         return _convert_weights(config)
+    from datagen.panohead.checkpoint import LICENCE, convert
+
     checkpoint = convert(config.file, config.dest)
     print(f"{config.dest}: {checkpoint.official['family']}, source sha256 {checkpoint.sha256}\n{LICENCE}")
     return DONE
@@ -246,22 +258,25 @@ def _latents(parse: Parse) -> int:
 
 
 def _train(parse: Parse) -> int:
-    from train.run.launch_ray import launch
     from train.run.presets import PRESETS, Train
-    from train.run.trainer import run
 
     asked = parse(Train, PRESETS)
     if not asked.config.loader.data:
         raise UserError("--data is needed: the folder or address of the dataset to train on")
+    from train.run.launch_ray import launch
+    from train.run.trainer import run
+
     model = launch(asked.config, asked.ray) if asked.ray.address else run(asked.config)
     print(f"model: {model}\nnext: spinset views {shlex.quote(str(model))} PHOTO --out DIR")
     return DONE
 
 
 def _average(parse: Parse) -> int:
+    config = parse(AverageConfig)
+    if not Path(config.run).is_dir():
+        raise MissingFile(f"there is no folder {config.run}; give the folder of a training run")
     from train.run.run_folder import average
 
-    config = parse(AverageConfig)
     average(Path(config.run), Path(config.dest), config.sigma_rel)
     print(f"model: {config.dest}")
     return DONE
