@@ -176,7 +176,8 @@ def views(config: ViewsConfig) -> Iterator[str]:
         FileNotFoundError, ValueError: a file is missing, or a photo cannot be used; in one line.
     """
     check(config.out, config.files.outputs, config.files.fps)
-    # What is quick to refuse comes first: the photos, then the face models, then the model.
+    # What is quick to refuse comes first: the device, the photos, then the face models, then the model.
+    require_device(config.device)
     for photo in config.photos:
         read_photo(photo)
     about = read_about(model_folder(config.model))[1]

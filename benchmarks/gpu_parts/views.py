@@ -85,7 +85,7 @@ def views(budget: Budget) -> Iterator[Table]:
 
 @torch.inference_mode()
 def sample(painter: Painter, plan: Any, given: Any, person: Any) -> None:
-    painter._call(plan, plan.calls[0], given, person)
+    painter._call(plan, plan.calls[0], given, person, lambda: None)
 
 
 @torch.inference_mode()

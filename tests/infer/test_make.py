@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -234,7 +235,12 @@ def test_the_identity_of_an_earlier_person_is_removed_with_their_views(folder, p
     out = tmp_path / "out"
     list(views(views_config(folder, photo, out)))
     assert (out / "identity.safetensors").is_file()
-    list(views(views_config(folder, photo, out, portrait=PortraitConfig(aligned=True))))
+    # A model that names no recogniser: without one of the user's there is no identity.
+    shutil.copytree(folder, other := tmp_path / "other")
+    about = json.loads((other / "model.json").read_text())
+    about["about"]["recogniser"] = ""
+    (other / "model.json").write_text(json.dumps(about))
+    list(views(views_config(str(other), photo, out, portrait=PortraitConfig(aligned=True))))
     assert not (out / "identity.safetensors").exists()
 
 

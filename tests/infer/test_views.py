@@ -129,7 +129,11 @@ def test_identities_between_two_are_of_unit_length():
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"steps": 0}, r"--steps is 0"), ({"scale": 0.5}, r"--scale 0.5"), ({"sampler": "ddim"}, r"--sampler is 'ddim'")],
+    [
+        ({"steps": 0}, r"--steps is 0"),
+        ({"scale": 0.5}, r"--scale is 0.5; it must be 1 or more"),
+        ({"sampler": "ddim"}, r"--sampler is 'ddim'"),
+    ],
 )
 def test_settings_that_cannot_be(change, says):
     with pytest.raises(ValueError, match=says):
