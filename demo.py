@@ -61,7 +61,9 @@ def demo(out: str) -> int:
         print(f"{len(faults)} faults; remove {out} and run the demo again")
         return 3
     verified = "every byte and picture verified"
-    score(ScoreConfig(out))
+    if lacking := score(ScoreConfig(out)):
+        print("\n".join(lacking))
+        return 3
     selected = select(SelectConfig(out, POLICY))
     print(selected)
     # The models are small: a second thread would only wait for the first, and for a core that is busy.

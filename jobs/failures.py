@@ -58,7 +58,9 @@ def line(command: str, error: BaseException) -> str:
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"{name}: {_no_space(error)}; the same command continues when there is room"
-    if isinstance(error, OSError) and _is_unusable(error) and error.filename is not None:
+    if isinstance(error, OSError) and _is_unusable(error):
+        if error.filename is None:
+            return f"{name}: {error}"
         place = Path(os.fsdecode(error.filename))
         # A scratch file is unknown to the user; its folder is what cannot be written to.
         return f"{name}: {place.parent if SCRATCH.search(place.name) else place}: {error.strerror}"
@@ -74,7 +76,7 @@ def line(command: str, error: BaseException) -> str:
             "or give --checkpoint-activations where a model is trained"
         )
     if type(error).__module__.partition(".")[0] in CLIENTS:
-        return f"{name}: the storage cannot be used: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return f"{name}: the storage cannot be used: {_first_line(error)}"
     where = _written(error)
     return f"{name}: internal error: {_first_line(error)}; the traceback is in {where}, please report it with that file"
 

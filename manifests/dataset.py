@@ -1,7 +1,6 @@
 """Reads a dataset: which shards are committed, their tables, and the bytes of any member by its index."""
 
 import json
-import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifests import schema
-from manifests.errors import DamagedData
+from manifests.errors import damaged
 from manifests.plan import Plan, read_plan
 from manifests.shards import DONE, FOLDER, SUFFIXES
 from manifests.storage import Storage
@@ -37,14 +36,14 @@ class Dataset:
 
     def done(self, shard: int) -> dict[str, Any]:
         """The commit record of a shard; raises DamagedData if it does not parse."""
-        name, mend = self.file(shard, DONE), f"run spinset repair {shlex.quote(self.storage.url)}"
+        name = self.file(shard, DONE)
         try:
             done = json.loads(self.storage.read(name))
             lacking = RECORD - done.keys() or set(SUFFIXES) - done["files"].keys()
         except (ValueError, AttributeError) as error:
-            raise DamagedData(f"{name} is damaged ({type(error).__name__}: {error}); {mend}") from error
+            raise damaged(name, f"is damaged ({type(error).__name__}: {error})", self.storage.url) from error
         if lacking:
-            raise DamagedData(f"{name} is damaged (it lacks {', '.join(sorted(lacking))}); {mend}")
+            raise damaged(name, f"is damaged (it lacks {', '.join(sorted(lacking))})", self.storage.url)
         return done
 
     def views(self, shard: int, columns: list[str] | None = None) -> pa.Table:

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import AGAIN, FOLDER, is_current, open_scores, part_file, shard_hashes
+from manifests.scores import AGAIN, FOLDER, is_current, open_scores, part_file, shard_hashes, some_of
 from manifests.tables import open_parquet, read_parquet, reading
 
 COLUMN = "embedding"
@@ -53,8 +53,9 @@ def embeddings_of(dataset: Dataset, table: str, identities: Int64[np.ndarray, " 
     """
     known, vectors = mean_embeddings(dataset, table)
     if missing := np.setdiff1d(identities, known).tolist():
-        some = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(f"the embeddings of {table} lack identities {some}; run spinset score --scorers arcface again")
+        raise UserError(
+            f"the embeddings of {table} lack identities {some_of(missing)}; run spinset score --scorers arcface again"
+        )
     by_identity = np.argsort(known)
     return vectors[by_identity[np.searchsorted(known, identities, sorter=by_identity)]]
 

@@ -4,6 +4,8 @@
 machine. All are ValueErrors, so that callers in Python may treat them as the usual ones.
 """
 
+import shlex
+
 
 class UserError(ValueError):
     """Something that was given cannot be used; the message states what was given and what would work."""
@@ -19,3 +21,12 @@ class StorageError(OSError):
 
 class DamagedData(ValueError):
     """Files of a dataset are missing, cut short or altered; the message names them and the command that repairs them."""
+
+    def __init__(self, message: str, file: str = "", problem: str = ""):
+        super().__init__(message)
+        self.file, self.problem = file, problem
+
+
+def damaged(file: str, problem: str, url: str, mend: str = "spinset repair {}") -> DamagedData:
+    """The error for a damaged file of the dataset at `url`; `mend` is the command that makes the file again."""
+    return DamagedData(f"{file} {problem}; run {mend.format(shlex.quote(url))}", file, problem)

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from manifests import schema
 from manifests.dataset import Dataset
-from manifests.errors import DamagedData, UserError
+from manifests.errors import UserError, damaged
 from manifests.selection import Selection, read_selection
 from manifests.shards import member_name
 
@@ -63,7 +62,7 @@ class KeptIdentity:
         for key, entry, data in zip(keys, index, self.dataset.members(self.shard, name, self.views), strict=True):
             if hashlib.sha256(data).digest() != entry["sha256"]:
                 where = f"{self.dataset.file(self.shard, '.tar')}, {member_name(key, self.dataset.plan.members[name])}"
-                raise DamagedData(f"{where} is damaged; run spinset repair {shlex.quote(self.dataset.storage.url)}")
+                raise damaged(where, "is damaged", self.dataset.storage.url)
             yield data
 
     def mesh(self) -> bytes | None:

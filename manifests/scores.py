@@ -87,9 +87,7 @@ def write_part(
     """Commit the scores of one shard, replacing older ones; `unreadable` says which identities have NaN because of their
     pictures, and why."""
     about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "tar_sha256": tar_sha256}
-    if unreadable:
-        about[UNREADABLE] = {str(identity): reason for identity, reason in unreadable.items()}
-    _write(dataset.storage, part_file(table, shard), rows, about)
+    _write(dataset.storage, part_file(table, shard), rows, about, unreadable)
 
 
 def is_current(dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False) -> bool:
@@ -147,9 +145,8 @@ def write_whole(
 ) -> None:
     """Commit a whole table of all committed shards; `unreadable` as in `write_part`."""
     about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "shards": shard_hashes(dataset)}
-    if unreadable:
-        about[UNREADABLE] = {str(identity): reason for identity, reason in unreadable.items()}
-    _write(dataset.storage, whole_file(table), rows.sort_by([("identity", "ascending"), ("view", "ascending")]), about)
+    rows = rows.sort_by([("identity", "ascending"), ("view", "ascending")])
+    _write(dataset.storage, whole_file(table), rows, about, unreadable)
 
 
 def read_part(dataset: Dataset, table: str, shard: int, numbers_only: bool = False) -> pa.Table:
@@ -228,15 +225,16 @@ def _check_shards(file: str, about: dict[str, Any], fingerprint: str, hashes: di
     if about["dataset"] != fingerprint:
         raise UserError(f"{file} belongs to a dataset with another plan; {again}")
     if missing := [shard for shard in hashes if shard not in seen]:
-        raise UserError(f"{file} lacks shards {_some(missing)}, which were made since; {again}")
+        raise UserError(f"{file} lacks shards {some_of(missing)}, which were made since; {again}")
     if gone := [shard for shard in seen if shard not in hashes]:
-        raise UserError(f"{file} speaks of shards {_some(gone)}, which are no longer there; {again}")
+        raise UserError(f"{file} speaks of shards {some_of(gone)}, which are no longer there; {again}")
     if older := [shard for shard in hashes if seen[shard] != hashes[shard]]:
-        raise UserError(f"{file} is older than shards {_some(older)}; {again}")
+        raise UserError(f"{file} is older than shards {some_of(older)}; {again}")
 
 
-def _some(shards: list[str]) -> str:
-    return ", ".join(shards[:5]) + (f" and {len(shards) - 5} more" if len(shards) > 5 else "")
+def some_of(numbers: Sequence[int | str]) -> str:
+    """The first few numbers of a list for a message, and how many more there are."""
+    return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
 def _difference(there: Lineage, asked: Lineage) -> str:
@@ -245,7 +243,11 @@ def _difference(there: Lineage, asked: Lineage) -> str:
     return ", ".join(changed) or "another plan"
 
 
-def _write(storage: Storage, file: str, rows: pa.Table, about: dict[str, Any]) -> None:
+def _write(
+    storage: Storage, file: str, rows: pa.Table, about: dict[str, Any], unreadable: Mapping[int, str] | None
+) -> None:
+    if unreadable:
+        about = {**about, UNREADABLE: {str(identity): reason for identity, reason in unreadable.items()}}
     sink = io.BytesIO()
     rows = rows.replace_schema_metadata({_META: json.dumps(about, sort_keys=True)})
     pq.write_table(rows, sink, row_group_size=1 << 17, compression="zstd")

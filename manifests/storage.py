@@ -214,7 +214,7 @@ def _processes() -> str:
 
 
 def _is_abandoned(scratch: Path) -> bool:
-    """Whether a file is a scratch file that nobody writes any more."""
+    """Whether a file is a scratch file whose writer has ended."""
     found = SCRATCH.search(scratch.name)
     if found is None:
         return False

@@ -5,18 +5,19 @@ the interpreter has begun to end, which aborts the process after its answer was 
 that needs the interpreter, so every table is read from one.
 """
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.errors import DamagedData, StorageError
+from manifests.errors import StorageError, damaged
 from manifests.storage import Storage
 
+REPAIR = "spinset repair {}"
 
-def open_parquet(storage: Storage, name: str, mend: str = "spinset repair {}") -> pq.ParquetFile:
+
+def open_parquet(storage: Storage, name: str, mend: str = REPAIR) -> pq.ParquetFile:
     """Open a parquet file of a dataset.
 
     Args:
@@ -29,21 +30,19 @@ def open_parquet(storage: Storage, name: str, mend: str = "spinset repair {}") -
         return pq.ParquetFile(pa.BufferReader(storage.read(name)))
 
 
-def read_parquet(
-    storage: Storage, name: str, columns: list[str] | None = None, mend: str = "spinset repair {}"
-) -> pa.Table:
+def read_parquet(storage: Storage, name: str, columns: list[str] | None = None, mend: str = REPAIR) -> pa.Table:
     """Read a parquet file of a dataset, or some of its columns; struct fields are named as in "rgb.offset".
 
     Raises:
         DamagedData: the file is missing, no parquet file, or does not decode.
     """
+    file = open_parquet(storage, name, mend)
     with reading(storage, name, mend):
-        rows = pq.ParquetFile(pa.BufferReader(storage.read(name))).read(columns=columns)
-        if columns is None:
-            return rows
-        fields = [name for name in columns if "." in name]
-        # A field of a struct becomes a column of its own, as it was asked for.
-        return (rows.flatten() if fields else rows).select(columns)
+        rows = file.read(columns=columns)
+    if columns is None:
+        return rows
+    # A field of a struct becomes a column of its own, as it was asked for.
+    return (rows.flatten() if any("." in column for column in columns) else rows).select(columns)
 
 
 @contextmanager
@@ -52,13 +51,9 @@ def reading(storage: Storage, name: str, mend: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DamagedData(f"{name} is missing; {_hint(mend, storage)}") from error
+        raise damaged(name, "is missing", storage.url, mend) from error
     except StorageError:  # nothing is known of the file
         raise
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or [""])[0]
-        raise DamagedData(f"{name} is damaged ({first}); {_hint(mend, storage)}") from error
-
-
-def _hint(mend: str, storage: Storage) -> str:
-    return f"run {mend.format(shlex.quote(storage.url))}"
+        raise damaged(name, f"is damaged ({first})", storage.url, mend) from error

@@ -52,7 +52,7 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
     try:
         done = dataset.done(shard)
     except DamagedData as error:
-        yield Fault(marker, str(error).removeprefix(f"{marker} is ").rpartition("; run ")[0])
+        yield Fault(marker, error.problem.removeprefix("is "))
         return
     expected = {suffix: (file["size"], file["sha256"]) for suffix, file in done["files"].items()}
     fingerprint = done["fingerprint"]
@@ -83,8 +83,7 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
         rows = dataset.views(shard).to_pylist()
         identities = dataset.identities(shard) if ".identities.parquet" not in damaged else None
     except DamagedData as error:
-        file, _, problem = str(error).rpartition("; run ")[0].partition(" is ")
-        yield Fault(file, f"is {problem}")
+        yield Fault(error.file, error.problem)
         return
     if ".tar" in damaged and dataset.storage.exists(tar):
         yield from _locate(dataset, tar, rows, expected[".tar"][0])

@@ -1,13 +1,12 @@
 """A dataset as the base of an export: its shards linked or copied as they are, or packed where only a part is wanted."""
 
 import os
-import shlex
 import shutil
 from pathlib import Path
 
 from datagen.export.pack import PackConfig, fill
 from manifests.dataset import Dataset
-from manifests.errors import DamagedData
+from manifests.errors import damaged
 from manifests.keep import Keep
 from manifests.pack import make_pack_plan
 from manifests.plan import write_plan
@@ -30,7 +29,7 @@ def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
         return copy
     for shard in copy.pending():
         if fault := next(verify_shard(source, shard, deep=False), None):
-            raise DamagedData(f"{fault}; run spinset repair {shlex.quote(source.storage.url)}")
+            raise damaged(fault.file, f"is damaged ({fault})", source.storage.url)
         files = [*source.done(shard).get("meshes", {}), *(copy.file(shard, suffix) for suffix in (*SUFFIXES, DONE))]
         for file in files:
             _link(source, file, storage)

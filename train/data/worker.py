@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as Requests
 
 from manifests.draws import generator
+from manifests.errors import DamagedData
 from manifests.index import Subset
 from manifests.order import GlobalBatch
 from train.data.batch import BadMember, Batch, Key, Source
@@ -79,7 +80,7 @@ class Worker(Requests):
         try:
             return self.serve(request)
         except BadMember as error:
-            return ValueError(str(error))
+            return DamagedData(f"{error}; spinset verify --deep names all damage, and spinset repair mends it")
         except (ValueError, OSError) as error:
             return error
 

@@ -180,8 +180,6 @@ def load_model(folder: str | Path, device: str = "cpu") -> Model:
         ValueError: a part is damaged, or weights do not fit the shape.
     """
     folder = Path(folder)
-    if not (folder / FILE).is_file():
-        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
     shape, about = read_about(folder)
     vae = load_vae(str(folder / VAE), device)
     network, tokens = shape.network(vae.channels), shape.identity.build()
@@ -192,7 +190,14 @@ def load_model(folder: str | Path, device: str = "cpu") -> Model:
 
 
 def read_about(folder: Path) -> tuple[ModelShape, About]:
-    """What `model.json` says; raises ValueError if it says nothing sensible."""
+    """Read a model's shape and description from its model.json.
+
+    Raises:
+        MissingFile: the folder has none.
+        UserError: it is damaged, or of another format.
+    """
+    if not (folder / FILE).is_file():
+        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
     try:
         found = json.loads((folder / FILE).read_text())
         if found["format"] != FORMAT:

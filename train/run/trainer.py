@@ -56,9 +56,8 @@ def run(config: TrainConfig) -> Path:
         KeyboardInterrupt: it was asked to stop (SIGTERM, Ctrl-C), and has saved where it is.
     """
     with ExitStack() as stack:
-        precision = precision_line(config.precision, config.device)
-        config = replace(config, precision=resolve_precision(config.precision, config.device))
         ranks = stack.enter_context(joined(config.device))
+        config, precision = with_precision(config, ranks)
         micro, out, batch_size = config.micro_batch(ranks.world), Path(config.out), config.loader.batch
         console = open_console(ranks.is_first)
         console.print(f"train: {first_line(config, ranks, precision)}", soft_wrap=True)
@@ -157,6 +156,16 @@ def run(config: TrainConfig) -> Path:
             checkpoints.finish()
         export(about(), ema, out / MODEL, ranks)
         return out / MODEL
+
+
+def with_precision(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, str]:
+    """The config with its precision resolved, and a line that states it; auto is bf16 only if every rank has bf16."""
+    own = resolve_precision(config.precision, ranks.device)
+    common = "fp32" if ranks.any(own == "fp32") else "bf16"
+    line = precision_line(config.precision, ranks.device)
+    if common != own:
+        line = "precision: fp32 (the device of another rank has no bf16 instructions)"
+    return replace(config, precision=common), line
 
 
 def first_line(config: TrainConfig, ranks: Ranks, precision: str) -> str:

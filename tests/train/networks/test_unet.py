@@ -107,7 +107,9 @@ def test_checkpointing_activations_keeps_views_together(small):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
-def test_compiled_blocks_do_the_same_and_keep_their_names():
+def test_compiled_blocks_do_the_same_and_keep_their_names(tmp_path, monkeypatch):
+    # A cache of its own: the shared one may hold code for other instructions than this process uses.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     shape = UNetShape(channels=(16,), attention=(False,), blocks=1, heads=2, context=12, groups=8)
     network = MultiviewUNet(shape, 8, 7)
     x, condition, level, context = scene(v=2)
