@@ -6,7 +6,7 @@
 Both procedures run in the same process on the same device and threads; `benchmarks/panohead_official.py` is the
 official one. An identity is 125 views and the shape grid of 512^3 that is the official default. The lower bound of a
 view is the floating point operations of its convolutions and matrix products over what this machine reaches in one
-large convolution. With a GPU the seconds of a whole identity (views, mesh, normals) are measured too. Prints tables
+large convolution. Prints tables
 and, last, one line of JSON.
 """
 
@@ -35,7 +35,6 @@ from datagen.panohead.head import PanoHead, PanoHeadConfig
 from datagen.panohead.official import ISO_LEVEL, RELEASE, RELEASE_RENDERING, frontal_label, grid_points, latent
 from datagen.rigs import find_rig
 from geometry.cameras import Cameras, eg3d_labels
-from geometry.embree import EmbreeCaster
 from geometry.meshes import Mesh
 
 VIEWS, SHAPE = 125, 512
@@ -172,24 +171,6 @@ def hausdorff(a: Mesh, b: Mesh) -> float:
     return float(max(trees[1].query(a.vertices)[0].max(), trees[0].query(b.vertices)[0].max()) * GRID)
 
 
-def whole_identity(generator: Generator, device: str, precision: str) -> dict[str, float]:
-    """Seconds of each stage of one identity at the full recipe: 125 views, the mesh of 512 cells and its normals."""
-    cameras, stages = rig("cpu"), {}
-
-    def stage(name: str, work: Callable[[], Any]) -> Any:
-        made = []
-        stages[name] = seconds(lambda: made.append(work()), device)
-        return made[-1]
-
-    head = stage("head", lambda: PanoHead(generator, SEED, PanoHeadConfig(precision=precision)))
-    stage("views", lambda: head.render(cameras, generator.config.resolution))
-    grid = stage("grid", lambda: density_grid(head, SHAPE))
-    mesh = stage("marching_cubes", lambda: marching_cubes(grid, ISO_LEVEL))
-    caster = EmbreeCaster(mesh)
-    stage("normals", lambda: [view.smooth_normals() for view in caster.cast(cameras, generator.config.resolution)])
-    return {**stages, "total": sum(stages.values())}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="an official .pkl or a converted folder; without it, random release sizes")
@@ -227,11 +208,6 @@ def main() -> None:
     report(figures, accuracy, shapes, gigabytes)
     result = {"benchmark": "panohead", **vars(arguments), "peak_flops": peaks, "procedures": figures}
     result.update(accuracy=accuracy, shapes=shapes, gigabytes=gigabytes)
-    if device.startswith("cuda") and not small:
-        result["stages"] = {name: whole_identity(generator, device, name) for name in ("exact", "fast")}
-        for name, stages in result["stages"].items():
-            share = VIEWS * figures[name]["bound"] / stages["views"]
-            print(f"{name}: {stages['total']:.2f} s per identity, its views at {share:.0%} of peak; {stages}")
     print(json.dumps(result))
 
 

@@ -1,8 +1,6 @@
-"""The training step: operations of the released size, and time, memory and utilisation of a step.
+"""The training step: operations of the released size, and the small model beside a plain loop (a GPU: `make gpu`).
 
-    python benchmarks/train_step.py                  # what a CPU can tell: FLOPs, and the small model beside a plain loop
-    python benchmarks/train_step.py --device cuda    # the released size on a GPU, in bf16, with and without compile and
-                                                     # checkpointed activations
+    python benchmarks/train_step.py
 
 The plain loop does the same work as one of diffusers' training examples would: views concatenated to one batch, standard
 attention processors replaced by ours (they know no views), a loss written out, AdamW, and one average of the weights.
@@ -12,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal
 
 import torch
 import tyro
@@ -26,9 +23,11 @@ from train.diffusion.objective import Objective, draw, losses
 from train.diffusion.precision import autocast, resolve_precision
 from train.diffusion.scene import Nothing, Scene
 from train.networks.model import ModelShape
+from train.networks.unet import MultiviewUNet
 from train.run.ema import Ema, EmaConfig
-from train.run.log import PEAK, forward_flops
+from train.run.log import forward_flops
 from train.run.optimizer import Optimizer, OptimizerConfig
+from train.run.parallel import clip
 from train.run.presets import HEADS64_RUN
 
 VIEWS, GIVEN = 8, 1
@@ -38,13 +37,10 @@ VIEWS, GIVEN = 8, 1
 class Config:
     """Measure training steps."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
     steps: int = 8
-    """Of each measurement, after two that do not count."""
+    """Steps of each measurement, after two that do not count."""
     rounds: int = 5
-    """On the CPU, pairs of measurements in turn."""
-    scenes: tuple[int, ...] = (1, 2, 3, 4, 8)
-    """On the GPU, scenes that are tried at once."""
+    """Pairs of measurements in turn."""
 
 
 def inputs(shape: ModelShape, scenes: int, cells: int, tokens: int, device: str) -> tuple[Scene, Tensor, Nothing]:
@@ -60,21 +56,22 @@ def inputs(shape: ModelShape, scenes: int, cells: int, tokens: int, device: str)
     return Scene(latents, is_condition, rays, context), latents, nothing
 
 
-def ours(shape: ModelShape, scene: Scene, latents: Tensor, nothing: Nothing, **options: bool) -> Callable[[], None]:
-    """A step as the trainer takes it."""
-    network = shape.network().to(latents.device)
-    if options.get("checkpoint"):
-        network.checkpoint_activations()
-    if options.get("compile"):
-        network.compile_blocks()
+def ours(
+    network: MultiviewUNet,
+    scene: Scene,
+    latents: Tensor,
+    nothing: Nothing,
+    forward: Callable[..., Tensor] | None = None,
+) -> Callable[[], None]:
+    """A step as the trainer takes it; `forward` is the network as its ranks run it, if it is not the network itself."""
     optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), half_life=50_000))
     objective, places = Objective(), count()
 
     def step() -> None:
         draws = draw(objective, 0, [next(places) for _ in range(len(latents))], latents)
         with autocast("auto", latents.device):
-            (losses(network, scene, latents, draws, objective, nothing).sum() / len(latents)).backward()
-        optimizer.step(torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0), 1e-5)
+            (losses(forward or network, scene, latents, draws, objective, nothing).sum() / len(latents)).backward()
+        optimizer.step(clip(network.parameters(), 1.0), 1e-5)
         ema.update(1_000_000, len(latents))
 
     return step
@@ -113,13 +110,11 @@ def plain(shape: ModelShape, scene: Scene, latents: Tensor) -> Callable[[], None
     return step
 
 
-def seconds(step: Callable[[], None], steps: int, device: str) -> float:
+def seconds(step: Callable[[], None], steps: int) -> float:
     """Of one step."""
     begun = time.perf_counter()
     for _ in range(steps):
         step()
-    if device == "cuda":
-        torch.cuda.synchronize()
     return (time.perf_counter() - begun) / steps
 
 
@@ -136,10 +131,10 @@ def on_cpu(config: Config) -> None:
     Console().print(table)
     shape = HEADS64_RUN.model
     scene, latents, nothing = inputs(shape, 4, 16, 1, "cpu")
-    pair = ours(shape, scene, latents, nothing), plain(shape, scene, latents)
+    pair = ours(shape.network(), scene, latents, nothing), plain(shape, scene, latents)
     for step in pair:
-        seconds(step, 2, "cpu")
-    found = [[seconds(step, config.steps, "cpu") for step in pair] for _ in range(config.rounds)]
+        seconds(step, 2)
+    found = [[seconds(step, config.steps) for step in pair] for _ in range(config.rounds)]
     ratios = sorted(b / a for a, b in found)
     precision = resolve_precision("auto", "cpu")
     table = Table(
@@ -152,34 +147,5 @@ def on_cpu(config: Config) -> None:
     Console().print(table, f"plain / ours: median {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
-def on_gpu(config: Config) -> None:
-    name = torch.cuda.get_device_name()
-    peak = next((value for part, value in PEAK.items() if part in name), float("nan"))
-    work = 3 * flops(ModelShape(), 64, 77)
-    table = Table(
-        "scenes", "compile", "checkpointing", "s / step", "scenes / s", "MFU", "GB", title=f"{name}, bf16, 8 x 512 px"
-    )
-    for scenes in config.scenes:
-        for compile, checkpoint in ((False, False), (True, False), (False, True), (True, True)):
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            row = [str(scenes), "yes" if compile else "no", "yes" if checkpoint else "no"]
-            try:
-                step = ours(
-                    ModelShape(), *inputs(ModelShape(), scenes, 64, 77, "cuda"), compile=compile, checkpoint=checkpoint
-                )
-                seconds(step, 2, "cuda")
-                taken = seconds(step, config.steps, "cuda")
-            except torch.cuda.OutOfMemoryError:
-                table.add_row(*row, "out of memory", "", "", "")
-                continue
-            memory = torch.cuda.max_memory_allocated() / 1e9
-            mfu = f"{100 * work * scenes / taken / peak:.0f} %"
-            table.add_row(*row, f"{taken:.3f}", f"{scenes / taken:.2f}", mfu, f"{memory:.1f}")
-            del step
-    Console().print(table)
-
-
 if __name__ == "__main__":
-    chosen = tyro.cli(Config)
-    on_gpu(chosen) if chosen.device == "cuda" else on_cpu(chosen)
+    on_cpu(tyro.cli(Config))

@@ -116,8 +116,8 @@ def run(
 def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
     """Connect to Ray, or start it if the address is local.
 
-    Ray puts the working directory of the connecting process on the import path of its workers, where a train.py or filters.py of
-    the user's would be found first; so this connects from the folder that holds these packages.
+    Ray puts the working directory of the connecting process on the import path of its workers, where a train.py or filters.py
+    of the user's would be found first; so this connects from the folder that holds these packages.
     """
     import ray
 

@@ -3,20 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import count
 
 import torch
-from train_step import VIEWS, flops, inputs
+from train_step import VIEWS, flops, inputs, ours
 
 from gpu_parts.common import Budget, Table, hottest, percent, seconds
-from train.diffusion.objective import Objective, draw, losses
 from train.networks.identity import IdentityShape
 from train.networks.model import ModelShape
 from train.networks.unet import UNetShape
-from train.run.ema import Ema, EmaConfig
 from train.run.log import PEAK
-from train.run.optimizer import Optimizer, OptimizerConfig
-from train.run.parallel import clip, joined, spread
+from train.run.parallel import joined, spread
 
 TOY_SHAPE = ModelShape(
     UNetShape(channels=(16, 32), attention=(False, True), blocks=1, heads=2, context=512, groups=8),
@@ -111,17 +107,7 @@ def step_of(
         network.checkpoint_activations()
     if variant.compile and device == "cuda":
         network.compile_blocks()
-    run = network
+    forward = None
     if variant.fsdp:
-        run = spread(network, stack.enter_context(joined(device)), sharded=True, bf16=True)
-    optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), half_life=50_000))
-    objective, places = Objective(), count()
-
-    def step() -> None:
-        draws = draw(objective, 0, [next(places) for _ in range(len(latents))], latents)
-        with torch.autocast(device, torch.bfloat16):
-            (losses(run, scene, latents, draws, objective, nothing).sum() / len(latents)).backward()
-        optimizer.step(clip(network.parameters(), 1.0), 1e-5)
-        ema.update(1_000_000, len(latents))
-
-    return step
+        forward = spread(network, stack.enter_context(joined(device)), sharded=True, bf16=True)
+    return ours(network, scene, latents, nothing, forward)
