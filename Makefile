@@ -37,14 +37,14 @@ gpu-carry: install
 .gpu/site: .gpu/site.tar.xz
 	mkdir -p $@ && tar -xJf $< -C $@
 
-# The embedded models of filters/embedded, from nothing: about an hour on two cores.
+# The embedded models of weights/embedded, from nothing: about an hour on two cores.
 weights: install
 	$(BIN)/spinset generate out/people --identities 1024 --seed 10000000 --rig scatter-16 --resolution 160 \
 		--mesh.resolution 64 --defect-rate 0.15 --defects janus floater hole haze truncated
-	$(BIN)/python -m filters.embedded.train_clip out/people
-	$(BIN)/python -m filters.embedded.train_arcface out/people
+	$(BIN)/python -m tools.train_clip out/people
+	$(BIN)/python -m tools.train_arcface out/people
 
-# The embedded multiview model of train/embedded, from nothing: about three hours on two cores.
+# The embedded multiview model of weights/embedded, from nothing: about three hours on two cores.
 heads64: install
 	$(BIN)/spinset generate out/heads64 --identities 1536 --seed 30000000 --rig scatter-24 --resolution 64 \
 		--mesh.resolution 64 --identities-per-shard 32
@@ -52,11 +52,11 @@ heads64: install
 		--mesh.resolution 64 --identities-per-shard 32
 	$(BIN)/spinset score out/heads64 --scorers arcface
 	$(BIN)/spinset score out/held64 --scorers arcface
-	$(BIN)/python -m train.embedded.train_vae out/heads64
-	$(BIN)/spinset latents out/heads64 --vae train/embedded/heads64/vae --batch 16
+	$(BIN)/python -m tools.train_vae out/heads64
+	$(BIN)/spinset latents out/heads64 --vae weights/embedded/heads64/vae --batch 16
 	$(BIN)/torchrun --nproc-per-node 2 -m spinset train heads64 --data out/heads64 --out out/heads64-run \
 		--validation.data out/held64
-	$(BIN)/python -m train.embedded.ship out/heads64-run/model
+	$(BIN)/python -m tools.install_heads64 out/heads64-run/model
 
 clean:
 	rm -rf .venv

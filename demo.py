@@ -12,28 +12,28 @@ from PIL import Image
 from datagen import report
 from datagen.generate import GenerateConfig, generate
 from datagen.meshing import MeshConfig
-from datagen.procedural import ProceduralConfig
 from datagen.sources import SourceConfig
+from datagen.sources.procedural import ProceduralConfig
 from filters.report import sections as selection_sections
 from filters.score import ScoreConfig, score
 from filters.scorer import read_pictures
 from filters.select import SelectConfig, select
 from infer.make import DirectionsConfig, ViewsConfig, views
 from infer.outputs.sheet import sheet
-from infer.portrait.studio import PortraitConfig
+from infer.studio import PortraitConfig
 from infer.turn import Turn
 from infer.views import SamplerConfig
-from jobs.page import Section, page, picture, render
 from jobs.progress import step
-from jobs.status import summarise
 from manifests.dataset import Dataset
+from manifests.status import summarise
 from manifests.verify import verify
-from train.embedded.folder import HEADS64
+from pages.page import Section, page, picture, render
 from train.networks.model import read_about
 from train.run import report as run_report
 from train.run.presets import PRESETS
 from train.run.run_folder import CONFIG
 from train.run.trainer import run
+from weights.embedded import HEADS64
 
 POLICY = "spinmeround"
 

@@ -121,7 +121,7 @@ def _plan(parse: Parse) -> int:
 def _generate(parse: Parse) -> int:
     from datagen.generate import GenerateConfig, generate
     from filters.early import RejectConfig
-    from jobs.status import summarise
+    from manifests.status import summarise
 
     @dataclass(frozen=True)
     class Generate:
@@ -140,8 +140,8 @@ def _generate(parse: Parse) -> int:
 
 def _status(parse: Parse) -> int:
     config = parse(StatusConfig)
-    from jobs.status import summarise
     from manifests.dataset import Dataset
+    from manifests.status import summarise
 
     print(summarise(Dataset(config.out)))
     return DONE
@@ -184,7 +184,7 @@ def _repair(parse: Parse) -> int:
 
 def _score(parse: Parse) -> int:
     from filters.score import ScoreConfig, score
-    from filters.weights import is_embedded
+    from weights.embedded import is_embedded
 
     config = parse(ScoreConfig)
     if lacking := score(config):
@@ -211,7 +211,7 @@ def _convert(parse: Parse) -> int:
         raise MissingFile(f"there is no file {config.file}; give the path of an official checkpoint")
     if not config.file.endswith(".pkl"):
         return _convert_weights(config)
-    from datagen.panohead.checkpoint import LICENCE, convert
+    from datagen.sources.panohead.checkpoint import LICENCE, convert
 
     checkpoint = convert(config.file, config.dest)
     print(f"{config.dest}: {checkpoint.official['family']}, source sha256 {checkpoint.sha256}\n{LICENCE}")
@@ -230,8 +230,8 @@ def _convert_weights(config: ConvertConfig) -> int:
 
 
 def _pack(parse: Parse) -> int:
-    from datagen.export.pack import PackConfig, pack
-    from jobs.status import summarise
+    from exports.pack import PackConfig, pack
+    from manifests.status import summarise
 
     config = parse(PackConfig)
     print(f"{summarise(pack(config))}\nnext: spinset verify {shlex.quote(config.dest)} --deep")
@@ -239,7 +239,7 @@ def _pack(parse: Parse) -> int:
 
 
 def _export(parse: Parse) -> int:
-    from datagen.export.export import ExportConfig, export
+    from exports.export import ExportConfig, export
 
     print(export(parse(ExportConfig)))
     return DONE
@@ -306,7 +306,7 @@ def _evaluate(parse: Parse) -> int:
     if config.clip:
         import numpy as np
 
-        from filters.clip_janus import load_clip
+        from filters.scorers.clip_janus import load_clip
 
         loaded = load_clip(config.clip, device=config.device)
 

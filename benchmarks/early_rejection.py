@@ -11,8 +11,8 @@ import torch
 import tyro
 
 from datagen.generate import GenerateConfig, generate
-from datagen.procedural import ProceduralConfig
 from datagen.sources import SourceConfig
+from datagen.sources.procedural import ProceduralConfig
 from filters.early import RejectConfig
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset

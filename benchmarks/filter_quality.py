@@ -17,11 +17,10 @@ from tyro.conf import Positional
 
 from datagen.generate import GenerateConfig, generate
 from datagen.meshing import MeshConfig, extract
-from datagen.procedural import DEFECT_KINDS, ProceduralConfig, ProceduralSource
 from datagen.sources import SourceConfig
-from filters.arcface import ArcFaceConfig
-from filters.embedded.train_arcface import area_under_curve
+from datagen.sources.procedural import DEFECT_KINDS, ProceduralConfig, ProceduralSource
 from filters.score import ScoreConfig, score
+from filters.scorers.arcface import ArcFaceConfig
 from filters.select import SelectConfig, select
 from geometry.cameras import turned
 from jobs.pool import PoolConfig
@@ -29,6 +28,7 @@ from manifests.dataset import Dataset
 from manifests.scores import open_scores, shard_hashes
 from manifests.selection import read_selection
 from manifests.tables import read_parquet
+from tools.train_arcface import area_under_curve
 
 SEED, CLEAN_SEED = 60_000_000, 30_000_000
 """The embedded models learned from seeds from 10,000,000 up; measures and limits were tried on those from 20,000,000 up."""

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.status import summarise
 from manifests.dataset import Dataset
+from manifests.status import summarise
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import time
 from importlib.util import find_spec
 
 from datagen.meshing import METHODS, clean, density_grid, marching_cubes
-from datagen.procedural import ProceduralSource
+from datagen.sources.procedural import ProceduralSource
 
 RUNS = 5
 

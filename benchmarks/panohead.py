@@ -27,13 +27,13 @@ from scipy.spatial import cKDTree
 from torch.utils.flop_counter import FlopCounterMode
 
 from datagen.meshing import density_grid, marching_cubes
-from datagen.panohead.build import untrained
-from datagen.panohead.checkpoint import load
-from datagen.panohead.config import GeneratorConfig
-from datagen.panohead.generator import Generator
-from datagen.panohead.head import PanoHead, PanoHeadConfig
-from datagen.panohead.official import ISO_LEVEL, RELEASE, RELEASE_RENDERING, frontal_label, grid_points, latent
 from datagen.rigs import find_rig
+from datagen.sources.panohead.build import untrained
+from datagen.sources.panohead.checkpoint import load
+from datagen.sources.panohead.config import GeneratorConfig
+from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
+from datagen.sources.panohead.official import ISO_LEVEL, RELEASE, RELEASE_RENDERING, frontal_label, grid_points, latent
 from geometry.cameras import Cameras, eg3d_labels
 from geometry.meshes import Mesh
 

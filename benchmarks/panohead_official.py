@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datagen.panohead.generator import Generator
-from datagen.panohead.layers import FIR, StyledBlock, StyledConv, StyledNetwork, StyledRGB
-from datagen.panohead.official import frontal_label
+from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.layers import FIR, StyledBlock, StyledConv, StyledNetwork, StyledRGB
+from datagen.sources.panohead.official import frontal_label
 from geometry.cameras import from_eg3d_labels
 from geometry.rays import rays
 

@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 
 from datagen.generate import GenerateConfig, generate
 from datagen.meshing import MeshConfig
-from filters.clip_janus import ClipConfig
 from filters.score import AHEAD, ScoreConfig, _prepare, open_scorers, score_shard
 from filters.scorer import Scorer
+from filters.scorers.clip_janus import ClipConfig
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 

@@ -16,10 +16,10 @@ from tyro.conf import OmitArgPrefixes, Positional
 from datagen.encode import ImageConfig
 from datagen.generate import GenerateConfig, GenerateWorker, make_plan
 from datagen.meshing import MeshConfig
-from datagen.panohead.head import PanoHeadConfig
 from datagen.preview import Rejection
-from datagen.procedural import ProceduralConfig
 from datagen.sources import SourceConfig
+from datagen.sources.panohead.head import PanoHeadConfig
+from datagen.sources.procedural import ProceduralConfig
 from jobs import pool
 from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit

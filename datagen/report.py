@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from geometry.cameras import orbit
-from jobs.page import Section, picture, render, round_numbers
 from manifests import schema
 from manifests.dataset import Dataset
+from pages.page import Section, picture, render, round_numbers
 
 TURN = 24
 """Views of a turn around the head."""

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from filters.arcface import ArcFaceConfig, ArcFaceScorer
-from filters.clip_janus import ClipConfig, ClipScorer
-from filters.image import ImageScorer
 from filters.policy import Decisions, judge
 from filters.rows import identity_rows, wanted_views
 from filters.rules import PRESETS, Policy, read_policy
 from filters.scorer import Scorer, make_subject
+from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
+from filters.scorers.clip_janus import ClipConfig, ClipScorer
+from filters.scorers.image import ImageScorer
 from filters.select import check_requires, column_of, heads_of
-from filters.weights import absolute, beyond_embedded
 from geometry.cameras import orbit
 from manifests.errors import UserError
 from manifests.scores import Scores
+from weights.embedded import beyond_embedded
+from weights.files import absolute
 
 AZIMUTH = (0.0, 30.0, -30.0, 150.0, 180.0, -150.0)
 """Three frontal views, whose faces can be compared, and three of the back."""

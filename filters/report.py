@@ -15,10 +15,10 @@ from PIL import Image
 from filters.policy import Heads, in_sector, limits, rule_scores
 from filters.rules import Rule, Softmax, parse_policy
 from filters.select import column_of, heads_of, open_tables
-from jobs.page import Section, picture, render, round_numbers
 from manifests.dataset import Dataset
 from manifests.scores import VIEW, WHOLE, Scores
 from manifests.selection import read_selection, selection_file
+from pages.page import Section, picture, render, round_numbers
 
 BINS = 48
 SHOWN = 10

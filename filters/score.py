@@ -13,14 +13,13 @@ import pyarrow as pa
 import torch
 from tyro.conf import OmitArgPrefixes, Positional
 
-from filters.arcface import ArcFaceConfig, ArcFaceScorer
-from filters.clip_janus import ClipConfig, ClipScorer
-from filters.duplicates import score_duplicates
-from filters.image import ImageScorer
-from filters.mesh import MeshScorer
 from filters.rows import identity_rows, wanted_views
 from filters.scorer import Scorer, make_subject, read_pictures
-from filters.weights import beyond_embedded
+from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
+from filters.scorers.clip_janus import ClipConfig, ClipScorer
+from filters.scorers.duplicates import score_duplicates
+from filters.scorers.image import ImageScorer
+from filters.scorers.mesh import MeshScorer
 from jobs import pool
 from jobs.devices import check_device, require_device
 from jobs.pool import Event, PoolConfig, Unit
@@ -32,6 +31,7 @@ from manifests.embeddings import gather_embeddings
 from manifests.errors import DamagedData, UserError
 from manifests.scores import UNREADABLE, current_part, gather, table_schema, tar_sha256, write_part
 from manifests.storage import Storage
+from weights.embedded import beyond_embedded
 
 SCORERS = ("mesh", "image", "clip_janus", "arcface", "duplicates")
 

@@ -16,20 +16,20 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from filters.weights import RECOGNISER, is_embedded, sha256
 from infer.outputs.write import DEFAULT, check, write
 from infer.own_normals import PULL, own_normals
+from infer.photo import read_photo
 from infer.plan import Plan, plan_views, ring
-from infer.portrait.photo import read_photo
-from infer.portrait.studio import Portrait, PortraitConfig, Studio
+from infer.studio import Portrait, PortraitConfig, Studio
 from infer.turn import Turn
 from infer.views import Painter, SamplerConfig, between
 from jobs.devices import check_device, require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 from train.diffusion.precision import precision_line
-from train.embedded.folder import HEADS64
 from train.networks.model import About, load_model, read_about
+from weights.embedded import HEADS64, RECOGNISER, is_embedded
+from weights.files import sha256
 
 EMBEDDED = "heads64"
 IDENTITY = "identity"

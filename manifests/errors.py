@@ -27,6 +27,14 @@ class DamagedData(ValueError):
         self.file, self.problem = file, problem
 
 
+class BadMember(DamagedData):
+    """A member that cannot be read or decoded; says where it is, and of which of the rows asked for."""
+
+    def __init__(self, shard: str, member: str, reason: str, row: int):
+        super().__init__(f"{shard}, {member}: {reason}")
+        self.shard, self.member, self.reason, self.row = shard, member, reason, row
+
+
 def damaged(file: str, problem: str, url: str, mend: str = "spinset repair {}") -> DamagedData:
     """The error for a damaged file of the dataset at `url`; `mend` is the command that makes the file again."""
     return DamagedData(f"{file} {problem}; run {mend.format(shlex.quote(url))}", file, problem)

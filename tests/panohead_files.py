@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from datagen.panohead.config import GeneratorConfig
+from datagen.sources.panohead.config import GeneratorConfig
 
 RENDERING = {
     "superresolution_module": "training.superresolution.SuperresolutionHybridTinyDC",

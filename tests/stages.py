@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from filters.landmarks import face_points
+from faces.landmarks import face_points
 from geometry.cameras import orbit
 
 POINTS = face_points({"facts": None}).astype(np.float64)

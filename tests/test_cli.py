@@ -160,7 +160,7 @@ def test_evaluate_says_where_the_results_are(capsys, tmp_path):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (64, 64), (200, 30, 40)).save(tmp_path / folder / "a.png")
     pair, out = ["--pair", str(tmp_path / "made"), str(tmp_path / "true")], str(tmp_path / "out")
-    clip = ["--clip", f"local-dir:{ROOT / 'filters/embedded/clip'}", "--allow-embedded"]
+    clip = ["--clip", f"local-dir:{ROOT / 'weights/embedded/clip'}", "--allow-embedded"]
     code, said, _ = run(capsys, "evaluate", *pair, *clip, "--weights", str(tmp_path), "--out", out)
     assert code == 0 and said == f"{out}/results.md\nworst people: {out}/failures.html\n"
     results = json.loads((tmp_path / "out/results.json").read_text())["results"]["generated"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("train", "filters", "jobs", "geometry", "manifests", "datagen", "infer", "demo")
+NAMES = (*(p.parent.name for p in ROOT.glob("*/__init__.py")), "demo")
 SMALL = ["--identities", "1", "--rig", "orbit-2", "--resolution", "16", "--mesh.resolution", "64"]
 
 

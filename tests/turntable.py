@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datagen.procedural import ProceduralSource
+from datagen.sources.procedural import ProceduralSource
 from geometry.cameras import Cameras, orbit
 
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from datagen.encode import ImageConfig
 from datagen.identity import Made, Recipe, make_identity
 from datagen.meshing import MeshConfig, density_grid, extract
-from datagen.panohead.build import build
-from datagen.panohead.config import GeneratorConfig
-from datagen.panohead.generator import Generator
-from datagen.panohead.head import PanoHead, PanoHeadConfig
-from datagen.panohead.official import MAX_SEED
 from datagen.rigs import find_rig
+from datagen.sources.panohead.build import build
+from datagen.sources.panohead.config import GeneratorConfig
+from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
+from datagen.sources.panohead.official import MAX_SEED
 from geometry.embree import EmbreeCaster
 from gpu_parts.common import Budget, Table, hottest, percent, seconds
 

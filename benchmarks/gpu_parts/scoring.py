@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from datagen.encode import ImageConfig, encode_png, encode_rgb
-from filters.arcface import load_arcface
-from filters.weights import EMBEDDED
+from faces.recogniser import load_arcface
 from gpu_parts.common import Budget, Table, seconds
 from gpu_parts.views import model_of
+from weights.embedded import EMBEDDED
 
 
 def scoring(budget: Budget) -> Iterator[Table]:

@@ -11,9 +11,9 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.index import Index, open_index
 from manifests.order import State
+from manifests.reader import Reader
 from train.data.loader import Batch, Loader, LoaderConfig
 from train.data.loader import open_loader as opened
-from train.data.reader import Reader
 
 VERSION = "this tree"
 

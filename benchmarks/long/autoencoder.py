@@ -15,14 +15,13 @@ from rich.table import Table
 from torch import Tensor
 from tyro.conf import Positional
 
-from filters.arcface import load_arcface
-from filters.weights import EMBEDDED
+from faces.recogniser import load_arcface
 from geometry.cameras import turned
 from infer.evaluation.held_out import MAX_ELEVATION, StoredPeople, choose_people
 from infer.metrics.likeness import FaceEmbedder, cosines
 from infer.metrics.pixels import psnr, to_bytes, to_unit
-from train.embedded.folder import HEADS64
 from train.networks.vae import load_vae
+from weights.embedded import EMBEDDED, HEADS64
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ import torch
 import tyro
 from PIL import Image
 
-from filters.weights import EMBEDDED
+from faces.models import FaceConfig
 from infer.make import DirectionsConfig, FilesConfig, ViewsConfig, views
-from infer.portrait.face import FaceConfig
-from infer.portrait.studio import PortraitConfig
+from infer.studio import PortraitConfig
 from infer.views import SamplerConfig
 from train.networks.model import About, Model, ModelShape, save_model
 from train.networks.sd15 import SD15_VAE_CONFIG
 from train.networks.vae import load_vae
 from train.weights.convert import convert, export_ldm
+from weights.embedded import EMBEDDED
 
 
 @dataclass(frozen=True)

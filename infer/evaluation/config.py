@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from filters.arcface import load_arcface, load_detector
-from filters.weights import RECOGNISER, beyond_embedded, existing, sha256
+from faces.recogniser import load_arcface, load_detector
 from infer.evaluation.importers.open import Layout
 from infer.evaluation.importers.stage import StageConfig
 from infer.evaluation.measure import Kit
@@ -15,6 +14,8 @@ from infer.evaluation.protocols import Name
 from infer.metrics.likeness import FaceEmbedder
 from jobs.devices import check_device
 from manifests.errors import UserError
+from weights.embedded import RECOGNISER, beyond_embedded
+from weights.files import existing, sha256
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from filters.weights import RECOGNISER, sha256
 from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement, true_spread
 from infer.evaluation.baselines import Nearest, copied
 from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
@@ -33,8 +32,9 @@ from infer.views import Painter, SamplerConfig
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.embedded.folder import HEADS64
 from train.networks.identity import EMBEDDING
+from weights.embedded import HEADS64, RECOGNISER
+from weights.files import sha256
 
 MODEL, COPY, NEAREST = "model", "copy", "nearest"
 

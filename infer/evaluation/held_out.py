@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from filters.landmarks import face_points
+from faces.landmarks import face_points
 from geometry.cameras import Cameras, turned
 from infer.evaluation import protocols
 from manifests.dataset import Dataset
@@ -18,9 +18,9 @@ from manifests.draws import generator
 from manifests.embeddings import embeddings_of
 from manifests.errors import UserError
 from manifests.index import Subset, open_index
+from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.data.pixels import Pixels
-from train.data.reader import Reader
 from train.data.sampling import distance
 
 MAX_ELEVATION = 30.0

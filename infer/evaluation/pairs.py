@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from faces.alignment import over_white
 from geometry.cameras import orbit
 from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut
@@ -19,8 +20,7 @@ from infer.evaluation.report import Report, grid, save_strip
 from infer.evaluation.rows import Rows
 from infer.evaluation.summary import PERSON_METRICS, TRUTH, results_of, save_features
 from infer.metrics.pixels import to_unit
-from infer.portrait.align import over_white
-from infer.portrait.photo import read_photo
+from infer.photo import read_photo
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError

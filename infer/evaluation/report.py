@@ -21,7 +21,7 @@ from infer.evaluation.protocols import Protocol, Table, better
 from infer.evaluation.summary import Result, Row, measured, worst
 from infer.metrics.figures import Figure
 from infer.metrics.pixels import to_bytes
-from jobs.page import render
+from pages.page import render
 
 TILE, COLUMNS = 96, 8
 """Pixels of a view in the gallery, and how many views of a person it shows."""

@@ -17,7 +17,7 @@ from infer.evaluation.protocols import better
 from infer.metrics.figures import Figure, mean_figure
 from infer.metrics.frechet import FID, fid_figures
 from infer.metrics.perceptual import PERCEPTUAL
-from manifests.tensors import save_tensors
+from weights.tensors import save_tensors
 
 FRONT = 90.0
 """Degrees turned from the front up to which a view is one of the front."""

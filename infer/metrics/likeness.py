@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from filters.arcface import ArcFace, crops_of, largest_face
-from filters.landmarks import face_points, project
+from faces.landmarks import face_points, project
+from faces.recogniser import ArcFace, crops_of, largest_face
 from geometry.cameras import Cameras, azimuth_elevation, turned
 from infer.metrics.figures import Figure, mean_figure
 
@@ -32,7 +32,7 @@ class FaceEmbedder:
 
     arcface: ArcFace
     detector: Any = None
-    """insightface's SCRFD, of `filters.arcface.load_detector`."""
+    """insightface's SCRFD, of `filters.scorers.arcface.load_detector`."""
     points: Float[np.ndarray, "5 3"] | None = None
     """World positions of eyes, nose and mouth; the average head's unless told."""
     max_turn: float = 60.0

@@ -11,7 +11,7 @@ from torch import Tensor
 from geometry.cameras import turned
 from infer.outputs.rings import level, rings
 from infer.turn import Turn
-from jobs.page import render
+from pages.page import render
 from train.run.validate import as_pixels
 
 QUALITY = 88

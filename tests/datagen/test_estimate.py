@@ -9,8 +9,8 @@ from egg import EggConfig, egg_job
 from datagen.estimate import Interval, estimate, workers_of
 from datagen.generate import generate
 from jobs.pool import PoolConfig
-from jobs.status import summarise
 from manifests.dataset import Dataset
+from manifests.status import summarise
 
 INLINE = PoolConfig(inline=True)
 

@@ -16,20 +16,20 @@ import torch
 from egg import EggConfig, egg_job
 from PIL import Image
 
-from datagen.export.export import ExportConfig, export
-from datagen.export.pack import PackConfig, pack
 from datagen.generate import generate, make_plan
 from datagen.meshing import MeshConfig
-from datagen.panohead.head import PanoHeadSource
-from datagen.procedural import ProceduralSource
 from datagen.sources import SourceConfig
+from datagen.sources.panohead.head import PanoHeadSource
+from datagen.sources.procedural import ProceduralSource
+from exports.export import ExportConfig, export
+from exports.pack import PackConfig, pack
 from geometry.cameras import azimuth_elevation
 from geometry.normals import decode_normals
 from jobs.pool import PoolConfig
-from jobs.status import summarise
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.plan import PlanMismatch
+from manifests.status import summarise
 from manifests.verify import verify
 
 INLINE = PoolConfig(inline=True)

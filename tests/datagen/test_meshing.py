@@ -9,8 +9,8 @@ from egg import EggSource
 
 from datagen import meshing
 from datagen.meshing import MeshConfig, clean, density_grid, extract, marching_cubes
-from datagen.procedural import ProceduralConfig, ProceduralSource
 from datagen.rigs import RIGS, find_rig
+from datagen.sources.procedural import ProceduralConfig, ProceduralSource
 from geometry.look import look
 from geometry.meshes import Mesh
 from manifests.errors import UserError

@@ -168,7 +168,7 @@ def test_shards_that_were_never_made_are_not_damaged(heads):
 
 
 def test_other_plans_are_refused(heads, tmp_path, monkeypatch):
-    monkeypatch.setattr("datagen.procedural.source.VERSION", 99)
+    monkeypatch.setattr("datagen.sources.procedural.source.VERSION", 99)
     with pytest.raises(
         ValueError, match=r"would not be made the same: source.version is 1, asked for 99; repair it with"
     ):

@@ -10,14 +10,14 @@ from egg import egg_job
 from datagen.estimate import estimate
 from datagen.generate import generate
 from datagen.preview import Judge, Rejection
-from filters.arcface import ArcFaceConfig
-from filters.clip_janus import ClipConfig
 from filters.early import RejectConfig
 from filters.rules import read_policy
+from filters.scorers.arcface import ArcFaceConfig
+from filters.scorers.clip_janus import ClipConfig
 from jobs.pool import PoolConfig
-from jobs.status import summarise
 from manifests.errors import UserError
 from manifests.plan import PlanMismatch
+from manifests.status import summarise
 from manifests.verify import verify
 
 INLINE = PoolConfig(inline=True)

@@ -14,8 +14,8 @@ from datagen.generate import generate
 from filters.report import histogram, sections
 from filters.score import ScoreConfig, score
 from filters.select import SelectConfig, select
-from jobs.page import page
 from jobs.pool import PoolConfig
+from pages.page import page
 
 DEFECTIVE = 1
 """The seed, and the identity, of the egg that has a planted defect."""

@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import pytest
 
-from filters.clip_janus import ClipConfig, ClipScorer
-from filters.image import ImageScorer
-from filters.mesh import MeshScorer
 from filters.rules import PRESETS, Sector, Softmax, parse_policy, read_policy
+from filters.scorers.clip_janus import ClipConfig, ClipScorer
+from filters.scorers.image import ImageScorer
+from filters.scorers.mesh import MeshScorer
 from manifests.errors import UserError
 
 RULE = {"name": "fog", "score": "image.fog", "max": 0.05}

@@ -18,13 +18,12 @@ from PIL import Image
 from small import small_plan, write_shard
 
 from datagen.generate import generate
-from filters.arcface import ArcFaceConfig
-from filters.clip_janus import ClipConfig
 from filters.rules import read_policy
 from filters.score import ScoreConfig, open_scorers, score, score_shard
 from filters.scorer import all_views
+from filters.scorers.arcface import ArcFaceConfig
+from filters.scorers.clip_janus import ClipConfig
 from filters.select import SelectConfig, select
-from filters.weights import CLIP, RECOGNISER
 from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
@@ -46,6 +45,7 @@ from manifests.scores import (
 from manifests.storage import Storage
 from manifests.verify import verify
 from spinset import main
+from weights.embedded import CLIP, RECOGNISER
 
 INLINE = PoolConfig(inline=True)
 

@@ -5,11 +5,11 @@ import torch
 
 from datagen.generate import GenerateConfig, GenerateWorker, make_plan
 from datagen.meshing import MeshConfig
-from filters.arcface import load_arcface
-from filters.weights import EMBEDDED
+from faces.recogniser import load_arcface
 from jobs.pool import PoolConfig, Unit, WorkerIsBroken
 from manifests.plan import write_plan
 from manifests.storage import Storage
+from weights.embedded import EMBEDDED
 
 
 def test_memory_that_runs_out_breaks_the_worker_and_no_head(tmp_path, monkeypatch):

@@ -9,12 +9,12 @@ from hashed import hashed, hashed_weights
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from datagen.panohead.build import build
-from datagen.panohead.config import GeneratorConfig
-from datagen.panohead.generator import Generator
-from datagen.panohead.head import PanoHead, PanoHeadConfig
-from datagen.panohead.renderer import Jitter
 from datagen.rigs import find_rig
+from datagen.sources.panohead.build import build
+from datagen.sources.panohead.config import GeneratorConfig
+from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
+from datagen.sources.panohead.renderer import Jitter
 from train.networks.unet import MultiviewUNet, UNetShape
 from train.weights.ldm_names import unet_names
 

@@ -11,8 +11,7 @@ from runs import SHAPE
 from safetensors.numpy import load_file, save_file
 from tiny_vae import write_vae
 
-from filters.weights import EMBEDDED as FILTERS
-from filters.weights import sha256
+from faces.models import FaceConfig
 from infer.make import (
     DirectionsConfig,
     FilesConfig,
@@ -25,13 +24,14 @@ from infer.make import (
     with_recogniser,
 )
 from infer.plan import plan_views, ring
-from infer.portrait.face import FaceConfig
-from infer.portrait.studio import PortraitConfig
+from infer.studio import PortraitConfig
 from infer.views import SamplerConfig
 from spinset import main
-from train.embedded.folder import HEADS64
 from train.networks.model import About, Model, read_about, save_model, write_about
 from train.networks.vae import load_vae
+from weights.embedded import EMBEDDED as FILTERS
+from weights.embedded import HEADS64
+from weights.files import sha256
 
 QUICK = SamplerConfig(steps=2)
 ALIGNED = PortraitConfig(aligned=True, face=FaceConfig(arcface=str(FILTERS / "arcface.onnx")))

@@ -9,7 +9,7 @@ from manifests.errors import DamagedData
 from manifests.tables import open_parquet, read_parquet
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ("geometry", "manifests", "jobs", "datagen", "filters", "train", "infer", "benchmarks")
+PRODUCT = (*(p.parent.name for p in ROOT.glob("*/__init__.py")), "benchmarks")
 FILE = "shards/heads-000000.views.parquet"
 UNSAFE = {"read_table", "read_pandas", "read_feather", "ParquetDataset"}
 """Functions of Arrow that go through its dataset scanner, whose threads outlive a Python file object."""

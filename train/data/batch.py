@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from manifests.errors import DamagedData
-
 Key = tuple[int, int, int]
 """What the randomness of a sample is keyed by: the seed, the epoch and the number of the sample."""
 
@@ -78,11 +76,3 @@ class Source(Protocol):
     ) -> dict[str, Any]:
         """Fields of the batch, by name, for rows of the index; raises BadMember for a sample that cannot be had."""
         ...
-
-
-class BadMember(DamagedData):
-    """A member that cannot be read or decoded; says where it is, and of which of the rows asked for."""
-
-    def __init__(self, shard: str, member: str, reason: str, row: int):
-        super().__init__(f"{shard}, {member}: {reason}")
-        self.shard, self.member, self.reason, self.row = shard, member, reason, row

@@ -20,14 +20,13 @@ from jobs.pool import Event, PoolConfig, Unit
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
-from manifests.errors import UserError
+from manifests.errors import BadMember, UserError
 from manifests.index import Index, open_index
 from manifests.latents import PARTS, Record, Unusable, own_background, read_record, write_latents
+from manifests.reader import Reader
 from manifests.scores import tar_sha256
 from manifests.storage import Storage
-from train.data.batch import BadMember
 from train.data.pixels import Pixels
-from train.data.reader import Reader
 from train.networks.vae import load_vae
 
 MEMBERS = ("rgb", "alpha", "normal")

@@ -8,17 +8,17 @@ from dataclasses import asdict
 import numpy as np
 from jaxtyping import Float32
 
+from manifests.cache import ShardCache
 from manifests.dataset import Dataset
 from manifests.embeddings import embeddings_of
 from manifests.errors import UserError
 from manifests.index import Index, Subset, open_index
 from manifests.order import Order, State, check_ranks, fingerprint_of
+from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.data.batch import Batch, Source
-from train.data.cache import ShardCache
 from train.data.latent_source import open_latents
 from train.data.pixels import Encoded, Pixels
-from train.data.reader import Reader
 from train.data.sampling import open_control, samples, unable
 from train.data.stream import Loader, LoaderConfig
 from train.data.worker import Worker

@@ -13,8 +13,8 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from manifests.reader import Reader
 from train.data.batch import Key
-from train.data.reader import Reader
 
 _MODES = {"rgb": cv2.IMREAD_COLOR_RGB, "normal": cv2.IMREAD_COLOR_RGB, "alpha": cv2.IMREAD_GRAYSCALE}
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset as Requests
 
 from manifests.draws import generator
-from manifests.errors import DamagedData
+from manifests.errors import BadMember, DamagedData
 from manifests.index import Subset
 from manifests.order import GlobalBatch
-from train.data.batch import BadMember, Batch, Key, Source
+from train.data.batch import Batch, Key, Source
 from train.data.sampling import Control, Recipe, SingleView, samples
 
 RETRIES = 64

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from geometry.cameras import Cameras
 from geometry.raymaps import RayMaps, relative_rotations
 from manifests.errors import MissingFile, UserError
-from manifests.tensors import save_tensors
 from train.diffusion.scene import Nothing, Scene
 from train.networks.identity import Arc2FaceTokens, IdentityShape, IdentityToken
 from train.networks.unet import MASK, MultiviewUNet, UNetShape
 from train.networks.vae import CONFIG, WEIGHTS, Vae, load_vae
+from weights.tensors import save_tensors
 
 FILE, UNET, VAE, TEXT = "model.json", "unet", "vae", "text_encoder"
 FORMAT = 1

@@ -14,13 +14,13 @@ from train.data.sampling import MultiView, SingleView
 from train.data.stream import LoaderConfig
 from train.diffusion.edm import NoiseLevels
 from train.diffusion.objective import Objective
-from train.embedded.folder import HEADS64
 from train.networks.identity import IdentityShape
 from train.networks.model import ModelShape
 from train.networks.unet import UNetShape
 from train.run.config import TrainConfig, ValidationConfig
 from train.run.launch_ray import RayConfig
 from train.run.optimizer import OptimizerConfig
+from weights.embedded import HEADS64
 
 DATA = ""
 """Stands for the dataset, which every run must name."""

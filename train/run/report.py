@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.page import Section, picture, render, round_numbers
+from pages.page import Section, picture, render, round_numbers
 
 
 @dataclass(frozen=True)

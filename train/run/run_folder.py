@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from manifests.errors import MissingFile, UserError
-from manifests.tensors import save_tensors
 from train.networks.model import FILE, Model, load_model, read_about, save_model
 from train.run.config import TrainConfig
 from train.run.ema import Ema, EmaConfig, Snapshot, mixture, power_name
 from train.run.parallel import Ranks, whole
+from weights.tensors import save_tensors
 
 CONFIG, MODEL, BEST, SNAPSHOTS, LOCK = "config.json", "model", "best", "ema", "run.lock"
 PREFIX = "unet."

@@ -7,7 +7,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from manifests.errors import MissingFile, UserError
-from manifests.tensors import save_tensors
 from train.networks.model import About, ModelShape, write_about
 from train.networks.sd15 import sd15_unet_config
 from train.weights.checkpoint_file import read_checkpoint
@@ -24,6 +23,7 @@ from train.weights.parts import (
     take,
     write_part,
 )
+from weights.tensors import save_tensors
 
 CHANNELS = ((4, 4), (153, 8))
 """Into and out of the UNets of Stable Diffusion 1.5 (and Arc2Face) and of SpinMeRound."""

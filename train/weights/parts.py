@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from manifests.errors import UserError
-from manifests.tensors import save_tensors
 from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
 from train.weights.checkpoint_file import one_line
 from train.weights.ldm_names import Config, Names, old_vae_names, shape_there, text_names, unet_names, vae_names
+from weights.tensors import save_tensors
 
 CONFIG = "config.json"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

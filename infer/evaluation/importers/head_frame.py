@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, UInt8
 
-from filters.landmarks import face_points
+from faces.landmarks import face_points
 from geometry.cameras import FOCAL, RADIUS, Cameras, look_at
 from manifests.errors import UserError
 

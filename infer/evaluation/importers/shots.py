@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from infer.portrait.align import over_white
+from faces.alignment import over_white
 from manifests.draws import generator
 from manifests.errors import MissingFile, UserError
 

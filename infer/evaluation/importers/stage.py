@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from filters.weights import existing, sha256
+from faces.alignment import over_white
+from faces.bisenet import BiSeNet, load_bisenet
+from faces.matte import MatteConfig, parsed_alpha, uniform_alpha
 from geometry.cameras import Cameras, azimuth_elevation
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.importers.head_frame import HeadFrame, head_frame, straightened
 from infer.evaluation.importers.shots import Shot, Stage
 from infer.metrics.likeness import FaceEmbedder
-from infer.portrait.align import over_white
-from infer.portrait.bisenet import BiSeNet, load_bisenet
-from infer.portrait.matte import MatteConfig, parsed_alpha, uniform_alpha
 from manifests.errors import UserError
+from weights.files import existing, sha256
 
 PARSED = 512
 """Pixels of a side at which a face parser looks."""

@@ -12,9 +12,9 @@ from runs import SHAPE, tiny_config
 from stages import FiveDots, facescape
 from turned_heads import turned_heads, turned_noise
 
-from filters.arcface import ArcFaceConfig, load_arcface
+from faces.recogniser import load_arcface
 from filters.score import ScoreConfig, score
-from filters.weights import EMBEDDED, sha256
+from filters.scorers.arcface import ArcFaceConfig
 from infer.evaluation.baselines import copied
 from infer.evaluation.config import EvaluateConfig, check_embedded
 from infer.evaluation.evaluate import evaluate
@@ -28,6 +28,8 @@ from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from train.networks.model import load_model, save_model
 from train.run.trainer import run
+from weights.embedded import EMBEDDED
+from weights.files import sha256
 
 
 @pytest.fixture(scope="module")

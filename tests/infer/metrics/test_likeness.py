@@ -5,10 +5,10 @@ import pytest
 import torch
 from turntable import in_bytes, turntable
 
-from filters.arcface import ArcFace, ArcFaceConfig, ArcFaceScorer, load_arcface
-from filters.clip_janus import load_clip
+from faces.recogniser import ArcFace, load_arcface
 from filters.scorer import Subject
-from filters.weights import EMBEDDED
+from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
+from filters.scorers.clip_janus import load_clip
 from infer.metrics.likeness import (
     DLIB_DISTANCE,
     FaceEmbedder,
@@ -21,6 +21,7 @@ from infer.metrics.likeness import (
     re_identification,
     similarity,
 )
+from weights.embedded import EMBEDDED
 
 AZIMUTHS = (0.0, 30.0, 60.0, 150.0, 315.0)
 

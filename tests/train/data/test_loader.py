@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import choose, hide_normals
 
+from manifests.cache import tar_file
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.order import State
 from manifests.storage import Storage
-from train.data.cache import tar_file
 from train.data.loader import LoaderConfig, open_loader
 from train.data.sampling import MultiView, RandomK, SingleView
 

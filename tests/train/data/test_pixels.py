@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from manifests.dataset import Dataset
+from manifests.errors import BadMember
 from manifests.index import open_index
-from train.data.batch import BadMember
+from manifests.reader import Reader
 from train.data.pixels import Encoded, Pixels, over
-from train.data.reader import Reader
 
 
 def pixels_of(dataset: Dataset, resolution: int = 16, **kwargs) -> Pixels:

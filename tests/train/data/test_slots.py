@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.data.cache import LookAhead
+from manifests.cache import LookAhead
 from train.data.loader import LoaderConfig, open_loader
 from train.data.slots import HELD
 

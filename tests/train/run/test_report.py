@@ -4,7 +4,7 @@ import json
 import re
 from xml.etree import ElementTree
 
-from jobs.page import page
+from pages.page import page
 from train.run.report import curve, sections
 
 

@@ -26,7 +26,6 @@ from train.data.stream import LoaderConfig
 from train.diffusion import precision
 from train.diffusion.edm import NoiseLevels
 from train.diffusion.objective import Objective
-from train.embedded.folder import HEADS64
 from train.networks.model import load_model
 from train.networks.unet import UNetShape
 from train.run.checkpoint import whole_ones
@@ -38,6 +37,7 @@ from train.run.presets import PRESETS
 from train.run.run_folder import average
 from train.run.trainer import run
 from train.run.validate import QUANTILES
+from weights.embedded import HEADS64
 
 
 @pytest.fixture

@@ -1,0 +1,122 @@
+"""Checkpoints: official files read without executing them, converted to safetensors and JSON, loaded from either."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, get_args
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from datagen.sources.panohead.build import build
+from datagen.sources.panohead.config import Family, GeneratorConfig
+from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.official_file import read_pickle
+from manifests.errors import MissingFile, UserError
+from weights.tensors import save_tensors
+
+FORMAT = "spinset panohead 1"
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+LICENCE = (
+    "Weights of PanoHead (CC BY-NC-SA 4.0) or SphereHead, derived from EG3D (NVIDIA Source Code Licence, non-commercial). "
+    "They, and what is generated with them, are for non-commercial research use."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A generator with its weights, and where they come from."""
+
+    generator: Generator
+    sha256: str
+    """Of the official file, also after conversion."""
+    official: dict[str, Any]
+    """The official constructor arguments, rendering options and attributes, as JSON."""
+
+
+def load(path: str | Path) -> Checkpoint:
+    """A checkpoint from an official .pkl or from a folder that `convert` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: it is not a PanoHead or SphereHead checkpoint, is damaged, or asks for what no checkpoint needs.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingFile(f"no weights at {path}; give an official .pkl or a folder made by `spinset convert`")
+    try:
+        return _read_folder(path) if path.is_dir() else _checkpoint(*read_pickle(path), _sha256(path))
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply to be a checkpoint") from None
+    except (ValueError, MemoryError) as error:
+        reason = str(error) or "asks for more memory than there is"
+        raise UserError(f"{path}: {shorten(reason, 300)}") from error
+
+
+def convert(file: str | Path, dest: str | Path) -> Checkpoint:
+    """Write an official .pkl as a folder of safetensors and JSON, and return what is in it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    checkpoint, dest = load(file), Path(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    save_tensors(checkpoint.generator.state_dict(), dest / WEIGHTS)
+    described = {
+        "format": FORMAT,
+        "licence": LICENCE,
+        "source": {"name": Path(file).name, "sha256": checkpoint.sha256},
+        "weights_sha256": _sha256(dest / WEIGHTS),
+        **checkpoint.official,
+    }
+    (dest / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
+    return checkpoint
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"no {name} in it; a converted checkpoint has {CONFIG} and {WEIGHTS}")
+    described = json.loads((folder / CONFIG).read_text())
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise UserError(f"{CONFIG} is not of the format {FORMAT!r}")
+    if _sha256(folder / WEIGHTS) != described.get("weights_sha256"):
+        raise UserError(f"{WEIGHTS} is not the file that {CONFIG} describes; convert the official file again")
+    try:
+        state = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise UserError(f"{WEIGHTS} is damaged: {error}") from error
+    official = {name: described.get(name) for name in ("family", "init_kwargs", "rendering_kwargs", "attributes")}
+    source = described.get("source")
+    if not isinstance(source, dict) or not isinstance(source.get("sha256"), str):
+        raise UserError(f"{CONFIG} does not say which official file it comes from")
+    return _checkpoint(official, state, source["sha256"])
+
+
+def _checkpoint(official: dict[str, Any], state: dict[str, Tensor], sha256: str) -> Checkpoint:
+    kwargs, rendering, attributes = (official[name] for name in ("init_kwargs", "rendering_kwargs", "attributes"))
+    if not (isinstance(kwargs, dict) and isinstance(rendering, dict) and isinstance(attributes, dict)):
+        raise UserError("its generator does not say how it was built")
+    resolution, axes = attributes.get("neural_rendering_resolution"), attributes.get("plane_axes")
+    if not isinstance(resolution, int):
+        raise UserError(f"neural_rendering_resolution is {resolution!r}; it must be an integer")
+    if official["family"] not in get_args(Family) or axes is None or not _are_axes(axes):
+        raise UserError(f"a generator of family {official['family']!r} with plane axes {axes!r} is not known")
+    config = GeneratorConfig.from_official(kwargs, rendering, resolution, official["family"], axes)
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise UserError(f"weights {key} are not all finite")
+    return Checkpoint(build(config, state), sha256, official)
+
+
+def _are_axes(axes: Any) -> bool:
+    known = ([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0])
+    return isinstance(axes, list) and len(axes) == 3 and all(plane in known for plane in axes)

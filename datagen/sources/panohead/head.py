@@ -1,0 +1,202 @@
+"""Heads from PanoHead and SphereHead: everything that does not depend on the view is worked out once per identity."""
+
+import hashlib
+import re
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datagen.heads import Views
+from datagen.sources.panohead.checkpoint import LICENCE, load
+from datagen.sources.panohead.config import CROP, Family
+from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.identity import Synthesis
+from datagen.sources.panohead.official import ISO_LEVEL, MAX_SEED, frontal_label, latent
+from datagen.sources.panohead.renderer import EVEN, Jitter
+from datagen.sources.panohead.superresolution import resize
+from geometry.cameras import Cameras
+from geometry.rays import rays
+from manifests.errors import UserError
+
+VERSION = 1
+"""Raised whenever the same seed would give another head."""
+
+# How fast the density falls beyond the renderer's crop, per world unit: fast enough to cut at the plane itself.
+CROP_SLOPE = 1000.0
+
+
+@dataclass(frozen=True)
+class PanoHeadConfig:
+    """How heads are drawn from a checkpoint, and how they are seen."""
+
+    weights: str = ""
+    """An official .pkl, or a folder made from one by `spinset convert`."""
+    psi: float = 0.7
+    """Truncation: 1 is the full variety, less is closer to the average head."""
+    cutoff: int | None = 14
+    """How many of the layers are truncated; None for all (PanoHead has 14)."""
+    precision: str = "exact"
+    """exact: single precision. fast: super-resolution in half precision."""
+    background: str = "white"
+    """own (as the network renders it), white, black, grey, or a colour as #rrggbb."""
+    neural_resolution: int | None = None
+    """Resolution of the volume rendering; None for the checkpoint's own."""
+    jitter_seed: int | None = None
+    """Samples along rays are drawn at random, as in the official code, from this seed; None places them evenly."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.psi <= 2:
+            raise UserError(f"psi is {self.psi}; it must be from 0 to 2")
+        if self.cutoff is not None and self.cutoff < 0:
+            raise UserError(f"cutoff is {self.cutoff}; it must be at least 0, or None for all layers")
+        if self.precision not in ("exact", "fast"):
+            raise UserError(f"precision is {self.precision!r}; it must be exact or fast")
+        if self.neural_resolution is not None and not 8 <= self.neural_resolution <= 512:
+            raise UserError(f"neural_resolution is {self.neural_resolution}; it must be from 8 to 512")
+        if self.jitter_seed is not None and self.jitter_seed < 0:
+            raise UserError(f"jitter_seed is {self.jitter_seed}; it must be at least 0")
+        _ = self.colour
+
+    @property
+    def colour(self) -> tuple[float, float, float] | None:
+        """The background colour; None for the network's own background."""
+        if self.background == "own":
+            return None
+        code = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}.get(self.background, self.background)
+        if not re.fullmatch(r"#[0-9a-fA-F]{6}", code):
+            raise UserError(f"background is {self.background!r}; it must be own, white, black, grey or #rrggbb")
+        red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return red, green, blue
+
+
+class PanoHead:
+    """One identity of a checkpoint, drawn from a seed."""
+
+    iso_level = ISO_LEVEL
+
+    def __init__(self, generator: Generator, seed: int, config: PanoHeadConfig):
+        self.config, self.seed = config, seed
+        self.device = generator.decoder.last.weight.device
+        z, label = latent(seed, generator.config.z_dim), frontal_label()
+        self.latent_sha256 = hashlib.sha256(z.numpy().tobytes()).hexdigest()
+        ws = generator.mapping(z.to(self.device), label.to(self.device), config.psi, config.cutoff)
+        with self._convolutions():
+            self.identity = generator.identity(ws)
+        self.neural_resolution = config.neural_resolution or generator.config.neural_resolution
+        if config.precision == "fast":
+            self.identity.upscaler.to(torch.float16 if self.device.type == "cuda" else torch.bfloat16)
+
+    @torch.no_grad()
+    def density(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Raw density at world points, below the level wherever the renderer's crop hides it.
+
+        So the surface is that of the pictures: the official field cut at |x| = 0.4 and |z| = 0.4, which is where the
+        official renderer stops seeing it. The field alone is `Generator.density`.
+        """
+        points = points.to(self.device)
+        return self.cropped(points, self.identity.renderer.sigma(points))
+
+    def cropped(self, points: Float[Tensor, "n 3"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Raw densities at points, lowered towards and beyond the crop so that the level is passed at its planes."""
+        inside = self.identity.config.box_warp / 2 - CROP - points[:, ::2].abs().amax(dim=1)
+        return torch.minimum(sigma, self.iso_level + CROP_SLOPE * inside)
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras, resolution: int) -> Views:
+        """The head as the cameras see it, resized from the network's own resolution where another is asked for."""
+        # A CPU gains nothing from more than one view of 512 px at once; a GPU wants many.
+        pixels = 1 << (22 if self.device.type == "cuda" else 18)
+        step = max(1, pixels // self.identity.config.resolution**2)
+        with self._convolutions():
+            parts = [
+                self._views(cameras[i : i + step].to(self.device), resolution) for i in range(0, len(cameras), step)
+            ]
+        return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth")))
+
+    def _convolutions(self) -> AbstractContextManager[None]:
+        """How convolutions round: `exact` is single precision on a GPU too, where PyTorch would take TensorFloat-32."""
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=self.config.precision == "fast")
+
+    def _views(self, cameras: Cameras, resolution: int) -> Views:
+        seen = self.identity.views(cameras, self.neural_resolution, self._jitter(cameras))
+        alpha = resize(seen.image_mask.clamp(0, 1), resolution)
+        rgb = resize((seen.image + 1) / 2, resolution).clamp(0, 1)
+        if self.config.colour is not None:
+            colour = torch.tensor(self.config.colour, device=self.device)[:, None, None]
+            rgb = alpha * rgb + (1 - alpha) * colour
+        depth = torch.where(alpha > 0, self._axial_depth(cameras, seen, resolution), 0)
+        return Views(rgb.permute(0, 2, 3, 1).contiguous(), alpha[:, 0], depth[:, 0])
+
+    def _axial_depth(self, cameras: Cameras, seen: Synthesis, resolution: int) -> Float[Tensor, "v 1 h w"]:
+        """Depth along the optical axis from distance along the ray, averaged over what was met and nothing else."""
+        weight = seen.weights.view_as(seen.image_depth)
+        towards = rays(cameras, self.neural_resolution)[1] @ cameras.c2w[:, None, :3, 2, None]
+        met = torch.where(weight > 0, weight * seen.image_depth * towards.permute(0, 3, 1, 2), 0)
+        return resize(met, resolution) / resize(weight, resolution)
+
+    def _jitter(self, cameras: Cameras) -> Jitter:
+        """Where samples lie: even, or drawn for each view from its camera, so that neither batch nor order matters."""
+        if self.config.jitter_seed is None:
+            return EVEN
+        rows, config = self.neural_resolution**2, self.identity.config
+        coarse, fine = [], []
+        for pose in cameras.c2w.cpu():
+            key = f"{self.config.jitter_seed} {self.seed} ".encode() + pose.numpy().tobytes()
+            generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7]))
+            coarse.append(torch.rand(rows, config.depth_resolution, generator=generator))
+            fine.append(torch.rand(rows, config.depth_resolution_importance, generator=generator))
+        return Jitter(torch.cat(coarse).to(self.device), torch.cat(fine).to(self.device))
+
+    def facts(self) -> dict[str, Any]:
+        """What it takes to draw this head again, besides the weights."""
+        return {
+            "seed": self.seed,
+            "latent_sha256": self.latent_sha256,
+            "psi": self.config.psi,
+            "cutoff": self.config.cutoff,
+        }
+
+
+class PanoHeadSource:
+    """Heads of a PanoHead checkpoint; the same seed gives the official scripts' person."""
+
+    name = "panohead"
+    max_seed = MAX_SEED
+    family: Family = "panohead"
+
+    def __init__(self, config: PanoHeadConfig, device: str = "cpu"):
+        if not config.weights:
+            raise UserError(f"{self.name} needs --weights: the path of an official .pkl or of a converted folder")
+        self.config = config
+        self.checkpoint = load(config.weights)
+        found = self.checkpoint.generator.config.family
+        if found != self.family:
+            raise UserError(f"{config.weights} is a checkpoint of {found}, not of {self.family}; use --source {found}")
+        self.generator = self.checkpoint.generator.to(device)
+
+    def head(self, seed: int) -> PanoHead:
+        """The head of a seed. Raises ValueError if numpy's RandomState cannot take it."""
+        return PanoHead(self.generator, seed, self.config)
+
+    def lineage(self) -> dict[str, Any]:
+        """The weights by their hash, what they are weights of, the settings, and the licence."""
+        settings = {name: value for name, value in asdict(self.config).items() if name != "weights"}
+        return {
+            "name": self.name,
+            "version": VERSION,
+            "weights_sha256": self.checkpoint.sha256,
+            "architecture": self.checkpoint.official,
+            "settings": settings,
+            "licence": LICENCE,
+        }
+
+
+class SphereHeadSource(PanoHeadSource):
+    """Heads of a SphereHead checkpoint."""
+
+    name = "spherehead"
+    family: Family = "spherehead"

@@ -1,0 +1,1 @@
+"""Faces in pictures: detection, landmarks, alignment, embedding, matte and pose."""

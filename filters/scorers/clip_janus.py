@@ -1,0 +1,177 @@
+"""Asks CLIP whether a back view shows a face: raw cosines between pictures and prompts, through open_clip.
+
+Source: Gen3D-Face, section 3.2 (zero-shot classification by "back of human head" and "human front face").
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from filters.scorer import Columns, Subject
+from geometry.cameras import turned
+from jobs.devices import require_device
+from manifests.errors import MissingFile, UserError
+from manifests.scores import VIEW, Lineage, column
+from weights.embedded import CLIP
+from weights.files import absolute, existing, sha256
+
+FRONT, BACK = "human front face", "back of human head"
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Which CLIP is asked, and what."""
+
+    model: str = ""
+    """A model name of open_clip, such as ViT-L-14-quickgelu for OpenAI's weights, with --clip.checkpoint; or
+    local-dir:FOLDER in open_clip's own format. By default the embedded model, which judges procedural heads only."""
+    checkpoint: str = ""
+    """The weights of a named model: a local .safetensors or .pt file."""
+    templates: tuple[str, ...] = ()
+    """More prompts per class, such as "a photo of the {}"; a class is then the mean of its prompts, in more columns."""
+    min_turn: float = 90.0
+    """Views turned less than this from the front (degrees) are not looked at."""
+    table: str = "clip_janus"
+    """The table to write; give another name to keep the scores of several models."""
+
+    def __post_init__(self) -> None:
+        if bad := [t for t in self.templates if t.count("{}") != 1]:
+            raise UserError(f"--clip.templates holds {bad[0]!r}; a template has one {{}} where the class goes")
+        if not 0 <= self.min_turn <= 180:
+            raise UserError(f"--clip.min-turn is {self.min_turn:g}; it must be between 0 and 180 degrees")
+        if self.model.startswith("hf-hub:"):
+            raise UserError(f"--clip.model is {self.model!r}; weights are never downloaded, give local-dir:FOLDER")
+
+    def absolute(self) -> "ClipConfig":
+        """The same, with paths that hold wherever a worker runs."""
+        kind, _, folder = self.model.partition(":")
+        model = f"{kind}:{absolute(folder)}" if folder else self.model
+        return replace(self, model=model, checkpoint=absolute(self.checkpoint))
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A loaded CLIP of open_clip; pictures and texts become unit vectors whose inner products are cosines."""
+
+    model: Any
+    preprocess: Any
+    tokenize: Any
+    sha256: str
+    device: str
+
+    def prepare(self, pictures: UInt8[np.ndarray, "v h w 3"]) -> Float[Tensor, "v 3 s s"]:
+        """The model's own preprocessing of each picture."""
+        return torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pictures])
+
+    @torch.no_grad()
+    def pictures(self, prepared: Float[Tensor, "v 3 s s"]) -> Float[Tensor, "v d"]:
+        parts = [self.model.encode_image(part.to(self.device), normalize=True) for part in prepared.split(BATCH)]
+        return torch.cat(parts).float().cpu()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        return self.model.encode_text(self.tokenize(list(texts)).to(self.device), normalize=True).float().cpu()
+
+
+def load_clip(model: str, checkpoint: str = "", device: str = "cpu") -> Clip:
+    """Load a CLIP through open_clip from local files only.
+
+    Raises:
+        FileNotFoundError: the folder or the checkpoint is not there.
+        UserError: no such device or architecture, weights that are damaged or of another one, or a model without a text tower.
+    """
+    import open_clip
+
+    require_device(device)
+    weights = _weights(model, checkpoint, open_clip)
+    try:
+        # The model of a folder loads with it; that of a name is given its file.
+        net, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=checkpoint or None, device=device)
+        tokenize = open_clip.get_tokenizer(model)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
+        raise UserError(f"{weights} does not load as {model}: {_first_line(error)}") from error
+    if not callable(getattr(net, "encode_text", None)):
+        raise UserError(f"{weights} has no text tower; the Janus scorer needs one")
+    return Clip(net.eval().requires_grad_(False), preprocess, tokenize, sha256(weights), device)
+
+
+def _weights(model: str, checkpoint: str, open_clip: Any) -> Path:
+    """The file that will be loaded, so that nothing else (a download, random weights) ever is."""
+    if model.startswith("local-dir:"):
+        if checkpoint:
+            raise UserError(f"{model} holds its own weights; leave --clip.checkpoint out, or name an architecture")
+        folder = Path(model.removeprefix("local-dir:"))
+        config = existing(folder / "open_clip_config.json", "clip")
+        try:
+            towers = json.loads(config.read_text())["model_cfg"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{config} is not a config of open_clip: it has no model_cfg") from None
+        _check_towers(str(config), towers, ("hf_model_name",))
+        return existing(folder / "open_clip_model.safetensors", "clip")
+    if model not in open_clip.list_models():
+        count = len(open_clip.list_models())
+        raise UserError(f"open_clip knows no model {model!r}; it knows ViT-L-14-quickgelu, ViT-B-32 and {count} in all")
+    _check_towers(model, open_clip.get_model_config(model), ("hf_model_name", "hf_tokenizer_name"))
+    if not checkpoint:
+        raise MissingFile(f"clip {model} needs --clip.checkpoint, a local file; weights are never downloaded")
+    return existing(checkpoint, f"clip {model}")
+
+
+def _check_towers(where: str, towers: dict[str, Any], online: Sequence[str]) -> None:
+    if missing := [tower for tower in ("vision_cfg", "text_cfg") if tower not in towers]:
+        raise UserError(f"{where} has no {missing[0]}; the Janus scorer needs a picture tower and a text tower")
+    if fetched := [name for name in online if towers["text_cfg"].get(name)]:
+        raise UserError(
+            f"{where} would fetch {towers['text_cfg'][fetched[0]]} from the net; save it as local-dir:FOLDER"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])[:200]}" if lines else type(error).__name__
+
+
+class ClipScorer:
+    """Cosines of every view that is turned away with "human front face" and "back of human head"."""
+
+    members = ("rgb",)
+
+    def __init__(self, config: ClipConfig, device: str, allowed: bool = False):
+        """Load the model; `allowed`: the embedded one judges heads that it does not know, which the lineage records."""
+        self.table, self.min_turn = config.table, config.min_turn
+        self.clip = load_clip(config.model or f"local-dir:{CLIP}", config.checkpoint, device)
+        prompts = {"front": [FRONT], "back": [BACK]}
+        if config.templates:
+            prompts |= {f"{k}_templates": [t.format(v[0]) for t in config.templates] for k, v in prompts.items()}
+        self.columns = tuple(
+            column(name, VIEW, f"cosine of the picture with {' / '.join(texts)}") for name, texts in prompts.items()
+        )
+        means = torch.stack([self.clip.texts(texts).mean(0) for texts in prompts.values()])
+        self.classes = torch.nn.functional.normalize(means, dim=-1)
+        settings = {k: v for k, v in asdict(config).items() if k in ("templates", "min_turn")}
+        settings["model"] = config.model.split(":")[0] or "embedded"
+        settings["templates"] = list(config.templates)
+        settings |= {"allow_embedded": True} if allowed else {}
+        self.lineage = Lineage("clip_janus", 1, self.clip.sha256, settings)
+
+    def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:
+        return turned(azimuth) >= self.min_turn
+
+    def prepare(self, subject: Subject) -> Float[Tensor, "v 3 s s"] | None:
+        return self.clip.prepare(subject.member("rgb")) if len(subject.view) else None
+
+    def score(self, prepared: Float[Tensor, "v 3 s s"] | None) -> Columns:
+        if prepared is None:
+            return {f.name: np.empty(0, np.float32) for f in self.columns}
+        cosines = (self.clip.pictures(prepared) @ self.classes.T).numpy()
+        return {f.name: cosines[:, i] for i, f in enumerate(self.columns)}

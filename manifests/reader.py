@@ -1,0 +1,168 @@
+"""Reads members of views out of shards: exactly the bytes that are needed, and those that lie side by side at once."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, lru_cache, partial
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from manifests.cache import ShardCache, tar_file
+from manifests.dataset import Dataset
+from manifests.errors import BadMember, MissingFile
+from manifests.index import Index
+from manifests.shards import member_name
+from manifests.storage import Storage
+
+OPEN_FILES = 128
+WASTE = 1 / 8
+"""Members are read together while what lies between them stays below this share of what is needed."""
+
+
+class Stretch(NamedTuple):
+    """Bytes of one shard that are read at once, for members `first` to `last` (excluded) of those asked for."""
+
+    shard: int
+    begin: int
+    end: int
+    first: int
+    last: int
+
+
+def stretches(shards: Iterable[int], offsets: Iterable[int], sizes: Iterable[int]) -> list[Stretch]:
+    """Join members, sorted by shard and offset, that lie close enough together."""
+    found: list[Stretch] = []
+    needed = wasted = 0
+    for k, (shard, offset, size) in enumerate(zip(shards, offsets, sizes, strict=True)):
+        before = found[-1] if found else None
+        gap = max(0, offset - before.end) if before else 0
+        if before and shard == before.shard and wasted + gap <= (needed + size) * WASTE:
+            needed, wasted = needed + size, wasted + gap
+            found[-1] = Stretch(shard, before.begin, max(before.end, offset + size), before.first, k + 1)
+        else:
+            needed, wasted = size, 0
+            found.append(Stretch(shard, offset, offset + size, k, k + 1))
+    return found
+
+
+class OpenFile:
+    """A file to read from, closed when nobody reads from it any more, in whatever thread."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # A default, because at exit the names of a module may be gone before its objects.
+        close(self.descriptor)
+
+
+class Reader:
+    """The bytes of members by their rows in the index, for any number of threads; each process opens its own files."""
+
+    def __init__(self, dataset: Dataset, index: Index, cache: ShardCache | None = None):
+        self.url, self.is_local, self.extensions = dataset.storage.url, dataset.storage.is_local, dataset.plan.members
+        self.index, self.cache = index, cache
+        self.needed = self.fetched = 0
+        """Bytes that were asked for, and bytes that were read, as long as one thread reads."""
+
+    def read(self, wants: Mapping[str, Int[np.ndarray, " n"]]) -> dict[str, list[bytes]]:
+        """The members of some rows of the index, each in the order of its rows.
+
+        Raises:
+            BadMember: a shard ends before a member does.
+            FileNotFoundError: a shard is no longer there.
+        """
+        rows = np.concatenate(list(wants.values()))
+        offset = np.concatenate([self.index.offset[name][own] for name, own in wants.items()])
+        size = np.concatenate([self.index.size[name][own] for name, own in wants.items()])
+        names = [name for name, own in wants.items() for _ in own]
+        shard = self.index.shard[rows]
+        order = np.lexsort((offset, shard))
+        spans = stretches(shard[order].tolist(), offset[order].tolist(), size[order].tolist())
+        found: list[bytes] = [b""] * len(rows)
+        places, starts, sizes = order.tolist(), offset.tolist(), size.tolist()
+        for span, data in zip(spans, self._fetch(spans), strict=True):
+            self.fetched += len(data)
+            for k in places[span.first : span.last]:
+                start = starts[k] - span.begin
+                # A slice of everything is the same object: a member that was read alone is not copied.
+                found[k] = data[start : start + sizes[k]]
+                if len(found[k]) < sizes[k]:
+                    reason = f"the shard ends at byte {span.begin + len(data)}, the member at {starts[k] + sizes[k]}"
+                    raise self.bad(names[k], int(rows[k]), reason)
+        self.needed += int(size.sum())
+        members = iter(found)
+        return {name: [next(members) for _ in own] for name, own in wants.items()}
+
+    def bad(self, member: str, row: int, reason: str) -> BadMember:
+        """The error that names a member."""
+        name = member_name(self.index.key(row), self.extensions[member])
+        return BadMember(tar_file(int(self.index.shard[row])), name, reason, row)
+
+    def _fetch(self, spans: list[Stretch]) -> Iterable[bytes]:
+        if self.cache is not None:
+            return self._cached(spans)
+        return self._local(spans) if self.is_local else self._ranges(spans)
+
+    def _local(self, spans: list[Stretch]) -> Iterator[bytes]:
+        for shard, own in groupby(spans, attrgetter("shard")):
+            with self._present(shard):
+                file = self._files(shard)
+            yield from (_read(file.descriptor, span) for span in own)
+
+    def _cached(self, spans: list[Stretch]) -> Iterator[bytes]:
+        """Read shards from the cache, which may drop them afterwards: no file stays open."""
+        assert self.cache is not None
+        for shard, own in groupby(spans, attrgetter("shard")):
+            with self._present(shard):
+                file = self.cache.open(shard)
+            with file:
+                yield from [_read(file.fileno(), span) for span in own]
+
+    def _ranges(self, spans: list[Stretch]) -> list[bytes]:
+        """Read byte ranges of remote shards, all of them at once."""
+        storage = Storage(self.url)  # by every thread, which clients of object stores may be bound to
+        paths = [storage.path(tar_file(span.shard)) for span in spans]
+        begins, ends = [span.begin for span in spans], [span.end for span in spans]
+        found = storage.fs.cat_ranges(paths, begins, ends, on_error="return")
+        for span, data in zip(spans, found, strict=True):
+            with self._present(span.shard):
+                if isinstance(data, Exception):
+                    raise data
+        return found
+
+    @contextmanager
+    def _present(self, shard: int) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise MissingFile(
+                f"{tar_file(shard)} of {self.url} is gone, it was there when the run began; spinset generate makes it anew"
+            ) from error
+
+    @cached_property
+    def _files(self) -> Callable[[int], OpenFile]:
+        """The shards as files, those that were read last."""
+        return lru_cache(OPEN_FILES)(partial(_opened, Storage(self.url)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_files"}
+
+
+def _opened(storage: Storage, shard: int) -> OpenFile:
+    return OpenFile(os.open(storage.path(tar_file(shard)), os.O_RDONLY))
+
+
+def _read(descriptor: int, span: Stretch) -> bytes:
+    """The bytes of a stretch; fewer only if the file ends before it does."""
+    data = os.pread(descriptor, span.end - span.begin, span.begin)
+    while len(data) < span.end - span.begin:
+        more = os.pread(descriptor, span.end - span.begin - len(data), span.begin + len(data))
+        if not more:
+            break
+        data += more
+    return data

@@ -1,0 +1,47 @@
+"""Eggs with meshes, seen by the rigs that formats want; and a selection of them."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from egg import egg_job
+
+from datagen.generate import generate
+from exports.export import ExportConfig, export
+from jobs.pool import PoolConfig
+from manifests.dataset import Dataset
+from manifests.selection import ROWS, write_selection
+
+INLINE = PoolConfig(inline=True)
+
+
+def make(folder: Path, rig: str, **changes) -> Dataset:
+    fields = {"identities": 3, "rig": rig, "resolution": 64, "save_meshes": True, **changes}
+    return generate(egg_job(str(folder / rig), INLINE, **fields))
+
+
+@pytest.fixture(scope="session")
+def eggs(tmp_path_factory) -> Dataset:
+    """3 eggs of 5 views from anywhere; the selection `clean` drops egg 1, and view 2 of egg 2."""
+    dataset = make(tmp_path_factory.mktemp("eggs"), "scatter-5")
+    rows = [
+        (egg, view, egg != 1 and (egg, view) != (2, 2), "bad" if egg == 1 or (egg, view) == (2, 2) else None, None)
+        for egg in range(3)
+        for view in range(-1, 5)
+    ]
+    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), ROWS, strict=True)]
+    write_selection(dataset, "clean", pa.table(columns, schema=ROWS))
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def exported(eggs, tmp_path_factory):
+    """The folder of the selected eggs in a format, made once."""
+    root = tmp_path_factory.mktemp("exports")
+
+    def folder(format: str) -> Path:
+        if not (root / format).exists():
+            export(ExportConfig(eggs.storage.root, str(root / format), format, selection="clean"))
+        return root / format
+
+    return folder

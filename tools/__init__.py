@@ -1,0 +1,1 @@
+"""Trainers of the embedded models; run from a clone, not installed."""

@@ -1,0 +1,1 @@
+"""Weight files: where they are found, how they are hashed and written, and the small embedded models."""

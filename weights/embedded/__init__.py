@@ -1,0 +1,33 @@
+"""The small models that ship with spinset; they know heads of the procedural source only."""
+
+from pathlib import Path
+
+from manifests.errors import UserError
+
+EMBEDDED = Path(__file__).parent
+RECOGNISER = EMBEDDED / "arcface.onnx"
+CLIP = EMBEDDED / "clip"
+HEADS64 = EMBEDDED / "heads64"
+KNOWN_SOURCE = "procedural"
+"""The head source whose heads the embedded models were trained on."""
+
+
+def is_embedded(model: str) -> bool:
+    """Whether an option that names a model means an embedded one: by its path, or because it is not given."""
+    return not model or Path(model.removeprefix("local-dir:")).resolve().is_relative_to(EMBEDDED.resolve())
+
+
+def beyond_embedded(option: str, model: str, source: str, allow: bool, override: str = "--allow-embedded") -> bool:
+    """Whether an embedded model judges heads of a source that it was not trained on, which only `allow` permits.
+
+    Raises:
+        UserError: it would, and is not allowed to; names the option that takes another model.
+    """
+    if source == KNOWN_SOURCE or not is_embedded(model):
+        return False
+    if not allow:
+        raise UserError(
+            f"the embedded model was trained on {KNOWN_SOURCE} heads only, and these are {source}: give weights with "
+            f"{option}, or {override} to use it all the same"
+        )
+    return True
