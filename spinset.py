@@ -258,7 +258,7 @@ def _latents(parse: Parse) -> int:
 
 
 def _train(parse: Parse) -> int:
-    from train.run.presets import PRESETS, Train
+    from train.families.presets import PRESETS, Train
 
     asked = parse(Train, PRESETS)
     if not asked.config.loader.data:

@@ -12,23 +12,20 @@ import torch
 from safetensors.torch import load_file
 from tiny_vae import write_vae
 
-from geometry.raymaps import RayMaps
 from manifests.dataset import Dataset
 from train.data.sampling import MultiView
 from train.data.stream import LoaderConfig
-from train.networks.identity import IdentityShape
-from train.networks.model import ModelShape
-from train.networks.unet import UNetShape
-from train.run.config import TrainConfig, ValidationConfig
-from train.run.optimizer import OptimizerConfig
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import IdentityShape, RayMapShape, UNetShape
+from train.run.config import OptimizerConfig, TrainConfig, ValidationConfig
 
 context = multiprocessing.get_context("forkserver")
 # What takes seconds to import is imported once, by the process from which all others are forked.
 context.set_forkserver_preload(["train.run.trainer", "diffusers.models.unets.unet_2d_condition"])
 
-SHAPE = ModelShape(
+SHAPE = SpinMeRoundConfig(
     UNetShape(channels=(16, 16), attention=(True, True), blocks=1, heads=2, context=512, groups=4),
-    RayMaps("geometric", 1, 1),
+    RayMapShape("geometric", 1, 1),
     IdentityShape("token", 512),
     sigma_max=80.0,
 )
@@ -53,7 +50,7 @@ def tiny_config(dataset: Dataset, folder: Path, out: str = "run", **changes) -> 
         "save_every": 16,
         "out": str(folder / out),
     }
-    return replace(TrainConfig(loader), **{**fields, **changes})
+    return replace(TrainConfig(loader, SHAPE), **{**fields, **changes})
 
 
 def weights(config: TrainConfig) -> dict[str, torch.Tensor]:

@@ -24,7 +24,9 @@ from faces.models import FaceConfig
 from infer.make import DirectionsConfig, FilesConfig, ViewsConfig, views
 from infer.studio import PortraitConfig
 from infer.views import SamplerConfig
-from train.networks.model import About, Model, ModelShape, save_model
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import About
+from train.networks.model import save_model
 from train.networks.sd15 import SD15_VAE_CONFIG
 from train.networks.vae import load_vae
 from train.weights.convert import convert, export_ldm
@@ -55,9 +57,9 @@ def write_random_model(folder: Path) -> None:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     AutoencoderKL(**SD15_VAE_CONFIG).save_pretrained(folder / "vae")
-    shape = ModelShape()
+    shape = SpinMeRoundConfig()
     vae = load_vae(str(folder / "vae"))
-    save_model(Model(shape, shape.network(), shape.identity.build(), vae, About("nothing")), folder)
+    save_model(shape.build(vae, About("nothing")), folder)
 
 
 def write_picture(file: Path) -> None:

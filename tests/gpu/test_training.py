@@ -13,8 +13,8 @@ from torch import nn
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.storage import Storage
-from train.run.config import TrainConfig
-from train.run.optimizer import Optimizer, OptimizerConfig
+from train.run.config import OptimizerConfig, TrainConfig
+from train.run.optimizer import Optimizer
 from train.run.parallel import clip, joined, spread
 from train.run.trainer import run
 

@@ -27,7 +27,9 @@ from infer.plan import plan_views, ring
 from infer.studio import PortraitConfig
 from infer.views import SamplerConfig
 from spinset import main
-from train.networks.model import About, Model, read_about, save_model, write_about
+from train.families import read_about
+from train.networks.config import About, write_card
+from train.networks.model import Model, save_model
 from train.networks.vae import load_vae
 from weights.embedded import EMBEDDED as FILTERS
 from weights.embedded import HEADS64
@@ -91,7 +93,7 @@ def with_about(folder: str, copy: Path, **changes) -> str:
     """A copy of the model whose folder says something else of it."""
     shutil.copytree(folder, copy)
     shape, about = read_about(copy)
-    write_about(shape, replace(about, **changes), copy)
+    write_card(shape, replace(about, **changes), copy)
     return str(copy)
 
 

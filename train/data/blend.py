@@ -9,7 +9,7 @@ from manifests.dataset import Dataset
 from manifests.draws import generator
 from manifests.errors import UserError
 from manifests.order import State
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.loader import open_loader
 from train.data.stream import FOREVER, Loader, LoaderConfig
 

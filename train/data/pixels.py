@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from manifests.reader import Reader
-from train.data.batch import Key
+from train.batch import Key
 
 _MODES = {"rgb": cv2.IMREAD_COLOR_RGB, "normal": cv2.IMREAD_COLOR_RGB, "alpha": cv2.IMREAD_GRAYSCALE}
 

@@ -28,7 +28,7 @@ from manifests import schema
 from manifests.cache import LookAhead, ShardCache
 from manifests.errors import UserError
 from manifests.order import START, TAILS, GlobalBatch, Order, State
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.pixels import Encoded
 from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
 from train.data.slots import HELD, Slots

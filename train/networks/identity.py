@@ -1,19 +1,16 @@
-"""Who the person is, as tokens that cross-attention reads: Arc2Face's text encoder, or the embedding itself.
+"""Identities as tokens for cross-attention: Arc2Face's text encoder, or the embedding itself.
 
 An ArcFace embedding takes the place of one word of a prompt (Arc2Face, section 3; SpinMeRound, section 3.2).
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from manifests.errors import UserError
+from train.networks.config import IdentityShape
 
-EMBEDDING = 512
-"""Numbers of an ArcFace embedding."""
 TOKENS = 77
 BEGIN, END = 49406, 49407
 PROMPT = (1125, 539, 320, 1014, 2533)
@@ -21,32 +18,12 @@ PROMPT = (1125, 539, 320, 1014, 2533)
 ID = 1014
 
 
-@dataclass(frozen=True)
-class IdentityShape:
-    """How an identity becomes tokens."""
-
-    kind: Literal["arc2face", "token"] = "arc2face"
-    """arc2face: 77 tokens of a frozen CLIP text model; token: the embedding alone, for models without a text encoder."""
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("arc2face", "token"):
-            raise UserError(f"identity.kind is {self.kind!r}; it must be arc2face or token")
-        if self.width < EMBEDDING:
-            raise UserError(f"identity.width is {self.width}; an embedding of {EMBEDDING} must fit into a token")
-
-    def build(self) -> "Arc2FaceTokens | IdentityToken":
-        return Arc2FaceTokens(self) if self.kind == "arc2face" else IdentityToken(self.width)
-
-
 class Arc2FaceTokens(nn.Module):
     """transformers' CLIPTextModel, in whose prompt the embedding stands for a word; frozen, in single precision."""
 
     def __init__(self, shape: IdentityShape, **config: Any):
         super().__init__()
-        # Importing transformers takes seconds, and only whoever builds a network needs it.
+        # Importing transformers takes seconds, which only building a network needs.
         from transformers import CLIPTextConfig, CLIPTextModel
 
         sizes = {
@@ -60,7 +37,7 @@ class Arc2FaceTokens(nn.Module):
 
     @torch.no_grad()
     def forward(self, embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b n w"]:
-        """Tokens of persons, from embeddings of unit length."""
+        """Tokens of embeddings of unit length."""
         ids = self._prompt(PROMPT, embedding.device).expand(len(embedding), -1)
         words = self.text.get_input_embeddings()(ids)
         padded = torch.nn.functional.pad(embedding.to(words), (0, words.shape[-1] - embedding.shape[-1]))
@@ -68,7 +45,7 @@ class Arc2FaceTokens(nn.Module):
         return self._encode(words)
 
     @torch.no_grad()
-    def nobody(self) -> Float[Tensor, "n w"]:
+    def null_tokens(self) -> Float[Tensor, "n w"]:
         """Tokens of the empty prompt, through the same encoder."""
         ids = self._prompt((), self.text.device)
         return self._encode(self.text.get_input_embeddings()(ids))[0]
@@ -87,7 +64,7 @@ class Arc2FaceTokens(nn.Module):
 
 
 class IdentityToken(nn.Module):
-    """The embedding as the only token, its numbers brought to about unit size; nobody is zeros. It has no weights."""
+    """The embedding as the only token, scaled to about unit variance; it has no weights."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -97,5 +74,11 @@ class IdentityToken(nn.Module):
         scaled = embedding * embedding.shape[-1] ** 0.5
         return torch.nn.functional.pad(scaled, (0, self.width - embedding.shape[-1]))[:, None]
 
-    def nobody(self) -> Float[Tensor, "1 w"]:
+    def null_tokens(self) -> Float[Tensor, "1 w"]:
+        """Zeros."""
         return torch.zeros(1, self.width)
+
+
+def build_tokens(shape: IdentityShape) -> Arc2FaceTokens | IdentityToken:
+    """The encoder of a shape, with random weights."""
+    return Arc2FaceTokens(shape) if shape.kind == "arc2face" else IdentityToken(shape.width)

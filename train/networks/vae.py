@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from manifests.errors import MissingFile, UserError
+from train.networks.config import WEIGHTS
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+CONFIG = "config.json"
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 """Other ways than a factor to bring latents to unit variance, which the families trained here do not know."""
 

@@ -15,33 +15,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from manifests.errors import UserError
-
-
-@dataclass(frozen=True)
-class EmaConfig:
-    """Which averages are kept."""
-
-    sigma_rel: tuple[float, ...] = (0.05, 0.10)
-    """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
-    half_life: int = 0
-    """Half-life of an exponential average in samples, such as 500,000; 0 keeps no such average."""
-
-    def __post_init__(self) -> None:
-        if any(not 0 < length < 0.28 for length in self.sigma_rel):
-            raise UserError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
-        if self.half_life < 0:
-            raise UserError(f"--ema.half-life is {self.half_life}; it is a number of samples, or 0 for no such average")
-
-    @property
-    def names(self) -> list[str]:
-        """Of the averages, the first is the one that is exported."""
-        return [*(["classic"] if self.half_life else []), *map(power_name, self.sigma_rel)]
-
-
-def power_name(sigma_rel: float) -> str:
-    """What a power-function average is called."""
-    return f"power-{sigma_rel:g}"
+from train.run.config import EmaConfig, power_name
+from train.run.optimizer import trained_weights
 
 
 def gamma_of(sigma_rel: float) -> float:
@@ -56,11 +31,11 @@ def power_beta(sigma_rel: float, seen: int, batch: int) -> float:
 
 
 class Ema:
-    """The averages of one network; how far a step moves them is a function of the samples seen."""
+    """Averages of the trained weights of a network; how far a step moves them is a function of the samples seen."""
 
     def __init__(self, network: nn.Module, config: EmaConfig):
         self.config = config
-        self._weights: dict[str, Tensor] = dict(network.named_parameters())
+        self._weights: dict[str, Tensor] = dict(trained_weights(network))
         self.averages = {n: {k: w.detach().clone() for k, w in self._weights.items()} for n in config.names}
         self._lengths = {power_name(length): length for length in config.sigma_rel}
 
@@ -70,7 +45,7 @@ class Ema:
 
         A skipped step leaves the averages as they are, as it does the weights.
         """
-        weights = _own(self._weights)
+        weights = _local(self._weights)
         taken = weights[0].new_ones(()) if skipped is None else 1 - skipped
         for name, average in self.averages.items():
             if name in self._lengths:
@@ -79,7 +54,7 @@ class Ema:
                 kept = 0.5 ** (batch / self.config.half_life)
             share = (1 - kept) * taken
             # A tensor, because reading `skipped` would wait for the device.
-            torch._foreach_lerp_(_own(average), weights, [share] * len(weights))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(_local(average), weights, [share] * len(weights))  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -100,14 +75,14 @@ class Ema:
 
 @torch.no_grad()
 def _exchange(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-    for one, other in zip(_own(some), _own(others), strict=True):
+    for one, other in zip(_local(some), _local(others), strict=True):
         kept = one.clone()
         one.copy_(other)
         other.copy_(kept)
 
 
-def _own(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """What this rank holds of some tensors, as plain ones, in place."""
+def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """The shards of some tensors that this rank holds, as plain tensors, in place."""
     return [t.to_local() if isinstance(t, DTensor) else t.detach() for t in tensors.values()]
 
 

@@ -1,6 +1,7 @@
-"""AdamW that skips a step whose gradients are not finite, and a learning rate that is a function of the samples seen."""
+"""AdamW that skips a step whose gradients are not finite, over the weights of a network that are trained."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -8,55 +9,45 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from manifests.errors import UserError
+from train.run.config import OptimizerConfig
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How weights follow gradients."""
+def freeze(network: nn.Module, trained: Sequence[str]) -> None:
+    """Let gradients be computed only for weights whose names match one of some patterns.
 
-    lr: float = 1e-5
-    """The peak; 5e-5 suits batches of 64 and more."""
-    warmup: int = 8_000
-    """Samples over which the rate rises to it."""
-    cooldown: float = 0.0
-    """The last share of the run, over which it falls to zero."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradients."""
-    max_skipped: int = 20
-    """Steps in a row whose gradients are not finite, after which the run stops."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip <= 0:
-            raise UserError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
-        if self.warmup < 0 or not 0 <= self.cooldown <= 1 or self.max_skipped < 1:
+    Raises:
+        UserError: a pattern matches no weight.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in trained:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            parts = ", ".join(f"{part}.*" for part, _ in network.named_children())
             raise UserError(
-                f"optim.warmup is {self.warmup} (samples, not negative), optim.cooldown {self.cooldown:g} (a share from 0 "
-                f"to 1), optim.max-skipped {self.max_skipped} (1 or more)"
+                f"--trained is {pattern!r}, which is the name of no weight; the parts of this model are {parts}"
             )
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trained))
 
-    def rate(self, seen: int, total: int) -> float:
-        """The learning rate after so many samples of a run."""
-        rise = min(1.0, seen / self.warmup) if self.warmup else 1.0
-        fall = min(1.0, (total - seen) / (self.cooldown * total)) if self.cooldown else 1.0
-        return self.lr * min(rise, max(fall, 0.0))
+
+def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that are trained, by name."""
+    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
 class Optimizer:
-    """Fused AdamW over a network's weights, with its state under their names."""
+    """Fused AdamW over the weights of a network that are trained, with its state under their names."""
 
     def __init__(self, network: nn.Module, config: OptimizerConfig):
         self.config = config
-        self.weights = dict(network.named_parameters())
+        self.weights = trained_weights(network)
         groups = list(self.weights.values())
         self.adam = torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
         self._begin()
         device = groups[0].device
         self.skipped = torch.zeros((), device=device)
-        """Steps that were skipped, all in all,"""
+        """Number of skipped steps."""
         self.skipped_in_row = torch.zeros((), device=device)
-        """and since the last that was not."""
+        """Number of skipped steps since the last step that was not skipped."""
 
     def _begin(self) -> None:
         """Make the state as AdamW itself would at its first step, so that a checkpoint has a place to go."""
@@ -98,7 +89,7 @@ class Optimizer:
 
     @property
     def steps(self) -> int:
-        """Steps that were taken."""
+        """Number of steps that were taken."""
         return int(self.adam.state[next(iter(self.weights.values()))]["step"])
 
     @steps.setter

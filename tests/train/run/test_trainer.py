@@ -16,7 +16,6 @@ from tiny_vae import write_vae
 
 from datagen.generate import GenerateConfig, generate
 from datagen.meshing import MeshConfig
-from geometry.raymaps import RayMaps
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.errors import UserError
@@ -24,16 +23,13 @@ from train.data.latents import LatentsConfig, make_latents
 from train.data.sampling import MultiView, SingleView
 from train.data.stream import LoaderConfig
 from train.diffusion import precision
-from train.diffusion.edm import NoiseLevels
-from train.diffusion.objective import Objective
-from train.networks.model import load_model
-from train.networks.unet import UNetShape
+from train.diffusion.config import NoiseLevels, Objective
+from train.families import load_model
+from train.families.presets import PRESETS
+from train.networks.config import RayMapShape, UNetShape
 from train.run.checkpoint import whole_ones
-from train.run.config import TrainConfig
-from train.run.ema import EmaConfig
-from train.run.optimizer import OptimizerConfig
+from train.run.config import EmaConfig, OptimizerConfig, TrainConfig
 from train.run.parallel import check_devices
-from train.run.presets import PRESETS
 from train.run.run_folder import average
 from train.run.trainer import run
 from train.run.validate import QUANTILES
@@ -210,7 +206,7 @@ def test_it_overfits_one_identity(tmp_path):
         vae=str(HEADS64 / "vae"),
         model=replace(
             SHAPE,
-            rays=RayMaps("geometric", 3, 3),
+            rays=RayMapShape("geometric", 3, 3),
             scale_given=False,
             unet=UNetShape(channels=(32, 64), attention=(False, True), blocks=1, heads=2, context=512, groups=8),
         ),

@@ -1,4 +1,4 @@
-"""The runs there are: SpinMeRound's three phases, its ablations, and two small ones; each a complete config.
+"""Training presets: the stages of SpinMeRound, its ablations, and two small models; each is a complete config.
 
 Source: SpinMeRound, sections 3 and 4.1 and its released config; where the paper is silent, docs/training.md says what was
 chosen.
@@ -9,17 +9,13 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from geometry.raymaps import RayMaps
 from train.data.sampling import MultiView, SingleView
 from train.data.stream import LoaderConfig
-from train.diffusion.edm import NoiseLevels
-from train.diffusion.objective import Objective
-from train.networks.identity import IdentityShape
-from train.networks.model import ModelShape
-from train.networks.unet import UNetShape
-from train.run.config import TrainConfig, ValidationConfig
+from train.diffusion.config import NoiseLevels, Objective
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import IdentityShape, RayMapShape, UNetShape
+from train.run.config import OptimizerConfig, TrainConfig, ValidationConfig
 from train.run.launch_ray import RayConfig
-from train.run.optimizer import OptimizerConfig
 from weights.embedded import HEADS64
 
 DATA = ""
@@ -36,7 +32,7 @@ class Train:
 
 EDM = TrainConfig(
     LoaderConfig(DATA, SingleView(), batch=32, tail="exact", embeddings="arcface", members=("rgb",)),
-    model=ModelShape(rays=None, normals=False),
+    model=SpinMeRoundConfig(rays=None, normals=False),
     objective=Objective(NoiseLevels(shift="none")),
     samples=31_000 * 32,
     micro=4,
@@ -47,7 +43,7 @@ EDM = TrainConfig(
 ONE_VIEW = replace(
     EDM,
     loader=LoaderConfig(DATA, MultiView(conditions=(1,)), batch=8, tail="exact", embeddings="arcface"),
-    model=ModelShape(),
+    model=SpinMeRoundConfig(),
     objective=Objective(),
     samples=600_000 * 8,
     micro=1,
@@ -65,9 +61,9 @@ HEADS64_RUN = TrainConfig(
     LoaderConfig(
         DATA, MultiView(), batch=8, tail="exact", embeddings="arcface", resolution=64, workers=1, random_background=0.0
     ),
-    model=ModelShape(
+    model=SpinMeRoundConfig(
         UNetShape(channels=(64, 96, 160), attention=(False, True, True), blocks=1, heads=2, context=512, groups=16),
-        RayMaps("geometric", origin_octaves=3, direction_octaves=5),
+        RayMapShape("geometric", origin_octaves=3, direction_octaves=5),
         IdentityShape("token", 512),
         scale_given=False,
         shared_noise=False,
