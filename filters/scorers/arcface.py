@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from faces.landmarks import SIZE, face_points, mirrored, project
 from faces.recogniser import crops_of, largest_face, load_arcface, load_detector
 from filters.scorer import Columns, Subject
-from geometry.cameras import turned
+from geometry.directions import turned
 from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 from weights.embedded import RECOGNISER

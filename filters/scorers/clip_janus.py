@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from filters.scorer import Columns, Subject
-from geometry.cameras import turned
+from geometry.directions import turned
 from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
 from manifests.scores import VIEW, Lineage, column

@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from manifests.errors import MissingFile, UserError
-from train.networks.model import About, ModelShape, write_about
+from train.networks.config import ModelShape
+from train.networks.model import About, write_about
 from train.networks.sd15 import sd15_unet_config
 from train.weights.checkpoint_file import read_checkpoint
 from train.weights.ldm_names import Names, shape_there

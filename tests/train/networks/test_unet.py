@@ -7,9 +7,9 @@ from hashed import hashed, hashed_weights
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geometry.raymaps import RayMaps
 from train.networks.attention import attention_layers
-from train.networks.unet import MASK, MultiviewUNet, Stem, UNetShape, grow
+from train.networks.config import MASK, RayMaps, Stem, UNetShape
+from train.networks.unet import MultiviewUNet, grow
 from train.run.log import forward_flops
 from train.weights.ldm_names import unet_names
 
