@@ -1,4 +1,4 @@
-"""Settings of the noise process and the loss."""
+"""Settings of the noise process and of the loss."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,15 +10,17 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """The law of noise levels in training: ln sigma is normal, one level for all views of a scene."""
+    """Distribution of noise levels in training: ln sigma is normal, with one level for all views of a scene."""
 
     mean: float = 0.7
+    """Mean of ln sigma for a single view (P_mean of EDM)."""
     std: float = 1.6
+    """Standard deviation of ln sigma (P_std of EDM)."""
     shift: Literal["sqrtN", "N", "none"] = "sqrtN"
-    """More views tell more of each other, so levels rise with their number N: the log-SNR falls by ln N (sqrtN: the mean of ln
-    sigma rises by ln(N) / 2, as in CAT3D), by twice as much (N), or not at all."""
+    """Shift of the mean with the number N of views, which carry information about each other: ln(N) / 2 for sqrtN (as in
+    CAT3D), ln(N) for N, and no shift for none."""
     shift_views: int = 7
-    """N; 0 counts the targets of each scene."""
+    """The number N of views in the shift; 0 counts the target views of each scene."""
 
     def __post_init__(self) -> None:
         if self.shift not in ("sqrtN", "N", "none"):
@@ -29,16 +31,16 @@ class NoiseLevels:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is learned."""
+    """Training objective."""
 
     noise: NoiseLevels = field(default_factory=NoiseLevels)
     drop: float = 0.15
-    """The share of scenes that lose their given pictures and their identity, so that guidance can leave them out."""
+    """Probability with which a scene loses its conditions in training, which classifier-free guidance needs."""
     drop_mode: Literal["joint", "independent"] = "joint"
-    """Both are lost together, as guidance leaves them out together; or each for itself."""
+    """joint drops all conditions of a scene together, as guidance does; independent drops each one for itself."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop <= 1:
-            raise UserError(f"objective.drop is {self.drop:g}; it is a share from 0 to 1")
+            raise UserError(f"objective.drop is {self.drop:g}; it is a probability from 0 to 1")
         if self.drop_mode not in ("joint", "independent"):
             raise UserError(f"objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
