@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hashed import hashed, hashed_weights
+from hashed import hashed
+from official import load_hashed
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -15,6 +16,9 @@ from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
 from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
 from datagen.sources.panohead.renderer import Jitter
+from train.networks.unet import MultiviewUNet
+from train.networks.config import UNetShape
+from train.weights.convert import UNET
 from train.networks.config import UNetShape
 from train.networks.unet import MultiviewUNet
 from train.weights.ldm_names import unet_names
@@ -73,10 +77,7 @@ def test_fast_views_are_close_to_exact_ones(tiny, record_property):
 
 def test_the_multiview_network(record_property):
     network = MultiviewUNet(UNetShape(channels=(32, 64, 128, 128), context=24), latents=8, condition=21)
-    names = unet_names(network.unet.config)
-    shapes = {names[name]: tuple(weight.shape) for name, weight in network.unet.state_dict().items()}
-    weights = hashed_weights(shapes)
-    network.unet.load_state_dict({name: weights[names[name]] for name in names})
+    load_hashed(UNET, network.unet)
     network.eval().to("cuda")
     golden = load_file(GOLDEN / "spinmeround_unet.safetensors")
     x, context = hashed("unet.x", (6, 29, 16, 16), 1.7).to("cuda"), hashed("unet.ctx", (6, 5, 24)).to("cuda")
