@@ -16,29 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from manifests.errors import MissingFile, UserError
-<<<<<<< HEAD
 from train.networks.config import ModelShape
 from train.networks.model import About, write_about
-from train.networks.sd15 import sd15_unet_config
-from train.weights.checkpoint_file import read_checkpoint
-from train.weights.ldm_names import Names, shape_there
-from train.weights.parts import (
-    CONFIG,
-    PARTS,
-    UNET,
-    Part,
-    blank_model,
-    names_in,
-    read_config,
-    settings,
-    take,
-    write_part,
-)
-=======
-from train.networks.model import About, ModelShape, write_about
 from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
 from train.weights.checkpoint_file import one_line, read_checkpoint
->>>>>>> w-traindata
 from weights.tensors import save_tensors
 
 Config = Mapping[str, Any]
