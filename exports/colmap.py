@@ -35,7 +35,7 @@ class Colmap:
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
         folder, cameras = f"{identity.number:07d}", cameras_of(identity)
         names = [f"{view:03d}.{self.picture}" for view in identity.views.column("view").to_pylist()]
-        for name, rgb, alpha in zip(names, identity.members("rgb"), identity.members("alpha"), strict=True):
+        for name, rgb, alpha in zip(names, *identity.members("rgb", "alpha"), strict=True):
             yield f"{folder}/images/{name}", rgb
             yield f"{folder}/masks/{name}.png", mask_png(alpha)
         mesh = identity.mesh()

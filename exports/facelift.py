@@ -50,7 +50,7 @@ class Facelift:
         sample, background = f"{identity.number:07d}", background_of(self.plan)
         folder = "images/" if self.rig == "facelift-32" else ""
         names = [f"{folder}cam_{view:03d}.png" for view in identity.views.column("view").to_pylist()]
-        for name, rgb, alpha in zip(names, identity.members("rgb"), identity.members("alpha"), strict=True):
+        for name, rgb, alpha in zip(names, *identity.members("rgb", "alpha"), strict=True):
             yield f"{sample}/{name}", rgba_png(rgb, alpha, background)
         if self.rig == "facelift-32":
             yield f"{sample}/opencv_cameras.json", self._cameras(sample, identity, names)

@@ -26,7 +26,7 @@ class Nerfstudio:
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
         folder, frames = f"{identity.number:07d}", []
         cameras = to_z_up(cameras_of(identity))
-        pictures = zip(identity.members("rgb"), identity.members("alpha"), to_opengl(cameras), strict=True)
+        pictures = zip(*identity.members("rgb", "alpha"), to_opengl(cameras), strict=True)
         for view, (rgb, alpha, c2w) in zip(identity.views.column("view").to_pylist(), pictures, strict=True):
             frame = {"file_path": f"images/{view:03d}.{self.picture}", "mask_path": f"masks/{view:03d}.png"}
             yield f"{folder}/{frame['file_path']}", rgb

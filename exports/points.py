@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from scipy.spatial import KDTree
 
-from exports.pictures import cameras_of, decode
+from exports.pictures import cameras_of
 from geometry.cameras import Cameras
 from geometry.embree import EmbreeCaster
 from geometry.meshes import Mesh
 from manifests.draws import generator
 from manifests.keep import KeptIdentity
+from manifests.pictures import decode_picture
 
 POINTS = 20_000
 GRAZING = 0.2
@@ -76,10 +77,10 @@ def _colours(
     in_frame = np.logical_and(pixels >= 0, pixels < resolution).all(axis=-1)
     best = _best_views(mesh, xyz, normals, cameras, np.asarray(in_frame))
     colours = np.zeros((len(xyz), 3), np.uint8)
-    for view, picture in enumerate(identity.members("rgb")):
+    for view, picture in enumerate(next(identity.members("rgb"))):
         own = best == view
         x, y = pixels[view, own].astype(int).T
-        colours[own] = decode(picture)[y, x]
+        colours[own] = decode_picture(picture)[y, x]
     seen = best >= 0
     if seen.any():
         colours[~seen] = colours[seen][KDTree(xyz[seen]).query(xyz[~seen])[1]]

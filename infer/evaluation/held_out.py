@@ -130,7 +130,7 @@ class StoredPerson:
         return self.people.subset.index.elevation[self.rows]
 
     def read(self, places: Int64[np.ndarray, " k"]) -> HeldOut:
-        """Some of its views; raises BadMember if one of them does not read."""
+        """Some of its views; raises DamagedData if one of them does not read."""
         index, rows = self.people.subset.index, self.rows[places]
         members = tuple(m for m in ("rgb", "normal", "alpha") if (index.size[m][rows] > 0).all())
         found = self.people.pixels.read(rows[None], np.ones((1, 3), np.float32), members)
