@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from geometry.meshes import Mesh
-from geometry.normals import encode_normals
+from geometry.meshes import Mesh, encode_normals
 from manifests.errors import UserError
 from manifests.pictures import encode_picture
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from geometry.cameras import orbit
+from geometry.cameras import orbit, wrapped
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.pictures import decode_picture
@@ -74,8 +74,8 @@ def _cards(dataset: Dataset, shard: int) -> list[Card]:
 
 def _turn(azimuth: np.ndarray, elevation: np.ndarray) -> list[int]:
     """About TURN views once around the head near eye level, from the front on; the nearest view to each step."""
-    steps = [(360 * k / TURN + 180) % 360 - 180 for k in range(TURN)]
-    away = [np.hypot((azimuth - step + 180) % 360 - 180, 2 * elevation) for step in steps]
+    steps = [wrapped(360 * k / TURN) for k in range(TURN)]
+    away = [np.hypot(wrapped(azimuth - step), 2 * elevation) for step in steps]
     return list(dict.fromkeys(int(distance.argmin()) for distance in away))
 
 

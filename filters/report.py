@@ -14,6 +14,7 @@ from PIL import Image
 from filters.policy import Heads, in_sector, limits, rule_scores
 from filters.rules import Rule, Softmax, parse_policy
 from filters.select import column_of, heads_of, open_tables
+from geometry.cameras import wrapped
 from manifests.dataset import Dataset
 from manifests.pictures import decode_picture
 from manifests.reader import read_members
@@ -225,7 +226,7 @@ def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> His
 def _most_frontal(heads: Heads, owner: int) -> int:
     """The view of an identity that is nearest to the front."""
     rows = np.flatnonzero(heads.owner == owner)
-    away = np.hypot((heads.azimuth[rows] + 180) % 360 - 180, heads.elevation[rows])
+    away = np.hypot(wrapped(heads.azimuth[rows]), heads.elevation[rows])
     return int(rows[away.argmin()])
 
 

@@ -7,6 +7,7 @@ towards +x (the subject's own left), elevation towards +y; both in true degrees.
 
 import math
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +23,13 @@ _OPENGL_SIGNS = torch.tensor([1.0, -1.0, -1.0])
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """A batch of pinhole cameras: OpenCV camera-to-world matrices and intrinsics normalised by the image size."""
+    """Pinhole cameras of any batch shape: OpenCV camera-to-world matrices and intrinsics normalised by the image size.
 
-    c2w: Float[Tensor, "v 4 4"]
-    K: Float[Tensor, "v 3 3"]
+    Indexing and `len` go by the first axis, as with tensors.
+    """
+
+    c2w: Float[Tensor, "*b 4 4"]
+    K: Float[Tensor, "*b 3 3"]
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
@@ -34,31 +38,31 @@ class Cameras:
         return Cameras(self.c2w[views], self.K[views])
 
     @property
-    def positions(self) -> Float[Tensor, "v 3"]:
+    def positions(self) -> Float[Tensor, "*b 3"]:
         """Camera centres in the world."""
-        return self.c2w[:, :3, 3]
+        return self.c2w[..., :3, 3]
 
     @property
-    def w2c(self) -> Float[Tensor, "v 4 4"]:
+    def w2c(self) -> Float[Tensor, "*b 4 4"]:
         """World-to-camera matrices (the rigid inverse of `c2w`)."""
-        rotation = self.c2w[:, :3, :3].transpose(1, 2)
-        return _rigid(rotation, -(rotation @ self.c2w[:, :3, 3, None])[..., 0])
+        rotation = self.c2w[..., :3, :3].mT
+        return _rigid(rotation, -(rotation @ self.c2w[..., :3, 3, None])[..., 0])
 
     @property
-    def view_rotation(self) -> Float[Tensor, "v 3 3"]:
+    def view_rotation(self) -> Float[Tensor, "*b 3 3"]:
         """Rotations from the world to OpenGL camera axes (x right, y up, z to the viewer), the frame of normal maps."""
-        return _OPENGL_SIGNS.to(self.c2w)[:, None] * self.c2w[:, :3, :3].transpose(1, 2)
+        return _OPENGL_SIGNS.to(self.c2w)[:, None] * self.c2w[..., :3, :3].mT
 
-    def pixel_K(self, resolution: int) -> Float[Tensor, "v 3 3"]:
+    def pixel_K(self, resolution: int) -> Float[Tensor, "*b 3 3"]:
         """Intrinsics in pixels of a square image."""
         scale = torch.tensor([resolution, resolution, 1.0], dtype=self.K.dtype, device=self.K.device)
         return self.K * scale[:, None]
 
-    def project(self, points: Float[Tensor, "n 3"], resolution: int) -> Float[Tensor, "v n 3"]:
+    def project(self, points: Float[Tensor, "n 3"], resolution: int) -> Float[Tensor, "*b n 3"]:
         """Pixel x, pixel y and z depth of world points in every view; pixel (0, 0) has its centre at (0.5, 0.5)."""
         w2c = self.w2c
-        in_camera = points @ w2c[:, :3, :3].transpose(1, 2) + w2c[:, None, :3, 3]
-        in_image = in_camera @ self.pixel_K(resolution).transpose(1, 2)
+        in_camera = points @ w2c[..., :3, :3].mT + w2c[..., None, :3, 3]
+        in_image = in_camera @ self.pixel_K(resolution).mT
         return torch.cat([in_image[..., :2] / in_image[..., 2:], in_camera[..., 2:]], dim=-1)
 
     def to(self, device: torch.device | str) -> "Cameras":
@@ -79,7 +83,7 @@ def focal_from_fov(fov_degrees: float) -> float:
     return 1 / (math.tan(fov_degrees * 3.14159 / 360) * 1.414)
 
 
-def look_at(eyes: Float[Tensor, "v 3"], target: Float[Tensor, "v 3"] | Float[Tensor, "3"]) -> Float[Tensor, "v 4 4"]:
+def look_at(eyes: Float[Tensor, "*b 3"], target: Float[Tensor, "*b 3"] | Float[Tensor, "3"]) -> Float[Tensor, "*b 4 4"]:
     """Camera-to-world matrices of upright cameras at `eyes` that look at `target`.
 
     A camera straight above or below its target has no upright pose: its matrix holds NaN, as the official sampler's.
@@ -105,24 +109,42 @@ def orbit(
     return Cameras(c2w.float(), intrinsics(focal, len(eyes)))
 
 
-def azimuth_elevation(c2w: Float[Tensor, "v 4 4"]) -> tuple[Float[Tensor, " v"], Float[Tensor, " v"]]:
+def azimuth_elevation(c2w: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
     """Azimuth in (-180, 180] and elevation of camera positions seen from the origin, in degrees."""
-    x, y, z = c2w[:, :3, 3].unbind(-1)
+    x, y, z = c2w[..., :3, 3].unbind(-1)
     return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
 
 
+Angle = TypeVar("Angle", bound=Any)
+"""A number, an array or a tensor."""
+
+
+def wrapped(degrees: Angle) -> Angle:
+    """The same angles in [-180, 180)."""
+    return (degrees + 180) % 360 - 180
+
+
 def turned(azimuth: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-    """How far views are turned from the front: 0 to 180 degrees."""
-    return np.abs((azimuth + 180) % 360 - 180)
+    """Degrees by which views are turned from the front, 0 to 180."""
+    return np.abs(wrapped(azimuth))
 
 
-def to_opengl(cameras: Cameras) -> Float[Tensor, "v 4 4"]:
+def angular_distance(
+    azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"], to_azimuth: float, to_elevation: float
+) -> Float[np.ndarray, " v"]:
+    """The angle between viewing directions, in degrees as are its arguments (spherical law of cosines)."""
+    e, f = np.radians(elevation), np.radians(to_elevation)
+    cosine = np.sin(e) * np.sin(f) + np.cos(e) * np.cos(f) * np.cos(np.radians(azimuth - to_azimuth))
+    return np.degrees(np.arccos(cosine.clip(-1, 1)))
+
+
+def to_opengl(cameras: Cameras) -> Float[Tensor, "*b 4 4"]:
     """Camera-to-world matrices in OpenGL camera axes, as in nerfstudio's and Blender's transforms.json."""
     signs = torch.cat([_OPENGL_SIGNS, torch.ones(1)])
     return cameras.c2w * signs.to(cameras.c2w)
 
 
-def from_opengl(c2w: Float[Tensor, "v 4 4"], K: Float[Tensor, "v 3 3"]) -> Cameras:
+def from_opengl(c2w: Float[Tensor, "*b 4 4"], K: Float[Tensor, "*b 3 3"]) -> Cameras:
     """Cameras of OpenGL camera-to-world matrices; the change of axes is its own inverse."""
     return Cameras(to_opengl(Cameras(c2w, K)), K)
 
@@ -209,18 +231,18 @@ def spinmeround_rotation(
     return Rz @ Ry @ Rx
 
 
-def from_view_rotation(rotation: Float[Tensor, "v 3 3"], radius: float = RADIUS, focal: float = FOCAL) -> Cameras:
+def from_view_rotation(rotation: Float[Tensor, "*b 3 3"], radius: float = RADIUS, focal: float = FOCAL) -> Cameras:
     """Cameras that look at the head's centre with a given world-to-OpenGL rotation, such as SpinMeRound's."""
     signs = _OPENGL_SIGNS.to(rotation)
-    c2w = _rigid(rotation.transpose(1, 2) * signs, radius * rotation[:, 2])
-    return Cameras(c2w, intrinsics(focal, len(rotation)).to(rotation))
+    c2w = _rigid(rotation.mT * signs, radius * rotation[..., 2, :])
+    return Cameras(c2w, intrinsics(focal)[0].to(rotation).expand_as(rotation))
 
 
-def _rigid(rotation: Float[Tensor, "v 3 3"], translation: Float[Tensor, "v 3"]) -> Float[Tensor, "v 4 4"]:
-    matrix = torch.zeros(len(rotation), 4, 4, dtype=rotation.dtype, device=rotation.device)
-    matrix[:, :3, :3] = rotation
-    matrix[:, :3, 3] = translation
-    matrix[:, 3, 3] = 1
+def _rigid(rotation: Float[Tensor, "*b 3 3"], translation: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 4 4"]:
+    matrix = torch.zeros(*rotation.shape[:-2], 4, 4, dtype=rotation.dtype, device=rotation.device)
+    matrix[..., :3, :3] = rotation
+    matrix[..., :3, 3] = translation
+    matrix[..., 3, 3] = 1
     return matrix
 
 

@@ -41,18 +41,18 @@ class RayMaps:
         """Of a map; 144 as released."""
         return 6 + 6 * (self.origin_octaves + self.direction_octaves)
 
-    def __call__(self, rotation: Float[Tensor, "v 3 3"], cells: int) -> Float[Tensor, "v c h w"]:
+    def __call__(self, rotation: Float[Tensor, "*b 3 3"], cells: int) -> Float[Tensor, "*b c h w"]:
         """The maps of views at a latent resolution, always in single precision."""
         # Octave 14 makes 16384 times as much of an error, so half precision has no place here.
         with torch.autocast(rotation.device.type, enabled=False):
-            rotation = rotation.float()
+            shape, rotation = rotation.shape[:-2], rotation.float().reshape(-1, 3, 3)
             if self.mode == "released":
                 origins, directions = released_rays(rotation, cells)
             else:
                 origins, directions = rays(from_view_rotation(rotation, RADIUS, FOCAL), cells)
             spread = encode(origins, self.origin_octaves)[:, None, None].expand(-1, cells, cells, -1)
             map = torch.cat([spread, encode(directions, self.direction_octaves)], dim=-1)
-        return map.permute(0, 3, 1, 2).contiguous()
+        return map.permute(0, 3, 1, 2).reshape(*shape, self.channels, cells, cells)
 
 
 def encode(points: Float[Tensor, "*n 3"], octaves: int) -> Float[Tensor, "*n c"]:

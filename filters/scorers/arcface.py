@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from faces.landmarks import SIZE, face_points, mirrored, project
 from faces.recogniser import crops_of, largest_face, load_arcface, load_detector
 from filters.scorer import Columns, Subject
-from geometry.cameras import turned
+from geometry.cameras import turned, wrapped
 from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 from weights.embedded import RECOGNISER
@@ -116,7 +116,7 @@ class ArcFaceScorer:
         expected = project(points, subject.cameras, pictures.shape[1])
         behind = project(mirrored(points), subject.cameras, pictures.shape[1])
         at, found = self._detect(pictures, in_cone, expected)
-        azimuth = (subject.azimuth + 180) % 360 - 180
+        azimuth = wrapped(subject.azimuth)
         return Faces(in_cone, found, azimuth, crops_of(pictures, at, found), crops_of(pictures, behind, ~in_cone))
 
     def _detect(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from faces.landmarks import face_points
-from geometry.cameras import Cameras, turned
+from geometry.cameras import Cameras, angular_distance, turned
 from infer.evaluation import protocols
 from manifests.dataset import Dataset
 from manifests.draws import generator
@@ -21,7 +21,6 @@ from manifests.index import Subset, open_index
 from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.data.pixels import Pixels
-from train.data.sampling import distance
 
 MAX_ELEVATION = 30.0
 """Degrees above or below within which a random input view lies."""
@@ -101,7 +100,7 @@ def choose_views(
     if protocol.input_turn and len(facing):
         first = int(rng.choice(facing))
     else:
-        first = int(distance(azimuth, elevation, 0.0, 0.0).argmin())
+        first = int(angular_distance(azimuth, elevation, 0.0, 0.0).argmin())
     order, turn = rng.permutation(len(azimuth)), turned(azimuth)
     places = [first]
     for targets in protocol.targets:

@@ -25,7 +25,7 @@ from datagen.sources.procedural import ProceduralSource
 from exports.export import ExportConfig, export
 from exports.pack import PackConfig, pack
 from geometry.cameras import azimuth_elevation
-from geometry.normals import decode_normals
+from geometry.meshes import decode_normals
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.errors import UserError

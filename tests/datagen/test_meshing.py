@@ -11,8 +11,7 @@ from datagen import meshing
 from datagen.meshing import MeshConfig, clean, density_grid, extract, marching_cubes
 from datagen.rigs import RIGS, find_rig
 from datagen.sources.procedural import ProceduralConfig, ProceduralSource
-from geometry.look import look
-from geometry.meshes import Mesh
+from geometry.meshes import Mesh, look
 from manifests.errors import UserError
 
 

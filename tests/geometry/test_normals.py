@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geometry.cameras import orbit
-from geometry.normals import decode_normals, encode_normals, rotate, unit
+from geometry.meshes import decode_normals, encode_normals, rotate, unit
 
 
 def directions(n: int) -> np.ndarray:
