@@ -122,11 +122,6 @@ def look(
     raise ValueError(f"unknown mesh backend {backend!r}: it is 'embree' or 'pytorch3d'")
 
 
-def rotate(vectors: Float[np.ndarray, "*n 3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "*n 3"]:
-    """Vectors in another frame: world to camera with a camera's `view_rotation`, back with its transpose."""
-    return np.einsum("...j,ij->...i", vectors, rotation)
-
-
 def encode_normals(normals: Float[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 3"]:
     """Colours (n + 1) / 2 rounded to the nearest of 255 steps, halves up: background, the zero vector, is grey 128."""
     return np.floor(127.5 * normals + 128).astype(np.uint8)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conventions import from_colmap, from_opengl, panohead_v, spinmeround_rotation
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -17,15 +18,11 @@ from geometry.cameras import (
     azimuth_elevation,
     eg3d_labels,
     focal_from_fov,
-    from_colmap,
     from_eg3d_labels,
-    from_opengl,
     from_view_rotation,
     intrinsics,
     orbit,
     panohead_look_at,
-    panohead_v,
-    spinmeround_rotation,
     to_colmap,
     to_opengl,
     wrapped,

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from conventions import spinmeround_rotation
 from safetensors.torch import load_file
 
-from geometry.cameras import orbit, spinmeround_rotation
+from geometry.cameras import orbit
 from geometry.raymaps import RayMaps, encode, relative_rotations, released_rays
 
 SUBSET = (slice(3, 64, 8), slice(5, 64, 8))
