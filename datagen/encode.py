@@ -10,6 +10,7 @@ from jaxtyping import Float32, UInt8
 from geometry.meshes import Mesh, encode_normals
 from manifests.errors import UserError
 from manifests.pictures import encode_picture
+from manifests.ply import encode_mesh
 
 RGB_FORMATS = ("jpg", "png", "webp")
 
@@ -46,10 +47,7 @@ def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], config: ImageConfig) -> bytes:
 
 def encode_ply(mesh: Mesh) -> bytes:
     """A mesh as binary PLY."""
-    import trimesh
-    from trimesh.exchange.ply import export_ply
-
-    return export_ply(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
+    return encode_mesh(mesh.vertices, mesh.faces)
 
 
 def encode_view(

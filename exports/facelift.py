@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datagen.rigs import find_rig
-from exports.pictures import background_of, cameras_of, pinhole, rgba_png, rows
+from exports.cameras import pinhole, rows
+from exports.pictures import background_of, cameras_of, rgba_png
 from geometry.cameras import FOCAL, RADIUS, to_z_up
 from manifests.dataset import Dataset
 from manifests.errors import UserError

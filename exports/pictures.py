@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from geometry.cameras import Cameras
 from manifests.keep import KeptIdentity
@@ -16,18 +15,6 @@ def cameras_of(identity: KeptIdentity) -> Cameras:
     """The cameras of the wanted views, in the order of their rows."""
     c2w, K = (identity.views.column(name).combine_chunks().flatten().to_numpy() for name in ("c2w", "K"))
     return Cameras(torch.from_numpy(c2w.reshape(-1, 4, 4).copy()), torch.from_numpy(K.reshape(-1, 3, 3).copy()))
-
-
-def pinhole(cameras: Cameras, resolution: int) -> tuple[float, float, float, float]:
-    """fx, fy, cx, cy in pixels, which all cameras of an identity share."""
-    K = cameras.pixel_K(resolution)
-    assert torch.equal(K, K[:1].expand_as(K)), "the views of an identity have one focal length"
-    return K[0, 0, 0].item(), K[0, 1, 1].item(), K[0, 0, 2].item(), K[0, 1, 2].item()
-
-
-def rows(matrix: Float[torch.Tensor, "r c"]) -> list[list[float]]:
-    """A matrix for JSON, in double precision so that no reader sees the noise of a float's shortest decimal."""
-    return matrix.double().tolist()
 
 
 def mask_png(alpha: bytes) -> bytes:

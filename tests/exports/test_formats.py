@@ -13,9 +13,9 @@ from PIL import Image
 from datagen.rigs import RIGS, Rig
 from exports.export import ExportConfig, export
 from exports.pictures import cameras_of
-from exports.points import read_mesh
 from manifests.dataset import Dataset
 from manifests.keep import KeptIdentity, choose, kept_identities
+from manifests.ply import decode_mesh
 from manifests.selection import ROWS, write_selection
 
 from .conftest import make
@@ -32,7 +32,7 @@ def egg(eggs) -> KeptIdentity:
 
 @pytest.fixture(scope="module")
 def vertices(egg) -> np.ndarray:
-    return read_mesh(egg.mesh()).vertices.astype(float)
+    return decode_mesh(egg.mesh())[0].astype(float)
 
 
 def truth(identity: KeptIdentity, vertices: np.ndarray) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_facelift_reconstructor(lifted):
     """w2c takes Blender's world (z up, face to -y) to OpenCV cameras; fx fy cx cy in pixels."""
     dataset, folder = lifted("facelift-32")
     (egg,) = kept_identities(dataset, choose(dataset), [1])
-    vertices = read_mesh(egg.mesh()).vertices.astype(float)
+    vertices = decode_mesh(egg.mesh())[0].astype(float)
     blender = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], 1) * 2.7 / 0.81
     document = json.loads((folder / "0000001/opencv_cameras.json").read_text())
     assert document["id"] == "0000001" and len(document["frames"]) == 32
