@@ -15,7 +15,7 @@ from faces.landmarks import SIZE, face_points, mirrored, project
 from faces.recogniser import crops_of, largest_face, load_arcface, load_detector
 from filters.config import ArcFaceConfig
 from filters.scorer import Columns, ScorerContext, Subject
-from geometry.directions import turned
+from geometry.directions import turned, wrapped
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 from weights.embedded import RECOGNISER
 from weights.files import existing, sha256
@@ -80,7 +80,7 @@ class ArcFaceScorer:
         expected = project(points, subject.cameras, pictures.shape[1])
         behind = project(mirrored(points), subject.cameras, pictures.shape[1])
         at, found = self._detect(pictures, in_cone, expected)
-        azimuth = (subject.azimuth + 180) % 360 - 180
+        azimuth = wrapped(subject.azimuth)
         return Faces(in_cone, found, azimuth, crops_of(pictures, at, found), crops_of(pictures, behind, ~in_cone))
 
     def _detect(
