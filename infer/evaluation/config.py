@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from faces.recogniser import load_arcface, load_detector
+from faces.detector import load_detector
+from faces.recogniser import load_arcface
 from infer.evaluation.importers.open import Layout
 from infer.evaluation.importers.stage import StageConfig
 from infer.evaluation.measure import Kit
