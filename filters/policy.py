@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64, Integer, UInt64
 
-from filters.rules import IDENTITY, VIEW, Policy, Rule, Sector, Softmax
+from filters.rules import Policy, Rule, Sector, Softmax
 from manifests.errors import UserError
+from manifests.scores import IDENTITY, VIEW
 
 KEEP, DROP, UNDECIDED = 1, -1, 0
 
