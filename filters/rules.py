@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,9 +17,8 @@ from pydantic import (
     with_config,
 )
 
+from filters.policies import policy_file
 from manifests.errors import UserError
-
-PRESETS = ("gen3d-face", "spinmeround", "diffportrait360", "early")
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 """Unknown fields are errors, and so are values of another type, such as a number written as a text."""
@@ -187,10 +185,7 @@ def read_policy(name: str) -> tuple[Policy, dict[str, Any]]:
     Raises:
         UserError: neither of the two, or a document that is no policy; one line with the field and what it must be.
     """
-    preset = Path(__file__).parent / "policies" / f"{name}.json"
-    path = preset if name in PRESETS else Path(name)
-    if not path.is_file():
-        raise UserError(f"there is no policy {name!r}: it is neither a preset ({', '.join(PRESETS)}) nor a file")
+    path = policy_file(name)
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object_of)
         return parse_policy(document), document

@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from filters.rules import PRESETS, Sector, Softmax, parse_policy, read_policy
+from filters.policies import PRESETS
+from filters.rules import Sector, Softmax, parse_policy, read_policy
 from filters.scorers.clip_janus import ClipConfig, ClipScorer
 from filters.scorers.image import ImageScorer
 from filters.scorers.mesh import MeshScorer
