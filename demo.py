@@ -14,7 +14,7 @@ from datagen.generate import GenerateConfig, generate
 from datagen.meshing import MeshConfig
 from datagen.sources import SourceConfig
 from datagen.sources.procedural import ProceduralConfig
-from filters.report import sections as selection_sections
+from filters.report import selection_sections
 from filters.score import ScoreConfig, score
 from filters.scorer import read_pictures
 from filters.select import SelectConfig, select
