@@ -5,7 +5,7 @@ from jaxtyping import Float, UInt8
 
 from filters.scorer import Columns, ScorerContext, Subject, all_views
 from filters.scorers.silhouette import border, fog, reduce, sharpness
-from geometry.cameras import turned
+from geometry.directions import turned
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 FRONT, BACK = 60.0, 120.0

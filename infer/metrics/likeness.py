@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, UInt8
 from faces.detector import largest_faces
 from faces.landmarks import crops, face_points, project
 from faces.recogniser import ArcFace
-from geometry.cameras import Cameras, azimuth_elevation, turned
+from geometry.cameras import Cameras, azimuth_elevation
+from geometry.directions import turned
 from infer.metrics.figures import Figure, mean_figure
 
 DLIB_DISTANCE = 0.6

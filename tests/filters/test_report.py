@@ -11,10 +11,11 @@ import pytest
 from egg import Egg, EggConfig, EggSource, egg_job
 
 from datagen.generate import generate
+from filters.config import ScoreConfig, SelectConfig
 from filters.decisions import Decision, append_decision
 from filters.report import histogram, selection_sections
-from filters.score import ScoreConfig, score
-from filters.select import SelectConfig, select
+from filters.score import score
+from filters.select import select
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from pages.page import page

@@ -19,15 +19,14 @@ from PIL import Image
 from small import small_plan, write_shard
 
 from datagen.generate import generate
-from filters.early import RejectConfig
+from filters.config import ArcFaceConfig, ClipConfig, RejectConfig, ScoreConfig, SelectConfig
+from filters.early import EarlyRejection
 from filters.rules import read_policy
-from filters.score import ScoreConfig, open_scorers, score, score_shard
+from filters.score import open_scorers, score, score_shard
 from filters.scorer import all_views
 from filters.scorers import SCORERS
-from filters.scorers.arcface import ArcFaceConfig
-from filters.scorers.clip_janus import ClipConfig
 from filters.scorers.duplicates import COLUMNS as DUPLICATES
-from filters.select import SelectConfig, select
+from filters.select import select
 from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
@@ -262,7 +261,7 @@ def test_a_new_scorer_is_one_file_and_one_line(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(found[: len(pictures)], [p.mean() / 255 for p in pictures], rtol=1e-6)
     assert main(["select", dataset.storage.url, "--policy", str(policy)]) == 0
     assert "bright: brightness.mean below 2: 2 of 2 identities fail" in capsys.readouterr().out
-    early = generate(egg_job(str(tmp_path / "early"), INLINE, identities=1), RejectConfig(str(policy)))
+    early = generate(egg_job(str(tmp_path / "early"), INLINE, identities=1), EarlyRejection(RejectConfig(str(policy))))
     assert early.all_identities.to_pylist()[0]["reason"] == "bright: brightness.mean below 2"
     assert main(["score", dataset.storage.url, "--scorers", "frog"]) == 2
     assert "brightness" in capsys.readouterr().err

@@ -5,8 +5,9 @@ import pytest
 from tiny_faces import POINTS, half_side, mark, write_detector
 
 from faces.landmarks import crops
+from filters.config import ArcFaceConfig
 from filters.scorer import Subject
-from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
+from filters.scorers.arcface import ArcFaceScorer
 from geometry.cameras import orbit
 
 AZIMUTHS = np.array([0, 30, -45, 60, 90, 135, 180], np.float32)
