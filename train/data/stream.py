@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ from itertools import islice, repeat
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tyro.conf import arg
 
 from manifests import schema
@@ -95,6 +95,15 @@ class LoaderConfig:
     """How much it may hold."""
     window: int = 0
     """Shuffle within groups of this many shards, for a cache that cannot hold all of them; 0 shuffles everything."""
+    blend: tuple[str, ...] = ()
+    """Folders or addresses of further datasets of the same rig and resolution; each batch comes from one of all of them."""
+    blend_weights: tuple[float, ...] = ()
+    """Relative number of batches from --data and from each dataset of --loader.blend, in this order; equal without it."""
+    sequential: bool = False
+    """Stream whole shards, for object storage where random reads are slow. The guarantees are weaker: samples are shuffled
+    within a buffer only, and a resumed run skips the remainder of its epoch and begins the next one."""
+    buffer: int = 100
+    """Number of samples among which --loader.sequential draws the next one, in each worker; 0 keeps the order of the shards."""
 
     def __post_init__(self) -> None:
         bounds = {
@@ -106,6 +115,7 @@ class LoaderConfig:
             "workers": 0,
             "prefetch": 1,
             "window": 0,
+            "buffer": 0,
         }
         for name, least in bounds.items():
             if getattr(self, name) < least:
@@ -125,6 +135,21 @@ class LoaderConfig:
             raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:
             raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
+        if self.blend_weights and (len(self.blend_weights) != 1 + len(self.blend) or min(self.blend_weights) <= 0):
+            raise UserError(
+                f"--loader.blend-weights are {self.blend_weights}; give one positive weight for --data and one for each of "
+                f"the {len(self.blend)} datasets of --loader.blend"
+            )
+        if (self.blend or self.sequential) and self.epochs != FOREVER:
+            option = "--loader.blend" if self.blend else "--loader.sequential"
+            raise UserError(f"--loader.epochs is {self.epochs}; with {option} batches never end, leave it at 0")
+        if self.sequential and self.latents:
+            raise UserError(
+                "--loader.sequential reads pictures out of shards; give --no-latents to encode them on the way"
+            )
+        for name in ("control", "tolerance", "window", "cache"):
+            if self.sequential and getattr(self, name):
+                raise UserError(f"{_option(name)} needs random reads; drop it, or --loader.sequential")
 
 
 class Loader:
@@ -147,6 +172,10 @@ class Loader:
         self.bad: list[Bad] = []
         """Members that could not be had, as this rank met them."""
         self._start, self._cursor = start, START
+
+    @property
+    def parts(self) -> list["Loader"]:
+        return [self]
 
     @property
     def samples(self) -> int:
@@ -185,10 +214,16 @@ class Loader:
         """Where the run is: after the last batch that was delivered, on whatever rank."""
         return replace(self._start, epoch=self._cursor.epoch, position=self._cursor.position)
 
-    def resume(self, state: State) -> None:
-        """Go on from a state; raises ValueError if it belongs to another dataset, selection, recipe or seed."""
+    def resume(self, text: str) -> str:
+        """Continue from a saved state; returns an empty string, because all is exact.
+
+        Raises:
+            UserError: the state belongs to another dataset, selection, recipe or seed.
+        """
+        state = State.from_json(text)
         state.check(self._start)
         self._cursor = self.order.settle(state.cursor)
+        return ""
 
     def _requests(self, look_ahead: LookAhead) -> Iterator[GlobalBatch]:
         """This rank's part of every batch that is left; their shards are fetched a few batches ahead."""
@@ -205,26 +240,13 @@ class Loader:
         config = self.config
         if config.workers and isinstance(self.worker.source, Encoded):
             return self._by_threads(requests)
-        pool = {"prefetch_factor": config.prefetch, "multiprocessing_context": config.start_method}
         worker, asked = self.worker, requests
         if config.workers and config.start_method == "fork":  # which memory is shared by
             worker = Slots(self.worker, config.workers * config.prefetch)
             asked = worker.requests(requests)
         if config.workers and not (isinstance(worker, Slots) and worker.free):
             self._check_shared_memory()
-        return iter(
-            DataLoader(
-                worker,
-                sampler=asked,
-                batch_size=None,
-                collate_fn=_as_it_is,
-                num_workers=config.workers,
-                worker_init_fn=_leave_signals_to_the_parent,
-                pin_memory=config.pin_memory,
-                generator=torch.Generator(),  # or torch would take its workers' seed from the run's own generator
-                **(pool if config.workers else {}),
-            )
-        )
+        return iter(data_loader(worker, config, asked))
 
     def _check_shared_memory(self) -> None:
         """Raise UserError unless the batches that workers prepare fit into the shared memory; reads one to know its size."""
@@ -260,6 +282,22 @@ class Loader:
             raise UserError(
                 f"{self.bad[-1]}; that makes {len(self.bad)}, --loader.tolerance is {self.config.tolerance}"
             )
+
+
+def data_loader(dataset: Dataset[Any], config: LoaderConfig, sampler: Iterable[Any] | None = None) -> DataLoader[Any]:
+    """A DataLoader that delivers what its workers make as it is; the sampler gives what each of them is asked for."""
+    pool = {"prefetch_factor": config.prefetch, "multiprocessing_context": config.start_method}
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=config.workers,
+        worker_init_fn=_leave_signals_to_the_parent,
+        pin_memory=config.pin_memory,
+        generator=torch.Generator(),  # or torch would take its workers' seed from the run's own generator
+        **(pool if config.workers else {}),
+    )
 
 
 @contextmanager
