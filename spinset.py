@@ -247,7 +247,8 @@ def _export(parse: Parse) -> int:
 
 def _latents(parse: Parse) -> int:
     from manifests.dataset import Dataset
-    from train.data.latents import LatentsConfig, make_latents
+    from train.data.config import LatentsConfig
+    from train.data.latents import make_latents
 
     config = parse(LatentsConfig)
     if lacking := make_latents(config):

@@ -22,7 +22,7 @@ from datagen.sources.procedural import DEFECT_KINDS, ProceduralConfig, Procedura
 from filters.score import ScoreConfig, score
 from filters.scorers.arcface import ArcFaceConfig
 from filters.select import SelectConfig, select
-from geometry.cameras import turned
+from geometry.directions import turned
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.scores import open_scores, shard_hashes

@@ -96,7 +96,7 @@ def main() -> None:
             ("embedded models, all scorers", "", ("mesh", "image", "clip_janus", "arcface")),
             ("a CLIP of ViT-B-32's shape", large_clip(clip), ("clip_janus",)),
         ):
-            opened = open_scorers(ScoreConfig(job.out, scorers, ClipConfig(model)), "procedural")
+            opened, _ = open_scorers(ScoreConfig(job.out, scorers, ClipConfig(model)), "procedural")
             ratios = []
             for _ in range(config.repeats):
                 decoding, scoring, together = measure(dataset, config, opened)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from geometry.cameras import FOCAL, RADIUS, Cameras, orbit
+from geometry.cameras import Cameras, orbit
+from geometry.directions import FOCAL, RADIUS
 from manifests.draws import generator
 from manifests.errors import UserError
 

@@ -3,27 +3,30 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from filters.policy import Decisions, judge
-from filters.rows import identity_rows, wanted_views
 from filters.rules import PRESETS, Policy, read_policy
-from filters.scorer import Scorer, make_subject
-from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
-from filters.scorers.clip_janus import ClipConfig, ClipScorer
-from filters.scorers.image import ImageScorer
+from filters.scorer import Scorer, ScorerContext, identity_rows, prepare
+from filters.scorers import SCORERS
+from filters.scorers.arcface import ArcFaceConfig
+from filters.scorers.clip_janus import ClipConfig
 from filters.select import check_requires, column_of, heads_of
 from geometry.cameras import orbit
 from manifests.errors import UserError
 from manifests.scores import Scores
-from weights.embedded import beyond_embedded
 from weights.files import absolute
 
 AZIMUTH = (0.0, 30.0, -30.0, 150.0, 180.0, -150.0)
 """Three frontal views, whose faces can be compared, and three of the back."""
+
+
+MEMBERS = frozenset({"rgb", "alpha"})
+"""Members of the small views; a normal map needs the mesh."""
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,21 @@ class RejectConfig:
 
     def scorers(self, policy: Policy, device: str, source: str) -> list[Scorer]:
         """The scorers whose tables the policy reads; raises UserError for rules that need more than six views."""
-
-        def allowed(name: str, model: str) -> bool:
-            return beyond_embedded(
-                f"--reject.{name}.model", model, source, self.allow_embedded, "--reject.allow-embedded"
-            )
-
-        makers = {
-            "image": ImageScorer,
-            self.clip.table: lambda: ClipScorer(self.clip, device, allowed("clip", self.clip.model)),
-            self.arcface.table: lambda: ArcFaceScorer(self.arcface, device, allowed("arcface", self.arcface.model)),
-        }
-        if unknown := [table for table in policy.tables if table not in makers]:
-            raise UserError(
-                f"--reject.policy {self.policy} reads {unknown[0]}; before a head is made there are {', '.join(makers)}"
-            )
+        renamed = {"clip_janus": self.clip.table, "arcface": self.arcface.table}
+        names = {renamed.get(name, name): name for name in SCORERS}
+        context, scorers = ScorerContext(self, source, device, "--reject."), []
+        for table in policy.tables:
+            scorer = import_module(SCORERS[names[table]]).open_scorer(context) if table in names else None
+            if not isinstance(scorer, Scorer) or not MEMBERS.issuperset(scorer.members):
+                raise UserError(
+                    f"--reject.policy {self.policy} reads {table}; before a head is made only scorers of pictures can run"
+                )
+            scorers.append(scorer)
         if ranked := [rule.name for rule in policy.rules if rule.is_quantile]:
             raise UserError(
                 f"--reject.policy {self.policy}: rule {ranked[0]} ranks all heads; one at a time has no rank"
             )
-        return [makers[table]() for table in policy.tables]
+        return scorers
 
     def open(self, device: str, source: str) -> "EarlyJudge":
         policy, _ = read_policy(self.policy)
@@ -136,8 +134,6 @@ def _blank(resolution: int) -> tuple[dict[str, Any], pa.Table, dict[str, list[np
 
 def _scores(scorer: Scorer, row: dict[str, Any], views: pa.Table, pictures: dict[str, list[np.ndarray]]) -> Scores:
     """What a scorer says of one identity, as a table of it would hold."""
-    wanted = wanted_views(scorer, views)
-    own = {name: [pictures[name][i] for i in np.flatnonzero(wanted).tolist()] for name in scorer.members}
-    numbers = scorer.score(scorer.prepare(make_subject(row, views.filter(pa.array(wanted)), own)))
+    numbers = scorer.score(prepare(scorer, row, views, pictures))
     rows = identity_rows(scorer, row["identity"], views, numbers)
     return Scores(scorer.table, scorer.lineage, {f.name: f for f in scorer.columns}, rows)

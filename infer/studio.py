@@ -15,7 +15,8 @@ from faces.landmarks import face_points, project
 from faces.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
 from faces.models import FaceConfig, load_face_models
 from faces.pose import refined, refusal
-from geometry.cameras import orbit, turned
+from geometry.cameras import orbit
+from geometry.directions import turned
 from infer.photo import Photo, read_photo, shown
 from manifests.errors import UserError
 

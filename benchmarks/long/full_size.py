@@ -26,8 +26,11 @@ from faces.models import FaceConfig
 from infer.make import DirectionsConfig, FilesConfig, ViewsConfig, views
 from infer.studio import PortraitConfig
 from infer.views import SamplerConfig
-from train.networks.model import About, Model, ModelShape, save_model
+from train.networks.config import ModelShape
+from train.networks.identity import new_tokens
+from train.networks.model import About, Model, save_model
 from train.networks.sd15 import SD15_VAE_CONFIG
+from train.networks.unet import new_network
 from train.networks.vae import load_vae
 from train.weights.convert import PARTS, blank_model, convert, names_in, read_config
 from weights.embedded import EMBEDDED
@@ -60,7 +63,7 @@ def write_random_model(folder: Path) -> None:
     AutoencoderKL(**SD15_VAE_CONFIG).save_pretrained(folder / "vae")
     shape = ModelShape()
     vae = load_vae(str(folder / "vae"))
-    save_model(Model(shape, shape.network(), shape.identity.build(), vae, About("nothing")), folder)
+    save_model(Model(shape, new_network(shape), new_tokens(shape.identity), vae, About("nothing")), folder)
 
 
 def write_checkpoint(folder: Path, file: Path) -> None:

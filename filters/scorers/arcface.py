@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, UInt8
 
 from faces.landmarks import SIZE, face_points, mirrored, project
 from faces.recogniser import crops_of, largest_face, load_arcface, load_detector
-from filters.scorer import Columns, Subject
-from geometry.cameras import turned
+from filters.scorer import Columns, ScorerContext, Subject
+from geometry.directions import turned
 from manifests.errors import UserError
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 from weights.embedded import RECOGNISER
@@ -154,3 +154,9 @@ class ArcFaceScorer:
             numbers["mirror_cosine"] = (back @ front.T).max()
         rate = count / faces.in_cone.sum() if faces.in_cone.any() else np.nan
         return {"embedding": embedding, "agreement": agreement, **numbers, "detections": count, "detection_rate": rate}
+
+
+def open_scorer(context: ScorerContext) -> ArcFaceScorer:
+    """The scorer with the recogniser of the options, or the embedded one."""
+    config = context.options.arcface
+    return ArcFaceScorer(config, context.device, context.beyond_embedded("arcface.model", config.model))

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from filters.scorer import Columns, Subject
-from geometry.cameras import turned
+from filters.scorer import Columns, ScorerContext, Subject
+from geometry.directions import turned
 from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
 from manifests.scores import VIEW, Lineage, column
@@ -175,3 +175,9 @@ class ClipScorer:
             return {f.name: np.empty(0, np.float32) for f in self.columns}
         cosines = (self.clip.pictures(prepared) @ self.classes.T).numpy()
         return {f.name: cosines[:, i] for i, f in enumerate(self.columns)}
+
+
+def open_scorer(context: ScorerContext) -> ClipScorer:
+    """The scorer with the CLIP of the options, or the embedded one."""
+    config = context.options.clip
+    return ClipScorer(config, context.device, context.beyond_embedded("clip.model", config.model))

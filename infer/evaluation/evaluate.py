@@ -32,7 +32,7 @@ from infer.views import Painter, SamplerConfig
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.networks.identity import EMBEDDING
+from train.networks.config import EMBEDDING
 from weights.embedded import HEADS64, RECOGNISER
 from weights.files import sha256
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from datagen.rigs import RIGS, find_rig
-from geometry.cameras import FOCAL, RADIUS, azimuth_elevation
+from geometry.cameras import azimuth_elevation
+from geometry.directions import FOCAL, RADIUS
 
 
 @pytest.mark.parametrize(

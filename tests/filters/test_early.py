@@ -122,7 +122,7 @@ def test_paths_hold_wherever_a_worker_runs(tmp_path, monkeypatch, tiny_clip):
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        ({"name": "x", "score": "mesh.islands", "max": 1.0, "drop": "view"}, "reads mesh; before a head is made"),
+        ({"name": "x", "score": "mesh.islands", "max": 1.0, "drop": "view"}, "reads mesh; before a head is made only"),
         ({"name": "x", "score": "image.fog", "keep_top": 0.5, "drop": "view"}, "rule x ranks all heads"),
         ({"name": "x", "score": "image.nothing", "max": 1.0, "drop": "view"}, "nothing"),
         ({"name": "x", "score": "image.back_sharpness", "max": 1.0, "drop": "view"}, "is a score of identities"),

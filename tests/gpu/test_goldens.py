@@ -16,7 +16,8 @@ from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
 from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
 from datagen.sources.panohead.renderer import Jitter
-from train.networks.unet import MultiviewUNet, UNetShape
+from train.networks.config import UNetShape
+from train.networks.unet import MultiviewUNet
 from train.weights.convert import UNET
 
 GOLDEN = Path(__file__).parents[1] / "golden"

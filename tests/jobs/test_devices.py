@@ -13,8 +13,9 @@ from infer.make import HeadsConfig, ViewsConfig
 from jobs.devices import check_device, gpu_index, require_device
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
-from train.data.latents import LatentsConfig
-from train.run.launch_ray import RayConfig, launch
+from train.data.config import LatentsConfig
+from train.run.config import RayConfig
+from train.run.launch_ray import launch
 from train.run.parallel import joined
 from train.run.presets import PRESETS
 

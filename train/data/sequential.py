@@ -28,9 +28,10 @@ from manifests.index import Subset
 from manifests.order import GlobalBatch, State
 from manifests.reader import Reader
 from train.data.batch import Batch
+from train.data.config import LoaderConfig
 from train.data.pixels import Encoded, Pixels
 from train.data.sampling import SingleView, samples
-from train.data.stream import LoaderConfig, data_loader, lost_workers
+from train.data.stream import data_loader, lost_workers
 from train.data.worker import Delivery, Worker
 
 RESTART = "the stream begins a new epoch: what was left of the last one is skipped"

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from manifests.errors import MissingFile, UserError
-from train.networks.model import About, ModelShape, write_about
+from train.networks.config import ModelShape
+from train.networks.model import About, write_about
 from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
 from train.weights.checkpoint_file import one_line, read_checkpoint
 from weights.tensors import save_tensors

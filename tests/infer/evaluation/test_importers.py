@@ -11,7 +11,8 @@ from numpy.random import default_rng
 from stages import AZIMUTHS, ELEVATIONS, PLACE, POINTS, TURN, UNIT, FiveDots, facescape, nersemble, seen, stage
 
 from faces.matte import MatteConfig
-from geometry.cameras import FOCAL, Cameras, orbit
+from geometry.cameras import Cameras, orbit
+from geometry.directions import FOCAL
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.importers.head_frame import head_frame, similarity_3d, straightened
 from infer.evaluation.importers.open import open_stage

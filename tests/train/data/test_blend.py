@@ -7,7 +7,8 @@ import pytest
 
 from manifests.dataset import Dataset
 from train.data.blend import Blend
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.sampling import RandomK
 
 

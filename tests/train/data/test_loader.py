@@ -19,7 +19,8 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.storage import Storage
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.sampling import MultiView, RandomK, SingleView
 
 

@@ -12,7 +12,8 @@ from small import choose
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData
 from manifests.index import open_index
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.sampling import MultiView, RandomK, SingleView
 from train.data.sequential import SequentialLoader
 

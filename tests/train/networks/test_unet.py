@@ -8,9 +8,9 @@ from official import load_hashed
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geometry.raymaps import RayMaps
 from train.networks.attention import attention_layers
-from train.networks.unet import MASK, MultiviewUNet, Stem, UNetShape, grow
+from train.networks.config import MASK, RayMaps, Stem, UNetShape
+from train.networks.unet import MultiviewUNet, grow
 from train.run.log import forward_flops
 from train.weights.convert import UNET
 
