@@ -24,7 +24,7 @@ from train.diffusion.process import EDM, append_dims
 from train.families.presets import HEADS64_RUN
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions, SpinMeRoundNetwork
-from train.networks.config import RayMapShape
+from train.networks.config import RayMaps
 from train.run.config import EmaConfig, OptimizerConfig
 from train.run.ema import Ema
 from train.run.log import forward_flops
@@ -51,7 +51,7 @@ def inputs(
     g = torch.Generator(device).manual_seed(0)
     channels = 4 * (1 + shape.normals)
     latents = torch.randn(scenes, views, channels, cells, cells, device=device, generator=g)
-    assert isinstance(shape.rays, RayMapShape)
+    assert isinstance(shape.rays, RayMaps)
     rays = torch.randn(scenes, views, shape.rays.channels, cells, cells, device=device, generator=g)
     context = torch.randn(scenes, tokens, shape.unet.context, device=device, generator=g)
     is_condition = (torch.arange(views, device=device) < GIVEN).expand(scenes, -1)

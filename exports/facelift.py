@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datagen.rigs import find_rig
-from exports.pictures import background_of, cameras_of, pinhole, rgba_png, rows
-from geometry.cameras import FOCAL, RADIUS, to_z_up
+from exports.cameras import pinhole, rows
+from exports.pictures import background_of, cameras_of, rgba_png
+from geometry.cameras import to_z_up
+from geometry.directions import FOCAL, RADIUS
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.keep import Keep, KeptIdentity
@@ -50,7 +52,7 @@ class Facelift:
         sample, background = f"{identity.number:07d}", background_of(self.plan)
         folder = "images/" if self.rig == "facelift-32" else ""
         names = [f"{folder}cam_{view:03d}.png" for view in identity.views.column("view").to_pylist()]
-        for name, rgb, alpha in zip(names, identity.members("rgb"), identity.members("alpha"), strict=True):
+        for name, rgb, alpha in zip(names, *identity.members("rgb", "alpha"), strict=True):
             yield f"{sample}/{name}", rgba_png(rgb, alpha, background)
         if self.rig == "facelift-32":
             yield f"{sample}/opencv_cameras.json", self._cameras(sample, identity, names)

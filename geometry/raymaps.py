@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from geometry.cameras import FOCAL, RADIUS, focal_from_fov, from_view_rotation
+from geometry.cameras import focal_from_fov, from_view_rotation
+from geometry.directions import FOCAL, RADIUS
 from geometry.rays import rays
 
 RELEASED_FOV = 18.837
@@ -25,21 +26,21 @@ def ray_maps(
     origin_octaves: int = 15,
     direction_octaves: int = 8,
 ) -> Float[Tensor, "v c h w"]:
-    """Ray maps of views at a latent resolution of `cells`, always in single precision; 144 channels by default.
+    """The maps of views at a latent resolution, in single precision, with 6 + 6 (origin_octaves + direction_octaves) channels.
 
-    `released` is the code of the released weights, consistent but not geometric (see `released_rays`); `geometric` encodes the
-    true rays through the centres of the cells.
+    Mode `released` encodes the rays that the released weights know (see `released_rays`), `geometric` the true rays through
+    the centres of the cells.
     """
-    # Octave 14 multiplies an error by 16384, so half precision does not suffice.
+    # Octave 14 makes 16384 times as much of an error, so half precision has no place here.
     with torch.autocast(rotation.device.type, enabled=False):
-        rotation = rotation.float()
+        shape, rotation = rotation.shape[:-2], rotation.float().reshape(-1, 3, 3)
         if mode == "released":
             origins, directions = released_rays(rotation, cells)
         else:
             origins, directions = rays(from_view_rotation(rotation, RADIUS, FOCAL), cells)
         spread = encode(origins, origin_octaves)[:, None, None].expand(-1, cells, cells, -1)
-        maps = torch.cat([spread, encode(directions, direction_octaves)], dim=-1)
-    return maps.permute(0, 3, 1, 2).contiguous()
+        map = torch.cat([spread, encode(directions, direction_octaves)], dim=-1)
+    return map.permute(0, 3, 1, 2).reshape(*shape, -1, cells, cells)
 
 
 def encode(points: Float[Tensor, "*n 3"], octaves: int) -> Float[Tensor, "*n c"]:

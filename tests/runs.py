@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tiny_vae import write_vae
 
 from manifests.dataset import Dataset
+from train.data.config import LoaderConfig
 from train.data.sampling import MultiView
-from train.data.stream import LoaderConfig
 from train.families.spinmeround.config import SpinMeRoundConfig
-from train.networks.config import IdentityShape, RayMapShape, UNetShape
+from train.networks.config import IdentityShape, RayMaps, UNetShape
 from train.run.config import OptimizerConfig, TrainConfig, ValidationConfig
 
 context = multiprocessing.get_context("forkserver")
@@ -25,7 +25,7 @@ context.set_forkserver_preload(["train.run.trainer", "diffusers.models.unets.une
 
 SHAPE = SpinMeRoundConfig(
     UNetShape(channels=(16, 16), attention=(True, True), blocks=1, heads=2, context=512, groups=4),
-    RayMapShape("geometric", 1, 1),
+    RayMaps("geometric", 1, 1),
     IdentityShape("token", 512),
     sigma_max=80.0,
 )

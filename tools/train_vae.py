@@ -22,7 +22,8 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from train.batch import Batch
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.sampling import SingleView
 from train.diffusion.precision import autocast
 from train.networks.config import WEIGHTS

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from conventions import spinmeround_rotation
 from safetensors.torch import load_file
 
-from geometry.cameras import orbit, spinmeround_rotation
+from geometry.cameras import orbit
 from geometry.raymaps import encode, ray_maps, relative_rotations, released_rays
-from train.networks.config import RayMapShape
+from train.networks.config import RayMaps
 
 SUBSET = (slice(3, 64, 8), slice(5, 64, 8))
 
@@ -84,4 +85,4 @@ def test_maps_are_made_in_single_precision_under_autocast():
 
 def test_octaves_that_cannot_be():
     with pytest.raises(ValueError, match=r"rays.origin_octaves is 20; it must be from 0 to 16"):
-        RayMapShape(origin_octaves=20)
+        RayMaps(origin_octaves=20)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from infer.own_normals import PULL, pull_towards
+from infer.config import PULL
+from infer.own_normals import pull_towards
 from train.diffusion.process import DDPM, append_dims
 from train.diffusion.sampling import euler
 

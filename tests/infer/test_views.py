@@ -8,9 +8,10 @@ from runs import SHAPE
 from tiny_vae import write_vae
 from torch import Tensor, nn
 
+from infer.config import SamplerConfig
 from infer.own_normals import own_normals
 from infer.plan import plan_views, ring
-from infer.views import Painter, SamplerConfig, between
+from infer.views import Painter, between
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import About
 from train.networks.model import Model
@@ -134,7 +135,7 @@ def test_identities_between_two_are_of_unit_length():
     [
         ({"steps": 0}, r"--steps is 0"),
         ({"scale": 0.5}, r"--scale is 0.5; it must be 1 or more"),
-        ({"sampler": "dpm"}, r"--sampler is 'ddim'"),
+        ({"sampler": "dpm"}, r"--sampler is 'dpm'"),
     ],
 )
 def test_settings_that_cannot_be(change, says):

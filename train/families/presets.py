@@ -9,13 +9,12 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from train.data.config import LoaderConfig
 from train.data.sampling import MultiView, SingleView
-from train.data.stream import LoaderConfig
 from train.diffusion.config import NoiseLevels, Objective
 from train.families.spinmeround.config import SpinMeRoundConfig
-from train.networks.config import IdentityShape, RayMapShape, UNetShape
-from train.run.config import OptimizerConfig, TrainConfig, ValidationConfig
-from train.run.launch_ray import RayConfig
+from train.networks.config import IdentityShape, RayMaps, UNetShape
+from train.run.config import OptimizerConfig, RayConfig, TrainConfig, ValidationConfig
 from weights.embedded import HEADS64
 
 DATA = ""
@@ -63,7 +62,7 @@ HEADS64_RUN = TrainConfig(
     ),
     model=SpinMeRoundConfig(
         UNetShape(channels=(64, 96, 160), attention=(False, True, True), blocks=1, heads=2, context=512, groups=16),
-        RayMapShape("geometric", origin_octaves=3, direction_octaves=5),
+        RayMaps("geometric", origin_octaves=3, direction_octaves=5),
         IdentityShape("token", 512),
         scale_given=False,
         shared_noise=False,

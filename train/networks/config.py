@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from train.networks.vae import Vae
 
 FILE, UNET, VAE, TEXT = "model.json", "unet", "vae", "text_encoder"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 FORMAT = 1
 EMBEDDING = 512
 """Length of an ArcFace embedding."""
@@ -106,7 +106,7 @@ class IdentityShape:
 
 
 @dataclass(frozen=True)
-class RayMapShape:
+class RayMaps:
     """Encoding of the rays of a view (see geometry.raymaps)."""
 
     mode: Literal["released", "geometric"] = "released"
@@ -194,6 +194,23 @@ class ModelConfig(ABC):
         """The config from the JSON of `dataclasses.asdict`; raises ValueError, KeyError or TypeError if it is damaged."""
 
 
+def model_file(folder: Path) -> Path:
+    """The model.json in the folder of a model; raises MissingFile if there is none."""
+    if not (folder / FILE).is_file():
+        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
+    return folder / FILE
+
+
+def require_vae(folder: str) -> None:
+    """Raise MissingFile unless a folder has the files of a diffusers autoencoder."""
+    for name in (CONFIG, WEIGHTS):
+        if not (Path(folder) / name).is_file():
+            raise MissingFile(
+                f"{folder} is not an autoencoder: it has no {name}; give the folder of a diffusers AutoencoderKL "
+                "as safetensors, such as the vae folder of Stable Diffusion"
+            )
+
+
 def write_card(config: ModelConfig, about: About, folder: Path) -> None:
     """Write model.json."""
     card = {"format": FORMAT, "family": config.family, "shape": asdict(config), "about": asdict(about)}
@@ -207,10 +224,9 @@ def read_card(folder: Path) -> tuple[str, dict[str, Any], About]:
         MissingFile: the folder has none.
         UserError: it is damaged, or of another format.
     """
-    if not (folder / FILE).is_file():
-        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
+    file = model_file(folder)
     try:
-        card = json.loads((folder / FILE).read_text())
+        card = json.loads(file.read_text())
         if card["format"] != FORMAT:
             raise UserError(f"its format is {card['format']}, this spinset reads {FORMAT}")
         about = card["about"]

@@ -23,8 +23,8 @@ from manifests.errors import MissingFile, UserError
 from train.batch import Batch
 from train.diffusion.conditions import Conditions
 from train.diffusion.process import NoiseProcess
-from train.networks.config import UNET, VAE, WEIGHTS, About, ModelConfig, Stem, write_card
-from train.networks.vae import CONFIG, Vae
+from train.networks.config import CONFIG, UNET, VAE, WEIGHTS, About, ModelConfig, Stem, write_card
+from train.networks.vae import Vae
 from weights.tensors import save_tensors
 
 TEXT_WEIGHTS = "model.safetensors"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from jobs.devices import check_device
 from manifests.errors import UserError
 from manifests.order import check_ranks
-from train.data.stream import FOREVER, LoaderConfig
+from train.data.config import FOREVER, LoaderConfig
 from train.diffusion.config import Objective, Precision
 from train.networks.config import ModelConfig, Stem
 
@@ -18,7 +18,10 @@ OWN = (
 )
 """Settings that may change when a run is resumed. Files of weights are compared by their contents instead of their paths, and
 a changed number of samples is recorded in the history of the run."""
-LOADING = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
+LOADING = (
+    *("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb"),
+    *("data", "blend", "buffer", "tolerance"),
+)
 """Settings of the loader that change how batches are read, but not which; the dataset is compared by its contents."""
 
 
@@ -109,6 +112,24 @@ def power_name(sigma_rel: float) -> str:
 
 
 @dataclass(frozen=True)
+class RayConfig:
+    """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
+
+    address: str = ""
+    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
+    workers: int = 1
+    """Ranks; each takes one GPU if the device is cuda."""
+    failures: int = 3
+    """How often the workers are started again after a failure; they go on from the last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.failures < 0:
+            raise UserError(
+                f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a multiview model; the same command goes on where it was stopped."""
 
@@ -175,6 +196,10 @@ class TrainConfig:
                 "a run reads pictures as numbers in [-1, 1] or cached latents (--latents); leave --loader.as-uint8, "
                 "--loader.no-decode, --loader.control and --loader.latents alone"
             )
+        if self.loader.sequential and self.latents:
+            raise UserError(
+                "--loader.sequential reads pictures out of shards; give --no-latents to encode them on the way"
+            )
         if set(self.loader.members) != set(needed := (*self.model.members, *self.model.inputs)):
             raise UserError(f"--loader.members are {self.loader.members}; this model takes {' and '.join(needed)}")
 
@@ -196,7 +221,9 @@ class TrainConfig:
 def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config, as JSON, that may not change when a run is resumed."""
     settings = {name: value for name, value in config.items() if name not in OWN}
-    settings["loader"] = {name: value for name, value in config["loader"].items() if name not in LOADING}
+    loader = {"blend_weights": [], "sequential": False, **config["loader"]}  # which older runs did not record
+    settings["loader"] = {name: value for name, value in loader.items() if name not in LOADING}
+    settings["loader"]["datasets"] = 1 + len(config["loader"].get("blend", []))
     # Settings at a default that changes nothing are left out, so that runs from before they existed can be resumed.
     if settings.get("trained") == ["*"]:
         del settings["trained"]

@@ -20,6 +20,7 @@ from torch import Tensor
 from manifests.errors import UserError
 from manifests.order import State
 from train.batch import Batch
+from train.data.blend import BlendState
 from train.data.loader import open_loader
 from train.data.stream import lost_workers
 from train.diffusion.objective import draw, gaussian, losses
@@ -84,7 +85,7 @@ def run(config: TrainConfig) -> Path:
         for text in start.news:
             log.note(samples_seen, text)
 
-        def save(state: State) -> None:
+        def save(state: State | BlendState) -> None:
             nonlocal saved
             facts = {"seen": samples_seen, "steps": optimizer.steps, **lineage(config, state, files, start.history)}
             checkpoints.save(tensors, samples_seen, facts)

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hashed import hashed, hashed_weights
+from hashed import hashed
+from official import load_hashed
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import Stem, UNetShape
 from train.networks.unet import build_unet, checkpoint_activations, compile_blocks, grow, run_unet
-from train.weights.ldm_names import unet_names
+from train.weights.convert import UNET
 
 TINY = Path(__file__).parents[2] / "golden" / "spinmeround_unet.safetensors"
 SMALL = UNetShape(channels=(16, 32), attention=(True, True), blocks=1, heads=2, context=12, groups=8)
@@ -32,10 +33,7 @@ def attention_layers(unet: nn.Module, joint: bool) -> list[str]:
 def official() -> nn.Module:
     """The tiny network of the golden file, its weights hashed under their official names."""
     network = build_unet(UNetShape(channels=(32, 64, 128, 128), context=24), 29, 8)
-    names = unet_names(network.config)
-    shapes = {names[name]: tuple(weight.shape) for name, weight in network.state_dict().items()}
-    weights = hashed_weights(shapes)
-    network.load_state_dict({name: weights[names[name]] for name in names})
+    load_hashed(UNET, network)
     return network.eval()
 
 

@@ -14,19 +14,19 @@ from safetensors.torch import save_file
 from small import hide_normals
 from tiny_vae import write_vae
 
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
+from datagen.config import GenerateConfig, MeshConfig
+from datagen.generate import generate
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.data.latents import LatentsConfig, make_latents
+from train.data.config import LatentsConfig, LoaderConfig
+from train.data.latents import make_latents
 from train.data.sampling import MultiView, SingleView
-from train.data.stream import LoaderConfig
 from train.diffusion import precision
 from train.diffusion.config import NoiseLevels, Objective
 from train.families import load_model
 from train.families.presets import PRESETS
-from train.networks.config import RayMapShape, UNetShape
+from train.networks.config import RayMaps, UNetShape
 from train.run.checkpoint import whole_ones
 from train.run.config import EmaConfig, OptimizerConfig, TrainConfig
 from train.run.parallel import check_devices
@@ -206,7 +206,7 @@ def test_it_overfits_one_identity(tmp_path):
         vae=str(HEADS64 / "vae"),
         model=replace(
             SHAPE,
-            rays=RayMapShape("geometric", 3, 3),
+            rays=RayMaps("geometric", 3, 3),
             scale_given=False,
             unet=UNetShape(channels=(32, 64), attention=(False, True), blocks=1, heads=2, context=512, groups=8),
         ),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from manifests.errors import UserError
 from train.diffusion.config import NoiseLevels
-from train.networks.config import About, IdentityShape, ModelConfig, RayMapShape, UNetShape
+from train.networks.config import About, IdentityShape, ModelConfig, RayMaps, UNetShape
 
 if TYPE_CHECKING:
     from train.diffusion.process import EDM
@@ -20,7 +20,7 @@ class SpinMeRoundConfig(ModelConfig):
     family: ClassVar[str] = "spinmeround"
 
     unet: UNetShape = field(default_factory=UNetShape)
-    rays: RayMapShape | None = field(default_factory=RayMapShape)
+    rays: RayMaps | None = field(default_factory=RayMaps)
     """Encoding of the rays; None for a model of single pictures, which has no views to tell apart."""
     identity: IdentityShape = field(default_factory=IdentityShape)
     normals: bool = True
@@ -83,6 +83,6 @@ class SpinMeRoundConfig(ModelConfig):
     def from_json(cls, values: dict[str, Any]) -> "SpinMeRoundConfig":
         """The config from the JSON of `dataclasses.asdict`; raises ValueError, KeyError or TypeError if it is damaged."""
         unet: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["unet"].items()}
-        rays = RayMapShape(**values["rays"]) if values["rays"] else None
+        rays = RayMaps(**values["rays"]) if values["rays"] else None
         parts = {"unet": UNetShape(**unet), "rays": rays, "identity": IdentityShape(**values["identity"])}
         return cls(**{**values, **parts})

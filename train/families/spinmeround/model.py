@@ -16,7 +16,7 @@ from geometry.cameras import Cameras
 from geometry.raymaps import ray_maps, relative_rotations
 from train.diffusion.conditions import Conditions
 from train.families.spinmeround.config import SpinMeRoundConfig
-from train.networks.config import TEXT, RayMapShape, Stem
+from train.networks.config import TEXT, RayMaps, Stem
 from train.networks.identity import Arc2FaceTokens, IdentityToken
 from train.networks.model import Model
 from train.networks.unet import build_unet, grow, run_unet
@@ -161,7 +161,7 @@ class SpinMeRound(Model):
 
 
 def scene_rays(
-    shape: RayMapShape, cameras: Cameras, is_condition: Bool[Tensor, "b v"], cells: int
+    shape: RayMaps, cameras: Cameras, is_condition: Bool[Tensor, "b v"], cells: int
 ) -> Float[Tensor, "b v r h w"]:
     """Ray maps of scenes, relative to the first given view of each (see geometry.raymaps.relative_rotations)."""
     b, v = is_condition.shape
