@@ -1,6 +1,5 @@
 """The sections of a selection on a page: counts of each rule, its scores and limits, the worst and the borderline heads."""
 
-import io
 import json
 import math
 from dataclasses import dataclass
@@ -16,8 +15,11 @@ from filters.policy import Heads, Tally
 from filters.rules import Rule, Softmax, parse_policy
 from filters.select import JudgedDataset, judge_dataset
 from filters.summary import rule_counts
+from geometry.directions import wrapped
 from manifests.dataset import Dataset
 from manifests.errors import UserError
+from manifests.pictures import decode_picture
+from manifests.reader import read_members
 from manifests.scores import VIEW, WHOLE, Scores
 from manifests.selection import read_selection, selection_file
 from pages.page import Section, picture, render, round_numbers
@@ -240,14 +242,14 @@ def histogram(values: Float32[np.ndarray, " k"], failing: Bool[np.ndarray, " k"]
 def _most_frontal(heads: Heads, owner: int) -> int:
     """The view of an identity that is nearest to the front."""
     rows = np.flatnonzero(heads.owner == owner)
-    away = np.hypot((heads.azimuth[rows] + 180) % 360 - 180, heads.elevation[rows])
+    away = np.hypot(wrapped(heads.azimuth[rows]), heads.elevation[rows])
     return int(rows[away.argmin()])
 
 
 def _thumbnail(dataset: Dataset, identity: int, view: int) -> UInt8[np.ndarray, "h w 3"]:
     shard = dataset.plan.shard_of(identity)
-    views = dataset.views(shard, ["identity", "view", "rgb"])
+    views = dataset.views(shard)
     own = (views.column("identity").to_numpy() == identity) & (views.column("view").to_numpy() == view)
-    data = next(dataset.members(shard, "rgb", views.filter(pa.array(own))))
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB").resize((THUMB, THUMB), Image.Resampling.LANCZOS))
+    ((data,),) = read_members(dataset, shard, views.filter(pa.array(own)), "rgb")
+    image = Image.fromarray(decode_picture(data))
+    return np.asarray(image.resize((THUMB, THUMB), Image.Resampling.LANCZOS))

@@ -7,6 +7,7 @@ from jaxtyping import Bool
 
 from filters.policy import DROP, KEEP, Decisions, Heads, Judgement, Verdict
 from filters.rules import Policy
+from geometry.directions import wrapped
 from manifests.scores import VIEW
 
 AZIMUTH_STEP, ELEVATION_STEP = 30, 15
@@ -86,7 +87,7 @@ def _sectors(heads: Heads, passing: Bool[np.ndarray, " n"], kept: Bool[np.ndarra
     total, passed, left = (np.bincount(c, minlength=size) for c in (cell, cell[passing], cell[kept]))
     return [
         {
-            "azimuth": (int(c) % turns * AZIMUTH_STEP + 180) % 360 - 180,
+            "azimuth": wrapped(int(c) % turns * AZIMUTH_STEP),
             "elevation": int(c) // turns * ELEVATION_STEP - 90,
             "views": int(total[c]),
             "passing": int(passed[c]),

@@ -16,7 +16,7 @@ from faces.landmarks import SIZE, crops, face_points, mirrored, project
 from faces.recogniser import load_arcface
 from filters.config import ArcFaceConfig
 from filters.scorer import Columns, ScorerContext, Subject
-from geometry.directions import turned
+from geometry.directions import turned, wrapped
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 from weights.embedded import RECOGNISER
 from weights.files import existing, sha256
@@ -89,7 +89,7 @@ class ArcFaceScorer:
         front = crops(pictures[found], points[found])
         behind = project(mirrored(landmarks), subject.cameras, pictures.shape[1])
         back = crops(pictures[~in_cone], behind[~in_cone])
-        return FaceCrops(in_cone, found, (subject.azimuth + 180) % 360 - 180, front, back)
+        return FaceCrops(in_cone, found, wrapped(subject.azimuth), front, back)
 
     def score(self, faces: FaceCrops) -> Columns:
         both = self.arcface.embed(np.concatenate([faces.front, faces.back]))

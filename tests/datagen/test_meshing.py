@@ -13,8 +13,7 @@ from datagen.identity import rig_cameras
 from datagen.meshing import clean, density_grid, extract, marching_cubes
 from datagen.rigs import RIGS, find_rig
 from datagen.sources.procedural import ProceduralSource
-from geometry.look import look
-from geometry.meshes import Mesh
+from geometry.meshes import Mesh, look
 from manifests.errors import UserError
 
 

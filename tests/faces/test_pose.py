@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conventions import spinmeround_rotation
 
 from faces.alignment import Frame, ffhq_frame
 from faces.pose import CENTRE, HALF_SIDE, HeadPose, landmark_pose, refined, refusal, tddfa_pose
-from geometry.cameras import spinmeround_rotation
 
 UP = np.array([1.0, -1.0, 1.0])
 
@@ -99,7 +99,7 @@ def test_both_providers_frame_one_head_alike():
     ("change", "says"),
     [
         ({}, ""),
-        ({"scale": 0.69}, "the head is 0.69 times as large as its eyes and mouth tell; 0.7 to 1.3 works"),
+        ({"scale": 0.69}, "the head is 0.69 times as large as its eyes and mouth suggest; 0.7 to 1.3 works"),
         ({"scale": 1.31}, "the head is 1.31 times as large"),
         ({"scale": float("nan")}, "the head is nan times as large"),
         ({"rotation": rotation(0, 85, 0)}, "raised or lowered by 85 degrees; 80 or less works"),

@@ -106,7 +106,5 @@ def _chosen(codes: Int64[np.ndarray, " n"], members: tuple[str, ...], samples: I
     """The samples that are wanted, with the members that are asked for."""
     for sample in samples:
         identity, view = map(int, sample["__key__"].split("_v"))
-        code = schema.view_codes(np.array([identity]), np.array([view]))[0]
-        at = int(np.searchsorted(codes, code))
-        if at < len(codes) and codes[at] == code:
+        if schema.is_among(codes, np.array([identity]), np.array([view])).item():
             yield {"key": sample["__key__"], "identity": identity, "view": view} | {m: sample[m] for m in members}
