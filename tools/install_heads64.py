@@ -1,4 +1,4 @@
-"""Puts a trained model in the place of the embedded one, in half precision: python -m tools.install_heads64 MODEL."""
+"""Replaces the embedded multiview model by a trained one, in half precision: python -m tools.install_heads64 MODEL."""
 
 import shutil
 import sys
@@ -13,8 +13,12 @@ from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 
 
-def ship(model: Path) -> None:
-    """Copy a model over the embedded one; raises what `load_model` raises if it is none."""
+def install(model: Path) -> None:
+    """Copy the folder of a model over the embedded one.
+
+    Raises:
+        UserError: the folder is no model, or was trained with another autoencoder.
+    """
     if load_model(model).vae.sha256 != vae_sha256(str(HEADS64 / VAE)):
         raise UserError(f"{model} was trained with another autoencoder than {HEADS64 / VAE}")
     (HEADS64 / UNET).mkdir(parents=True, exist_ok=True)
@@ -25,4 +29,4 @@ def ship(model: Path) -> None:
 
 
 if __name__ == "__main__":
-    ship(Path(sys.argv[1]))
+    install(Path(sys.argv[1]))

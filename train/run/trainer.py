@@ -146,7 +146,7 @@ def run(config: TrainConfig) -> Path:
                 is_last = seen >= config.samples
                 if meter.steps == config.log_every or is_last:
                     write_numbers(log, meter, optimizer, norm, config, seen, ranks)
-                with meter.aside():
+                with meter.paused():
                     checkpoints.settle()
                     if passed(before, seen, config.save_every) or is_last:
                         save(loader.state())
