@@ -1,10 +1,11 @@
 """Replaces the embedded multiview model by a trained one, in half precision: python -m tools.install_heads64 MODEL."""
 
 import shutil
-import sys
 from pathlib import Path
 
+import tyro
 from safetensors.torch import load_file
+from tyro.conf import Positional
 
 from manifests.errors import UserError
 from train.networks.model import FILE, UNET, VAE, load_model
@@ -13,8 +14,8 @@ from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 
 
-def install(model: Path) -> None:
-    """Copy the folder of a model over the embedded one.
+def install(model: Positional[Path]) -> None:
+    """Copy the folder of a trained model over the embedded one, in half precision.
 
     Raises:
         UserError: the folder is no model, or was trained with another autoencoder.
@@ -29,4 +30,4 @@ def install(model: Path) -> None:
 
 
 if __name__ == "__main__":
-    install(Path(sys.argv[1]))
+    tyro.cli(install)

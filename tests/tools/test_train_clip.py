@@ -52,7 +52,7 @@ def test_every_picture_has_a_caption(people):
 def test_only_procedural_heads_are_learned_from(tmp_path):
     write_plan(Storage(tmp_path), small_plan())
     with pytest.raises(ValueError, match="noise heads; only procedural ones"):
-        next(examples(Dataset(tmp_path)))
+        next(examples(Dataset(Storage(tmp_path))))
 
 
 def test_the_loss_asks_for_an_even_share_of_every_true_pair():
