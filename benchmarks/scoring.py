@@ -23,11 +23,11 @@ import torch
 import tyro
 from safetensors.torch import save_file
 
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
-from filters.score import AHEAD, ScoreConfig, _prepare, open_scorers, score_shard
+from datagen.config import GenerateConfig, MeshConfig
+from datagen.generate import generate
+from filters.config import ClipConfig, ScoreConfig
+from filters.score import AHEAD, _prepare, open_scorers, score_shard
 from filters.scorer import Scorer
-from filters.scorers.clip_janus import ClipConfig
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 

@@ -4,64 +4,32 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from tyro.conf import OmitArgPrefixes, Positional
 
+from filters.config import ScoreConfig
 from filters.scorer import DatasetScorer, Scorer, ScorerContext, identity_rows, prepare, read_pictures, wanted_views
 from filters.scorers import SCORERS
-from filters.scorers.arcface import ArcFaceConfig
-from filters.scorers.clip_janus import ClipConfig
 from jobs import pool
-from jobs.devices import check_device, require_device
-from jobs.pool import Event, PoolConfig, Unit
+from jobs.devices import require_device
+from jobs.pool import Event, Unit
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.embeddings import COLUMN as EMBEDDING
 from manifests.embeddings import gather_embeddings
-from manifests.errors import DamagedData, UserError
+from manifests.errors import DamagedData
 from manifests.scores import UNREADABLE, current_part, gather, table_schema, tar_sha256, write_part
 from manifests.storage import Storage
 
 AHEAD = 2
 """Identities prepared beyond the one that is scored, per thread."""
-
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """Add score tables to a dataset; the same command resumes. Shards are read, never written."""
-
-    out: Positional[str]
-    """Folder or address of the dataset."""
-    scorers: tuple[str, ...] = tuple(SCORERS)
-    """Any of mesh, image, clip_janus, arcface and duplicates (which reads the table of arcface)."""
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    arcface: ArcFaceConfig = field(default_factory=ArcFaceConfig)
-    allow_embedded: bool = False
-    """Let the embedded models score heads that are not procedural; the tables record it."""
-    device: str = "cpu"
-    """Where the models run: cpu, cuda, or cuda:N for the GPU of index N."""
-    decoders: int = 0
-    """Threads that read and decode ahead of the model; 0 is one per core of a worker, at least two."""
-    replace: bool = False
-    """Score anew what other weights, settings or versions scored."""
-    pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
-
-    def __post_init__(self) -> None:
-        if unknown := [name for name in self.scorers if name not in SCORERS]:
-            raise UserError(f"--scorers holds {unknown[0]!r}; there are {', '.join(SCORERS)}")
-        if not self.scorers or len(set(self.scorers)) < len(self.scorers):
-            raise UserError("--scorers must name one scorer or more, each once")
-        check_device(self.device, self.pool.gpus_per_worker)
-        if self.decoders < 0:
-            raise UserError(f"--decoders is {self.decoders}; it must be at least 0")
 
 
 def open_scorers(config: ScoreConfig, source: str) -> tuple[list[Scorer], list[DatasetScorer]]:

@@ -26,7 +26,7 @@ from train.data.config import LoaderConfig
 from train.data.loader import open_loader
 from train.data.sampling import SingleView
 from train.diffusion.precision import autocast
-from train.networks.vae import WEIGHTS
+from train.networks.config import WEIGHTS
 from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 

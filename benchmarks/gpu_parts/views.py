@@ -9,8 +9,9 @@ from train_step import flops
 
 from gpu_parts.common import Budget, Table, percent, seconds
 from gpu_parts.training import TOY_SHAPE
+from infer.config import SamplerConfig
 from infer.plan import plan_views, ring
-from infer.views import Painter, SamplerConfig
+from infer.views import Painter
 from train.networks.config import ModelShape
 from train.networks.identity import new_tokens
 from train.networks.model import Model

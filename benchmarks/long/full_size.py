@@ -22,10 +22,9 @@ import tyro
 from PIL import Image
 from safetensors.torch import load_file
 
-from faces.models import FaceConfig
-from infer.make import DirectionsConfig, FilesConfig, ViewsConfig, views
-from infer.studio import PortraitConfig
-from infer.views import SamplerConfig
+from faces.config import FaceConfig
+from infer.config import DirectionsConfig, FilesConfig, PortraitConfig, SamplerConfig, ViewsConfig
+from infer.make import views
 from train.networks.config import ModelShape
 from train.networks.identity import new_tokens
 from train.networks.model import About, Model, save_model

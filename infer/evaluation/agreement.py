@@ -4,12 +4,12 @@ import numpy as np
 from jaxtyping import Float32, Int
 from torch import Tensor
 
+from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.novel_views import Shown
 from infer.metrics.consistency import chunk_borders, epipolar_distances, epipolar_figures
 from infer.metrics.hull import colour_spread
 from infer.metrics.pixels import to_bytes, to_unit
-from train.data.sampling import distance
 
 NEAR = 45.0
 """Degrees up to which two views show enough of the same to be compared."""
@@ -53,5 +53,5 @@ def _spread(rgb: Float32[Tensor, "k 3 h w"], held: HeldOut) -> float:
 
 def near_pairs(azimuth: Float32[np.ndarray, " v"], elevation: Float32[np.ndarray, " v"]) -> Int[np.ndarray, "p 2"]:
     """All pairs of views whose directions are no further apart than NEAR."""
-    away = [distance(azimuth, elevation, float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
+    away = [angular_distance(azimuth, elevation, float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
     return np.argwhere(np.triu(np.array(away) <= NEAR, 1))

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
+from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut, StoredPeople
 from infer.evaluation.novel_views import Shown
 from infer.metrics.likeness import cosines
 from manifests.errors import UserError
-from train.data.sampling import distance
 
 
 def copied(held: HeldOut) -> Shown:
@@ -48,7 +48,7 @@ class Nearest:
         """Of one head, the view nearest in direction to each of a person's targets."""
         person = self.people.person(name)
         places = [
-            int(distance(person.azimuth, person.elevation, float(a), float(e)).argmin())
+            int(angular_distance(person.azimuth, person.elevation, float(a), float(e)).argmin())
             for a, e in zip(held.azimuth[1:], held.elevation[1:], strict=True)
         ]
         own = person.read(np.array(places, np.int64))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faces.landmarks import face_points
 from geometry.cameras import Cameras
-from geometry.directions import turned
+from geometry.directions import angular_distance, turned
 from infer.evaluation import protocols
 from manifests.dataset import Dataset
 from manifests.draws import generator
@@ -22,7 +22,6 @@ from manifests.index import Subset, open_index
 from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.data.pixels import Pixels
-from train.data.sampling import distance
 
 MAX_ELEVATION = 30.0
 """Degrees above or below within which a random input view lies."""
@@ -102,7 +101,7 @@ def choose_views(
     if protocol.input_turn and len(facing):
         first = int(rng.choice(facing))
     else:
-        first = int(distance(azimuth, elevation, 0.0, 0.0).argmin())
+        first = int(angular_distance(azimuth, elevation, 0.0, 0.0).argmin())
     order, turn = rng.permutation(len(azimuth)), turned(azimuth)
     places = [first]
     for targets in protocol.targets:
@@ -131,7 +130,7 @@ class StoredPerson:
         return self.people.subset.index.elevation[self.rows]
 
     def read(self, places: Int64[np.ndarray, " k"]) -> HeldOut:
-        """Some of its views; raises BadMember if one of them does not read."""
+        """Some of its views; raises DamagedData if one of them does not read."""
         index, rows = self.people.subset.index, self.rows[places]
         members = tuple(m for m in ("rgb", "normal", "alpha") if (index.size[m][rows] > 0).all())
         found = self.people.pixels.read(rows[None], np.ones((1, 3), np.float32), members)

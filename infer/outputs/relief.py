@@ -5,8 +5,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from geometry.cameras import Cameras
-from geometry.meshes import Mesh
-from geometry.normals import unit
+from geometry.meshes import Mesh, unit
 from infer.outputs.seen import see
 
 ROUNDS = 2

@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from geometry.cameras import Cameras
 from geometry.embree import EmbreeCaster
-from geometry.meshes import Mesh
-from geometry.normals import unit
+from geometry.meshes import Mesh, unit
 
 FACING = 0.2
 """Cosine between a surface and the direction of a camera below which its picture is too slanted to be believed."""

@@ -16,18 +16,17 @@ import pytest
 import torch
 from egg import egg_job
 from PIL import Image
-from small import small_plan, write_shard
+from small import members_of, small_plan, write_shard
 
 from datagen.generate import generate
-from filters.early import RejectConfig
+from filters.config import ArcFaceConfig, ClipConfig, RejectConfig, ScoreConfig, SelectConfig
+from filters.early import EarlyRejection
 from filters.rules import read_policy
-from filters.score import ScoreConfig, open_scorers, score, score_shard
+from filters.score import open_scorers, score, score_shard
 from filters.scorer import all_views
 from filters.scorers import SCORERS
-from filters.scorers.arcface import ArcFaceConfig
-from filters.scorers.clip_janus import ClipConfig
 from filters.scorers.duplicates import COLUMNS as DUPLICATES
-from filters.select import SelectConfig, select
+from filters.select import select
 from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
@@ -262,7 +261,7 @@ def test_a_new_scorer_is_one_file_and_one_line(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(found[: len(pictures)], [p.mean() / 255 for p in pictures], rtol=1e-6)
     assert main(["select", dataset.storage.url, "--policy", str(policy)]) == 0
     assert "bright: brightness.mean below 2: 2 of 2 identities fail" in capsys.readouterr().out
-    early = generate(egg_job(str(tmp_path / "early"), INLINE, identities=1), RejectConfig(str(policy)))
+    early = generate(egg_job(str(tmp_path / "early"), INLINE, identities=1), EarlyRejection(RejectConfig(str(policy))))
     assert early.all_identities.to_pylist()[0]["reason"] == "bright: brightness.mean below 2"
     assert main(["score", dataset.storage.url, "--scorers", "frog"]) == 2
     assert "brightness" in capsys.readouterr().err
@@ -316,7 +315,7 @@ def test_preparing_and_scoring_overlap_and_keep_their_order(tmp_path):
     assert [e.item for e in events if e.stage == "done"] == list(range(6))
     rows = read_part(dataset, "slow", 0)
     assert rows.column("order").to_pylist()[::7] == [1, 2, 3, 4, 5, 6]
-    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in dataset.members(0, "rgb")]
+    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in members_of(dataset, 0, "rgb")]
     is_view = rows.column("view").to_numpy() != WHOLE
     np.testing.assert_allclose(rows.column("mean").to_numpy()[is_view], [p.mean() for p in pictures], rtol=1e-6)
 

@@ -11,21 +11,10 @@ from runs import SHAPE
 from safetensors.numpy import load_file, save_file
 from tiny_vae import write_vae
 
-from faces.models import FaceConfig
-from infer.make import (
-    DirectionsConfig,
-    FilesConfig,
-    HeadsConfig,
-    ViewsConfig,
-    heads,
-    read_identity,
-    views,
-    with_photos,
-    with_recogniser,
-)
+from faces.config import FaceConfig
+from infer.config import DirectionsConfig, FilesConfig, HeadsConfig, PortraitConfig, SamplerConfig, ViewsConfig
+from infer.make import heads, read_identity, views, with_photos, with_recogniser
 from infer.plan import plan_views, ring
-from infer.studio import PortraitConfig
-from infer.views import SamplerConfig
 from spinset import main
 from train.networks.identity import new_tokens
 from train.networks.model import About, Model, read_about, save_model, write_about

@@ -8,9 +8,10 @@ from runs import SHAPE
 from tiny_vae import write_vae
 from torch import Tensor, nn
 
+from infer.config import SamplerConfig
 from infer.own_normals import own_normals
 from infer.plan import plan_views, ring
-from infer.views import Painter, SamplerConfig, between
+from infer.views import Painter, between
 from train.networks.identity import new_tokens
 from train.networks.model import About, Model
 from train.networks.unet import MultiviewUNet, new_network

@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datagen.generate import GenerateConfig
-from datagen.repair import RepairConfig
-from filters.score import ScoreConfig
-from infer.evaluation.config import EvaluateConfig
-from infer.make import HeadsConfig, ViewsConfig
+from datagen.config import GenerateConfig, RepairConfig
+from filters.config import ScoreConfig
+from infer.config import EvaluateConfig, HeadsConfig, ViewsConfig
 from jobs.devices import check_device, gpu_index, require_device
 from jobs.pool import PoolConfig
 from manifests.errors import UserError

@@ -1,9 +1,13 @@
 """Settings of a multiview model: its UNet, ray maps, identity tokens and first convolution."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from manifests.errors import UserError
+from manifests.errors import MissingFile, UserError
+
+FILE = "model.json"
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
 MASK = 1
 """Channels of the mask: 1 where a view is to be made, 0 where it is given."""
@@ -136,3 +140,20 @@ class Stem:
             raise UserError(f"stem.pose_init is {self.pose_init!r}; it must be kaiming or zero")
         if self.scale <= 0:
             raise UserError(f"stem.scale is {self.scale:g}; it must be positive")
+
+
+def model_file(folder: Path) -> Path:
+    """The model.json in the folder of a model; raises MissingFile if there is none."""
+    if not (folder / FILE).is_file():
+        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
+    return folder / FILE
+
+
+def require_vae(folder: str) -> None:
+    """Raise MissingFile unless a folder has the files of a diffusers autoencoder."""
+    for name in (CONFIG, WEIGHTS):
+        if not (Path(folder) / name).is_file():
+            raise MissingFile(
+                f"{folder} is not an autoencoder: it has no {name}; give the folder of a diffusers AutoencoderKL "
+                "as safetensors, such as the vae folder of Stable Diffusion"
+            )

@@ -22,13 +22,13 @@ from geometry.cameras import Cameras
 from geometry.raymaps import ray_maps, relative_rotations
 from manifests.errors import MissingFile, UserError
 from train.diffusion.scene import Nothing, Scene
-from train.networks.config import IdentityShape, ModelShape, RayMaps, UNetShape
+from train.networks.config import CONFIG, FILE, WEIGHTS, IdentityShape, ModelShape, RayMaps, UNetShape, model_file
 from train.networks.identity import Arc2FaceTokens, IdentityToken, new_tokens
 from train.networks.unet import MultiviewUNet, new_network
-from train.networks.vae import CONFIG, WEIGHTS, Vae, load_vae
+from train.networks.vae import Vae, load_vae
 from weights.tensors import save_tensors
 
-FILE, UNET, VAE, TEXT = "model.json", "unet", "vae", "text_encoder"
+UNET, VAE, TEXT = "unet", "vae", "text_encoder"
 FORMAT = 1
 
 
@@ -167,10 +167,9 @@ def read_about(folder: Path) -> tuple[ModelShape, About]:
         MissingFile: the folder has none.
         UserError: it is damaged, or of another format.
     """
-    if not (folder / FILE).is_file():
-        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
+    file = model_file(folder)
     try:
-        found = json.loads((folder / FILE).read_text())
+        found = json.loads(file.read_text())
         if found["format"] != FORMAT:
             raise UserError(f"its format is {found['format']}, this spinset reads {FORMAT}")
         shape, about = found["shape"], found["about"]

@@ -19,10 +19,11 @@ from train.data.blend import BlendState
 from train.data.config import LoaderConfig
 from train.data.loader import AnyLoader
 from train.diffusion.scene import Nothing
+from train.networks.config import FILE, WEIGHTS
 from train.networks.identity import Arc2FaceTokens, new_tokens
-from train.networks.model import FILE, TEXT, UNET, VAE, About, Model, fill, misfits, read_about
+from train.networks.model import TEXT, UNET, VAE, About, Model, fill, misfits, read_about
 from train.networks.unet import MultiviewUNet, grow, new_network
-from train.networks.vae import WEIGHTS, load_vae
+from train.networks.vae import load_vae
 from train.run.checkpoint import DONE, Checkpoints, about_checkpoint
 from train.run.config import TrainConfig, fixed_settings
 from train.run.ema import Ema

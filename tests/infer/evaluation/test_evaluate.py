@@ -13,10 +13,11 @@ from stages import FiveDots, facescape
 from turned_heads import turned_heads, turned_noise
 
 from faces.recogniser import load_arcface
-from filters.score import ScoreConfig, score
-from filters.scorers.arcface import ArcFaceConfig
+from filters.config import ArcFaceConfig, ScoreConfig
+from filters.score import score
+from infer.config import EvaluateConfig
 from infer.evaluation.baselines import copied
-from infer.evaluation.config import EvaluateConfig, check_embedded
+from infer.evaluation.config import check_embedded
 from infer.evaluation.evaluate import evaluate
 from infer.evaluation.held_out import StoredPeople, choose_people, choose_views
 from infer.evaluation.measure import look_at_truth, measure, open_kit

@@ -12,7 +12,7 @@ import torch
 from embeddings import write_embeddings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import choose, hide_normals
+from small import choose, hide_normals, members_of
 
 from manifests.cache import tar_file
 from manifests.dataset import Dataset
@@ -237,7 +237,9 @@ def damage(dataset: Dataset, row: int) -> str:
 def test_a_bad_member_stops_the_run_in_one_line(make, workers):
     dataset = make()
     member = damage(dataset, 4)
-    with pytest.raises(ValueError, match=rf"^shards/heads-000000.tar, {member}: does not decode") as error:
+    with pytest.raises(
+        ValueError, match=rf"^shards/heads-000000.tar, {member} does not decode; run spinset repair"
+    ) as error:
         list(open_loader(config_of(dataset, workers=workers, tail="exact")))
     assert "\n" not in str(error.value)
 
@@ -270,7 +272,7 @@ def test_threads_that_hand_out_bytes_tell_bad_members(make):
     assert set(seen) == set(range(18)) - {10, 11} and len(seen) == 18
     assert {bad.member for bad in loader.bad} == {f"{index.key(row)}.rgb.jpg" for row in (10, 11)}
     with pytest.raises(
-        ValueError, match=r"^shards/heads-000001.tar, 0000003_v00\d.rgb.jpg: the shard ends at"
+        ValueError, match=r"^shards/heads-000001.tar, 0000003_v00\d.rgb.jpg is cut: the shard ends at"
     ) as error:
         list(open_loader(replace(config, tolerance=0)))
     assert "\n" not in str(error.value)
@@ -320,7 +322,7 @@ def test_another_source_makes_the_same_batches(make):
 
 def test_stored_bytes_are_delivered_undecoded(make):
     dataset = make()
-    stored = [d for shard in dataset.committed() for d in dataset.members(shard, "rgb")]
+    stored = [d for shard in dataset.committed() for d in members_of(dataset, shard, "rgb")]
     for batch in open_loader(config_of(dataset, decode=False, members=("rgb", "json"), workers=2)):
         assert batch.data["rgb"] == [stored[i] for i in batch.index.tolist()]
 

@@ -10,9 +10,9 @@ from tiny_vae import write_vae
 
 from geometry.cameras import orbit
 from train.networks.attention import set_view_attention
-from train.networks.config import IdentityShape, ModelShape
+from train.networks.config import FILE, IdentityShape, ModelShape
 from train.networks.identity import new_tokens
-from train.networks.model import FILE, About, Model, load_model, save_model
+from train.networks.model import About, Model, load_model, save_model
 from train.networks.unet import new_network
 from train.networks.vae import load_vae
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from small import hide_normals
 from tiny_vae import write_vae
 
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
+from datagen.config import GenerateConfig, MeshConfig
+from datagen.generate import generate
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.errors import UserError
