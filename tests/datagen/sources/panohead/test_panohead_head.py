@@ -21,8 +21,8 @@ from geometry.rays import rays
 
 
 @pytest.fixture(scope="module")
-def source(folder) -> PanoHeadSource:
-    return PanoHeadSource(PanoHeadConfig(str(folder / "tiny.pkl")))
+def source(tiny_pickle) -> PanoHeadSource:
+    return PanoHeadSource(PanoHeadConfig(str(tiny_pickle)))
 
 
 def head(source: PanoHeadSource, seed: int = 0, **changes) -> PanoHead:
@@ -158,10 +158,10 @@ def test_official_vertices_come_back_to_the_world():
     np.testing.assert_allclose(vertices_to_world(vertex, n), [[1 / 8 - 0.5, 0.0, 0.5]], atol=1e-12)
 
 
-def test_lineage(source, folder):
+def test_lineage(source, tiny_pickle):
     lineage = source.lineage()
     json.dumps(lineage)
-    assert lineage["weights_sha256"] == hashlib.sha256((folder / "tiny.pkl").read_bytes()).hexdigest()
+    assert lineage["weights_sha256"] == hashlib.sha256(tiny_pickle.read_bytes()).hexdigest()
     assert lineage["settings"]["psi"] == 0.7
     assert "weights" not in lineage["settings"]
     assert "non-commercial" in lineage["licence"]
