@@ -18,9 +18,10 @@ from rich.console import Console
 from torch import Tensor
 
 from geometry.cameras import orbit
+from infer.config import SamplerConfig
 from infer.make import open_painter
 from infer.plan import plan_views, ring
-from infer.views import Painter, SamplerConfig, direction_number
+from infer.views import Painter, direction_number
 from train.diffusion.edm import edm_levels
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import resolve_precision

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from geometry.cameras import orbit, wrapped
+from geometry.cameras import orbit
+from geometry.directions import wrapped
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.pictures import decode_picture

@@ -14,7 +14,7 @@ from PIL import Image
 from filters.policy import Heads, in_sector, limits, rule_scores
 from filters.rules import Rule, Softmax, parse_policy
 from filters.select import column_of, heads_of, open_tables
-from geometry.cameras import wrapped
+from geometry.directions import wrapped
 from manifests.dataset import Dataset
 from manifests.pictures import decode_picture
 from manifests.reader import read_members

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 
 from filters.policy import DROP, KEEP, Decisions, Heads, Judgement, Verdict
 from filters.rules import Policy
-from geometry.cameras import wrapped
+from geometry.directions import wrapped
 from manifests.scores import VIEW
 
 AZIMUTH_STEP, ELEVATION_STEP = 30, 15

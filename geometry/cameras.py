@@ -7,15 +7,13 @@ towards +x (the subject's own left), elevation towards +y; both in true degrees.
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RADIUS = 2.7
-FOCAL = 4.2647
+from geometry.directions import FOCAL, RADIUS
 
 _OPENGL_SIGNS = torch.tensor([1.0, -1.0, -1.0])
 """OpenCV camera axes in OpenGL's: y up instead of down, z towards the viewer instead of forward."""
@@ -113,29 +111,6 @@ def azimuth_elevation(c2w: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b"]
     """Azimuth in (-180, 180] and elevation of camera positions seen from the origin, in degrees."""
     x, y, z = c2w[..., :3, 3].unbind(-1)
     return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
-
-
-Angle = TypeVar("Angle", bound=Any)
-"""A number, an array or a tensor."""
-
-
-def wrapped(degrees: Angle) -> Angle:
-    """The same angles in [-180, 180)."""
-    return (degrees + 180) % 360 - 180
-
-
-def turned(azimuth: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-    """Degrees by which views are turned from the front, 0 to 180."""
-    return np.abs(wrapped(azimuth))
-
-
-def angular_distance(
-    azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"], to_azimuth: float, to_elevation: float
-) -> Float[np.ndarray, " v"]:
-    """The angle between viewing directions, in degrees as are its arguments (spherical law of cosines)."""
-    e, f = np.radians(elevation), np.radians(to_elevation)
-    cosine = np.sin(e) * np.sin(f) + np.cos(e) * np.cos(f) * np.cos(np.radians(azimuth - to_azimuth))
-    return np.degrees(np.arccos(cosine.clip(-1, 1)))
 
 
 def to_opengl(cameras: Cameras) -> Float[Tensor, "*b 4 4"]:

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,121 +13,29 @@ from safetensors.numpy import load_file
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate
-from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from infer.outputs.write import DEFAULT, check, write
-from infer.own_normals import PULL, own_normals
+from infer.config import PULL, HeadsConfig, PortraitConfig, SamplerConfig, ViewsConfig
+from infer.outputs.write import check, write
+from infer.own_normals import own_normals
 from infer.photo import read_photo
-from infer.plan import Plan, plan_views, ring
-from infer.studio import Portrait, PortraitConfig, Studio
+from infer.plan import Plan, plan_views
+from infer.studio import Portrait, Studio
 from infer.turn import Turn
-from infer.views import Painter, SamplerConfig, between
-from jobs.devices import check_device, require_device
+from infer.views import Painter, between
+from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 from train.diffusion.precision import precision_line
 from train.networks.model import About, load_model, read_about
-from weights.embedded import HEADS64, RECOGNISER, is_embedded
+from weights.embedded import RECOGNISER, is_embedded, model_folder
 from weights.files import sha256
 
-EMBEDDED = "heads64"
 IDENTITY = "identity"
 DIMENSIONS = 512
 
 
 ALONE = 0.5
 """How much more guidance a head takes without a picture (3.5 to 3 in the paper)."""
-
-
-@dataclass(frozen=True)
-class DirectionsConfig:
-    """From where heads are seen."""
-
-    views: int = 48
-    """So many evenly around the head; 48, 88 and 128 fill whole calls of the model."""
-    azimuths: tuple[float, ...] = ()
-    """These azimuths instead, in degrees from the photo."""
-    elevations: tuple[float, ...] = (0.0,)
-    """Every azimuth at each of these elevations."""
-
-    def __post_init__(self) -> None:
-        if self.views < 1 or not self.elevations:
-            raise UserError(f"--views is {self.views} and --elevations {self.elevations}; at least one view is needed")
-
-    @property
-    def of_views(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
-        """Azimuth and elevation of each view."""
-        azimuth = np.array(self.azimuths, np.float64) if self.azimuths else ring(self.views)
-        elevation = np.repeat(np.array(self.elevations, np.float64), len(azimuth))
-        return np.tile(azimuth, len(self.elevations)), elevation
-
-
-@dataclass(frozen=True)
-class FilesConfig:
-    """What is written."""
-
-    outputs: tuple[str, ...] = DEFAULT
-    """Any of images, sheet, gif, mp4, viewer (a page to turn the head by hand), nerfstudio, colmap, mesh and splat."""
-    fps: float = 24.0
-    """Views per second of films."""
-
-
-@dataclass(frozen=True)
-class ViewsConfig:
-    """Views all around a person, from one photo or several."""
-
-    model: Positional[str]
-    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
-    photos: Positional[tuple[str, ...]]
-    """The first is the front of the turn; one more needs --photo-azimuths."""
-    out: str
-    """Folder to write."""
-    photo_azimuths: tuple[float, ...] = ()
-    """How far each further photo is turned from the first, in degrees."""
-    directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
-    sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
-    portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
-    allow_embedded: bool = False
-    """Let --face.arcface be the embedded recogniser, of procedural heads, for a model that was trained with another."""
-    files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
-    pull: float = PULL["released"]
-    """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
-
-    def __post_init__(self) -> None:
-        check_device(self.device)
-        if len(self.photo_azimuths) != max(len(self.photos) - 1, 0):
-            raise UserError(
-                f"{len(self.photos)} photos and {len(self.photo_azimuths)} --photo-azimuths; each but the first has one"
-            )
-        if len(self.photos) > 3:
-            raise UserError(f"{len(self.photos)} photos; a model takes up to 3")
-
-
-@dataclass(frozen=True)
-class HeadsConfig:
-    """New people from nothing, from an identity alone, or between two."""
-
-    model: Positional[str]
-    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
-    out: str
-    """Folder to write, with one folder for each head."""
-    heads: int = 1
-    identities: tuple[str, ...] = ()
-    """Files of identity embeddings as `views` writes them; heads from nothing without one, between them with two."""
-    directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=lambda: DirectionsConfig(8))
-    sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
-    files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
-
-    def __post_init__(self) -> None:
-        check_device(self.device)
-        if self.heads < 1 or len(self.identities) > 2:
-            raise UserError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
-        if len(self.identities) == 2 and self.heads < 2:
-            raise UserError("--heads is 1; between two identities there are at least 2, themselves")
 
 
 def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
@@ -141,11 +48,6 @@ def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
     with step("loading the model"):
         opened = load_model(model_folder(model), device)
         return Painter(opened, opened.nothing(opened.about.resolution), sampler)
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model, or of the embedded one by its name."""
-    return HEADS64 if model == EMBEDDED else Path(model)
 
 
 def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Tensor, "c h w"]:

@@ -10,14 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry.cameras import orbit
+from infer.config import PULL
 from train.diffusion.edm import ddpm_levels, euler
 from train.diffusion.objective import gaussian
 from train.diffusion.scene import Nothing, denoise
 from train.networks.model import Model
-
-PULL = {"released": 6.103515625, "paper": 0.6103515625}
-"""How far the model's belief is moved towards the photo at each step, in units of their difference: 2 a / (8 64 64) for a
-weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 cells. Above 1 it goes beyond the photo."""
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from geometry.cameras import turned
+from geometry.directions import turned
 from manifests.errors import UserError
 
 ANCHORS = (45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)

@@ -1,6 +1,6 @@
 """From a photo to what a model reads: one head, cut as its training data, over white, with its identity and its camera."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,10 +12,12 @@ from torch import Tensor
 from faces.alignment import SIZE, SMALLEST, cut, cut_over_white, ffhq_frame, in_cut, over_white
 from faces.bisenet import load_bisenet
 from faces.landmarks import face_points, project
-from faces.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
-from faces.models import FaceConfig, load_face_models
+from faces.matte import emptiness, parsed_alpha, uniform_alpha
+from faces.models import load_face_models
 from faces.pose import refined, refusal
-from geometry.cameras import orbit, turned
+from geometry.cameras import orbit
+from geometry.directions import turned
+from infer.config import PortraitConfig
 from infer.photo import Photo, read_photo, shown
 from manifests.errors import UserError
 
@@ -23,26 +25,6 @@ SURE = 45.0
 """Degrees a head may be turned before its identity and its views become guesses."""
 AVERTED = 90.0
 """Degrees a view may be turned before it shows no face."""
-
-
-@dataclass(frozen=True)
-class PortraitConfig:
-    """How photos become inputs of a model."""
-
-    aligned: bool = False
-    """Take the picture as it is, a square cut as PanoHead's renders and procedural heads are; no face is looked for."""
-    azimuth: float = 0.0
-    """Where the camera of an aligned picture stands, in degrees,"""
-    elevation: float = 0.0
-    """and how high."""
-    face: FaceConfig = field(default_factory=FaceConfig)
-    matte: MatteConfig = field(default_factory=MatteConfig)
-
-    def __post_init__(self) -> None:
-        if not abs(self.elevation) < 90:
-            raise UserError(f"--elevation is {self.elevation:g}; it must lie between -90 and 90 degrees")
-        if not self.aligned and (self.azimuth or self.elevation):
-            raise UserError("--azimuth and --elevation are those of an aligned picture; a photo's are measured")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,8 @@ The given views of later calls are the latents that earlier calls made, so nothi
 encoded in between. Source: SpinMeRound, section 3.4 and its released sampling function.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geometry.cameras import orbit
+from infer.config import SamplerConfig
 from infer.plan import Call, Plan
 from infer.turn import Turn
-from manifests.errors import UserError
 from train.diffusion.edm import edm_levels, euler, heun
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import autocast
@@ -25,29 +23,6 @@ from train.diffusion.scene import Nothing, given_in, guided, start
 from train.networks.model import Model
 
 SAMPLERS = {"euler": euler, "heun": heun}
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How views are sampled."""
-
-    steps: int = 50
-    scale: float = 0.0
-    """Of guidance; the model's own unless told. The paper takes 3, and 3.5 for heads from an identity alone."""
-    sampler: str = "euler"
-    """euler, one evaluation a step as released, or heun, two."""
-    seed: int = 0
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"--steps is {self.steps}; it must be 1 or more")
-        # Compared so that NaN is refused, too.
-        if self.scale != 0 and not 1 <= self.scale < math.inf:
-            raise UserError(f"--scale is {self.scale:g}; it must be 1 or more, or 0 for the model's own")
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 from torch import Tensor
 
-from geometry.cameras import angular_distance
+from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.novel_views import Shown
 from infer.metrics.consistency import chunk_borders, epipolar_distances, epipolar_figures

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from geometry.cameras import angular_distance
+from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut, StoredPeople
 from infer.evaluation.novel_views import Shown
 from infer.metrics.likeness import cosines

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from infer.config import EvaluateConfig, SamplerConfig
 from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement, true_spread
 from infer.evaluation.baselines import Nearest, copied
-from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
+from infer.evaluation.config import check_embedded, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
 from infer.evaluation.importers.open import open_stage
 from infer.evaluation.measure import Kit, PictureEmbedder, Truth, look_at_truth, measure, open_kit
@@ -25,15 +26,14 @@ from infer.evaluation.protocols import PROTOCOLS, Protocol
 from infer.evaluation.report import Report, save_strip, strip
 from infer.evaluation.rows import Rows
 from infer.evaluation.summary import TRUTH, results_of, save_features
-from infer.make import EMBEDDED as HEADS64_NAME
 from infer.make import open_painter
 from infer.metrics.pixels import to_unit
-from infer.views import Painter, SamplerConfig
+from infer.views import Painter
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.networks.identity import EMBEDDING
-from weights.embedded import HEADS64, RECOGNISER
+from train.networks.config import EMBEDDING
+from weights.embedded import RECOGNISER, model_folder
 from weights.files import sha256
 
 MODEL, COPY, NEAREST = "model", "copy", "nearest"
@@ -165,7 +165,7 @@ def _open_run(
     kit = open_kit(about.resolution, config.weights, config.device, faces, clip, config.reid_limit)
     settings = {
         "protocol": protocol.name,
-        "model": model_fingerprint(Path(HEADS64 if config.model == HEADS64_NAME else config.model)),
+        "model": model_fingerprint(model_folder(config.model)),
         "data": people.lineage,
         "nearest": nearest.people.lineage if nearest else None,
         "resolution": about.resolution,

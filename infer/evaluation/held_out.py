@@ -11,7 +11,8 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from faces.landmarks import face_points
-from geometry.cameras import Cameras, angular_distance, turned
+from geometry.cameras import Cameras
+from geometry.directions import angular_distance, turned
 from infer.evaluation import protocols
 from manifests.dataset import Dataset
 from manifests.draws import generator

@@ -14,8 +14,9 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from geometry.cameras import Cameras, orbit
+from infer.config import PULL
 from infer.evaluation.held_out import HeldOut
-from infer.own_normals import PULL, own_normals
+from infer.own_normals import own_normals
 from infer.plan import ANCHORS, AT_ONCE, SECTOR, Call, nearest_anchors
 from manifests.draws import generator
 from manifests.errors import UserError

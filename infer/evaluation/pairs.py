@@ -12,7 +12,8 @@ from torch import Tensor
 
 from faces.alignment import over_white
 from geometry.cameras import orbit
-from infer.evaluation.config import EvaluateConfig, check_embedded, kit_settings, open_detector, open_faces
+from infer.config import EvaluateConfig
+from infer.evaluation.config import check_embedded, kit_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.measure import PictureEmbedder, look_at_truth, measure, open_kit
 from infer.evaluation.novel_views import Shown

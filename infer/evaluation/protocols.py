@@ -6,7 +6,7 @@ Numbers of papers are theirs, of other people, pictures and weights; what a pape
 from dataclasses import dataclass
 from typing import Literal
 
-Name = Literal["spinmeround", "gen3d-face", "diffportrait360"]
+from infer.config import ProtocolName
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Table:
 class Protocol:
     """One way to measure."""
 
-    name: Name
+    name: ProtocolName
     identities: int
     """Held-out people, as far as there are so many."""
     input_turn: float

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from safetensors.numpy import load_file
 
-from geometry.cameras import turned
+from geometry.directions import turned
 from infer.evaluation.agreement import AGREEMENT
 from infer.evaluation.measure import FACE_METRICS, VIEW_METRICS
 from infer.evaluation.protocols import better

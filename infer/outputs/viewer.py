@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from PIL import Image
 from torch import Tensor
 
-from geometry.cameras import turned
+from geometry.directions import turned
 from infer.outputs.rings import level, rings
 from infer.turn import Turn
 from pages.page import render

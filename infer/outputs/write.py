@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from infer.config import DEFAULT, OUTPUTS
 from infer.outputs.camera_files import colmap, nerfstudio
 from infer.outputs.mesh import Body, body
 from infer.outputs.pictures import pictures, png
@@ -17,8 +18,6 @@ from jobs.progress import step
 from manifests.errors import UserError
 from manifests.storage import Storage
 
-OUTPUTS = ("images", "sheet", "gif", "mp4", "viewer", "nerfstudio", "colmap", "mesh", "splat")
-DEFAULT = ("images", "sheet", "gif", "mp4", "viewer")
 SHAPES = ("nerfstudio", "colmap", "mesh", "splat")
 """Outputs that start from a surface."""
 RECORD = "turn.json"

@@ -15,14 +15,13 @@ import pytest
 from egg import egg_job
 from small import choose
 
-from datagen.encode import ImageConfig
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
-from datagen.sources import SourceConfig
-from datagen.sources.procedural import ProceduralConfig
-from exports.export import ExportConfig, export
-from exports.pack import PackConfig, pack
-from filters.score import ScoreConfig, score
+from datagen.config import GenerateConfig, ImageConfig, MeshConfig, ProceduralConfig, SourceConfig
+from datagen.generate import generate
+from exports.config import ExportConfig, PackConfig
+from exports.export import export
+from exports.pack import pack
+from filters.config import ScoreConfig
+from filters.score import score
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 

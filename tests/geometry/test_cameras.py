@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from geometry.cameras import (
-    RADIUS,
     Cameras,
     azimuth_elevation,
     eg3d_labels,
@@ -25,10 +24,10 @@ from geometry.cameras import (
     panohead_look_at,
     to_colmap,
     to_opengl,
-    wrapped,
 )
-from geometry.raymaps import RayMaps
+from geometry.directions import RADIUS, wrapped
 from geometry.rays import rays
+from train.networks.config import RayMaps
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "geometry_cameras.safetensors")
 azimuths = st.floats(-179.9, 179.9)

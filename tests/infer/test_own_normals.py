@@ -2,7 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from infer.own_normals import PULL, pull_towards
+from infer.config import PULL
+from infer.own_normals import pull_towards
 from train.diffusion.edm import ddpm_levels, euler, like
 
 

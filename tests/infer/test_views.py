@@ -8,11 +8,13 @@ from runs import SHAPE
 from tiny_vae import write_vae
 from torch import Tensor, nn
 
+from infer.config import SamplerConfig
 from infer.own_normals import own_normals
 from infer.plan import plan_views, ring
-from infer.views import Painter, SamplerConfig, between
+from infer.views import Painter, between
+from train.networks.identity import new_tokens
 from train.networks.model import About, Model
-from train.networks.unet import MultiviewUNet
+from train.networks.unet import MultiviewUNet, new_network
 from train.networks.vae import load_vae
 
 
@@ -22,7 +24,7 @@ def model(tmp_path_factory) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = load_vae(write_vae(tmp_path_factory.mktemp("model") / "vae"))
-        return Model(SHAPE, SHAPE.network().eval(), SHAPE.identity.build(), vae, About("noise", 16))
+        return Model(SHAPE, new_network(SHAPE).eval(), new_tokens(SHAPE.identity), vae, About("noise", 16))
 
 
 def painter(model: Model, **changes) -> Painter:
@@ -97,7 +99,7 @@ def test_from_nothing_guidance_is_left_out(model, count):
 
 def test_models_without_normals(model):
     shape = replace(SHAPE, normals=False)
-    bare = replace(model, shape=shape, network=shape.network().eval())
+    bare = replace(model, shape=shape, network=new_network(shape).eval())
     turn = painter(bare).paint(plan_views(ring(8), np.zeros(8)), {0: PHOTO[:4]}, None)
     assert turn.normal is None
 

@@ -1,7 +1,7 @@
 """People of a calibrated stage as held-out people: found, placed, turned upright and framed as datasets are."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from faces.alignment import over_white
 from faces.bisenet import BiSeNet, load_bisenet
-from faces.matte import MatteConfig, parsed_alpha, uniform_alpha
+from faces.matte import parsed_alpha, uniform_alpha
 from geometry.cameras import Cameras, azimuth_elevation
+from infer.config import StageConfig
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.importers.head_frame import HeadFrame, head_frame, straightened
 from infer.evaluation.importers.shots import Shot, Stage
@@ -24,18 +25,6 @@ from weights.files import existing, sha256
 
 PARSED = 512
 """Pixels of a side at which a face parser looks."""
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """What of a calibrated stage is used."""
-
-    sequence: str = ""
-    """Sequence, expression or performance, by the name of its folder or file; one at random of each person unless told."""
-    frame: int = -1
-    """Number of the moment; one at random unless told."""
-    matte: MatteConfig = field(default_factory=MatteConfig)
-    """How the background is told where the set has no masks; it stays otherwise."""
 
 
 class StagePeople:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from turns import ball_turn
 
+from infer.config import OUTPUTS
 from infer.outputs.mesh import body
-from infer.outputs.write import OUTPUTS, check, write
+from infer.outputs.write import check, write
 from train.run.validate import as_pixels
 
 

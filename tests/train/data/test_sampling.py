@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geometry.cameras import angular_distance
+from geometry.directions import angular_distance, turned
 from manifests.draws import generator
 from manifests.index import open_index
 from train.data.sampling import (
@@ -20,7 +20,6 @@ from train.data.sampling import (
     SingleView,
     open_control,
     samples,
-    turned,
     unable,
 )
 
