@@ -97,7 +97,8 @@ def write_plan(storage: Storage, plan: Plan) -> None:
 
 def differences(there: Plan, asked: Plan) -> str:
     """Where two plans differ, with both values in short."""
-    return "; ".join(f"{at} is {a}, asked for {b}" for at, a, b in _differences(_as_json(there), _as_json(asked)))
+    found = json_differences(there.document(), asked.document())
+    return "; ".join(f"{at} is {a}, asked for {b}" for at, a, b in found)
 
 
 def read_plan(storage: Storage) -> Plan:
@@ -121,20 +122,16 @@ def read_plan(storage: Storage) -> Plan:
     return plan
 
 
-def _as_json(plan: Plan) -> Any:
-    return json.loads(_canonical(plan.document()))
-
-
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _differences(a: Any, b: Any, at: str = "") -> list[tuple[str, str, str]]:
-    """Dotted paths where two JSON values differ, with both values in short."""
+def json_differences(a: Any, b: Any, at: str = "") -> list[tuple[str, str, str]]:
+    """Dotted paths where two values differ once they are JSON, with both values in short."""
     if isinstance(a, dict) and isinstance(b, dict):
         paths = sorted(a.keys() | b.keys())
-        return [found for k in paths for found in _differences(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
-    return [] if a == b else [(at, _short(a), _short(b))]
+        return [found for k in paths for found in json_differences(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
+    return [] if _canonical(a) == _canonical(b) else [(at, _short(a), _short(b))]
 
 
 def _short(value: Any) -> str:

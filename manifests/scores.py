@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
+from manifests.plan import json_differences
 from manifests.schema import WHOLE
 from manifests.storage import Storage
 from manifests.tables import open_parquet, reading
@@ -243,9 +244,8 @@ def some_of(numbers: Sequence[int | str]) -> str:
 
 
 def _difference(there: Lineage, asked: Lineage) -> str:
-    a, b = asdict(there), asdict(asked)
-    changed = [f"{k} {json.dumps(a[k])[:60]} (now {json.dumps(b[k])[:60]})" for k in a if a[k] != b[k]]
-    return ", ".join(changed) or "another plan"
+    changed = json_differences(asdict(there), asdict(asked))
+    return ", ".join(f"{at} {a} (now {b})" for at, a, b in changed) or "another plan"
 
 
 def _write(
