@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 from typing import Any, Protocol, runtime_checkable
 
 from exports.config import SHARDED, UNPACKED, ExportConfig
-from exports.copies import copy_shards
+from exports.pack import copy_shards
 from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset

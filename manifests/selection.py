@@ -99,9 +99,4 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
 
 def selections(dataset: Dataset) -> list[str]:
     """The names of the selections there are."""
-    storage = dataset.storage
-    folder = storage.path(FOLDER)
-    if not storage.fs.isdir(folder):
-        return []
-    names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in storage.fs.ls(folder, detail=False))
-    return [name for name in names if storage.exists(selection_file(name))]
+    return [name for name in dataset.storage.names(FOLDER) if dataset.storage.exists(selection_file(name))]

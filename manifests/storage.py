@@ -67,12 +67,13 @@ class Storage:
     def size(self, name: str) -> int:
         return self.fs.size(self.path(name))
 
-    def names(self, folder: str) -> list[str]:
-        """Sorted names of the files directly in a folder; none if there is no such folder."""
+    def names(self, folder: str = "") -> list[str]:
+        """Sorted names of the files and folders directly in a folder (the root unless given); none if there is no such one."""
+        path = self.path(folder) if folder else self.root
         self.fs.invalidate_cache()
-        if not self.fs.isdir(self.path(folder)):
+        if not self.fs.isdir(path):
             return []
-        return sorted(entry.rsplit("/", 1)[-1] for entry in self.fs.ls(self.path(folder), detail=False))
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in self.fs.ls(path, detail=False))
 
     def open(self, name: str):
         return self.fs.open(self.path(name), "rb")
