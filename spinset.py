@@ -314,9 +314,12 @@ def _evaluate(parse: Parse) -> int:
             return loaded.pictures(loaded.prepare(pictures)).numpy()
 
         clip = embed
-    out = evaluate(config, clip)
+    out, failed = evaluate(config, clip)
+    print(
+        "\n".join(f"{name} could not be measured: {reason}" for name, reason in failed.items()), end="\n" * bool(failed)
+    )
     print(f"{out}/results.md\nworst people: {out}/failures.html")
-    return DONE
+    return DONE if len(failed) <= config.max_failed else FAULTS
 
 
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {

@@ -22,8 +22,8 @@ from PIL import Image
 
 from faces.models import FaceConfig
 from infer.make import DirectionsConfig, FilesConfig, ViewsConfig, views
-from infer.studio import PortraitConfig
-from infer.views import SamplerConfig
+from infer.portrait import PortraitConfig
+from infer.sampler import SamplerConfig
 from train.networks.model import About, Model, ModelShape, save_model
 from train.networks.sd15 import SD15_VAE_CONFIG
 from train.networks.vae import load_vae

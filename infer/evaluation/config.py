@@ -1,5 +1,6 @@
-"""What the command `spinset evaluate` is told, and the recogniser it names."""
+"""The settings of the command `spinset evaluate`, and the recogniser and detector that they name."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -7,9 +8,9 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from faces.recogniser import load_arcface, load_detector
-from infer.evaluation.importers.open import Layout
+from infer.evaluation.importers import Layout
 from infer.evaluation.importers.stage import StageConfig
-from infer.evaluation.measure import Kit
+from infer.evaluation.measure import Metrics
 from infer.evaluation.protocols import Name
 from infer.metrics.likeness import FaceEmbedder
 from jobs.devices import check_device
@@ -61,12 +62,14 @@ class EvaluateConfig:
     """Sampling steps; the protocol's unless told."""
     scale: float = 0.0
     """Guidance; the protocol's unless told."""
-    stages: int = 1
-    """1 makes all views from the input; 2 makes seven anchors first, as `spinset views` does."""
+    stages: int = 2
+    """Stages of sampling: 2 samples seven anchors first, as `spinset views` does; 1 samples all views from the input."""
     input_normals: Literal["own", "stored"] = "own"
     """Normals of the input: in-painted by the model as for a photo, or the stored ones, which a photo does not have."""
     seed: int = 0
     """Of people, views and noise."""
+    max_failed: int = 0
+    """Largest number of people that may fail, because they cannot be read or placed, without exit code 3."""
     device: str = "cpu"
     """Where the model and the metrics run: cpu, cuda, or cuda:N for the GPU of index N."""
 
@@ -82,6 +85,8 @@ class EvaluateConfig:
             raise UserError(f"--stages is {self.stages}; 1 makes all views from the input, 2 makes anchors first")
         if self.identities < 0 or self.steps < 0 or self.reid_limit < 0 or (self.scale and self.scale < 1):
             raise UserError("--identities, --steps and --reid-limit are 0 or more, --scale is 1 or more")
+        if self.max_failed < 0:
+            raise UserError(f"--max-failed is {self.max_failed}; it must be 0 or more")
         if self.layout != "spinset" and (self.selection or self.embeddings):
             raise UserError(f"--selection and --embeddings are of datasets of spinset; --layout is {self.layout}")
         if self.layout != "spinset" and self.input_normals == "stored":
@@ -89,12 +94,12 @@ class EvaluateConfig:
 
 
 def open_detector(config: EvaluateConfig) -> Any:
-    """The face detector, or None; raises FileNotFoundError or ValueError if the file is none."""
+    """The face detector, or None if none is named; raises MissingFile or UserError if the file is none."""
     return load_detector(config.detector, config.device) if config.detector else None
 
 
 def open_faces(config: EvaluateConfig, detector: Any) -> FaceEmbedder | None:
-    """The recogniser, or None; raises FileNotFoundError or ValueError if the file is none."""
+    """The recogniser, or None if none is named; raises MissingFile or UserError if the file is none."""
     if not config.recogniser:
         return None
     return FaceEmbedder(load_arcface(str(existing(_recogniser(config), "--recogniser")), config.device), detector)
@@ -115,15 +120,29 @@ def check_embedded(config: EvaluateConfig, source: str) -> bool:
     return any(beyond)
 
 
-def kit_settings(config: EvaluateConfig, kit: Kit, beyond_embedded: bool) -> dict[str, Any]:
-    """What the numbers of a row depend on, beside the pictures."""
+def metric_settings(config: EvaluateConfig, metrics: Metrics, beyond_embedded: bool) -> dict[str, Any]:
+    """The settings that the numbers of a row depend on, other than the pictures."""
     return {
-        "metrics": sorted(kit.pictures.measures),
-        "features": kit.inception is not None,
-        "recogniser": kit.faces.arcface.sha256 if kit.faces else None,
+        "metrics": sorted(metrics.pictures.measures),
+        "features": metrics.inception is not None,
+        "recogniser": metrics.faces.arcface.sha256 if metrics.faces else None,
         "detector": sha256(Path(config.detector)) if config.detector else None,
         "reid_limit": config.reid_limit,
-        "clip": config.clip if kit.clip else None,
+        "clip": clip_fingerprint(config.clip) if metrics.clip else None,
         # Only where it has a meaning, so that evaluations of earlier versions can be resumed.
         **({"allow_embedded": True} if beyond_embedded else {}),
     }
+
+
+def clip_fingerprint(clip: str) -> str:
+    """A hash of all files of a CLIP folder, so that other weights are not resumed; the name of a CLIP that is no folder."""
+    folder = Path(clip.removeprefix("local-dir:"))
+    return folder_fingerprint(folder) if folder.is_dir() else clip
+
+
+def folder_fingerprint(folder: Path, endings: tuple[str, ...] = ()) -> str:
+    """A hash of the names and contents of all files of a folder, or of those with some endings."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and (not endings or p.suffix in endings)):
+        digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
+    return digest.hexdigest()
