@@ -10,18 +10,16 @@ import torch
 from PIL import Image
 
 from datagen import report
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
-from datagen.sources import SourceConfig
-from datagen.sources.procedural import ProceduralConfig
+from datagen.config import GenerateConfig, MeshConfig, ProceduralConfig, SourceConfig
+from datagen.generate import generate
+from filters.config import ScoreConfig, SelectConfig
 from filters.report import sections as selection_sections
-from filters.score import ScoreConfig, score
+from filters.score import score
 from filters.scorer import read_pictures
-from filters.select import SelectConfig, select
-from infer.make import DirectionsConfig, ViewsConfig, views
+from filters.select import select
+from infer.config import DirectionsConfig, PortraitConfig, SamplerConfig, ViewsConfig
+from infer.make import views
 from infer.outputs.pictures import sheet
-from infer.portrait import PortraitConfig
-from infer.sampler import SamplerConfig
 from infer.views import HeadViews
 from jobs.progress import step
 from manifests.dataset import Dataset

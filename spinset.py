@@ -27,6 +27,7 @@ from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.failures import BAD_INPUT, DONE, FAULTS, report
 from manifests.errors import MissingFile, UserError
+from weights.files import existing
 
 EXIT_CODES = """\
 exit codes: 0 done, 1 something failed (one line says what), 2 an argument or a file cannot be used,
@@ -100,28 +101,29 @@ def _demo(parse: Parse) -> int:
 
 
 def _plan(parse: Parse) -> int:
-    from datagen.estimate import estimate
-    from datagen.generate import GenerateConfig
-    from filters.early import RejectConfig
+    from datagen.config import GenerateConfig
+    from filters.config import RejectConfig
 
     @dataclass(frozen=True)
     class Plan:
-        """Say how much `spinset generate` with the same options would make and how long it would take; writes nothing."""
+        """Estimate the size of the dataset of `spinset generate` with the same options, and its time; nothing is written."""
 
         config: Annotated[GenerateConfig, arg(name="")]
         probes: int = 4
-        """Heads that are made for it, and thrown away."""
+        """Number of heads that are made for the estimate and thrown away."""
         reject: RejectConfig = field(default_factory=RejectConfig)
 
-    asked = parse(Plan)
-    print(estimate(asked.config, asked.probes, asked.reject.asked))
+    options = parse(Plan)
+    from datagen.estimate import estimate
+    from filters.early import open_rejection
+
+    print(estimate(options.config, options.probes, open_rejection(options.reject)))
     return DONE
 
 
 def _generate(parse: Parse) -> int:
-    from datagen.generate import GenerateConfig, generate
-    from filters.early import RejectConfig
-    from manifests.status import summarise
+    from datagen.config import GenerateConfig
+    from filters.config import RejectConfig
 
     @dataclass(frozen=True)
     class Generate:
@@ -130,9 +132,13 @@ def _generate(parse: Parse) -> int:
         config: Annotated[GenerateConfig, arg(name="")]
         reject: RejectConfig = field(default_factory=RejectConfig)
 
-    asked = parse(Generate)
-    config, reject = asked.config, asked.reject
-    status = summarise(generate(config, reject.asked))
+    options = parse(Generate)
+    from datagen.generate import generate
+    from filters.early import open_rejection
+    from manifests.status import summarise
+
+    config = options.config
+    status = summarise(generate(config, open_rejection(options.reject)))
     print(f"{status}\nnext: spinset verify {shlex.quote(config.out)} --deep")
     complete = status.shards_done == status.shards
     return DONE if complete and status.failed <= config.max_failed else FAULTS
@@ -165,28 +171,40 @@ def _verify(parse: Parse) -> int:
 
 
 def _repair(parse: Parse) -> int:
-    from datagen.repair import RepairConfig, repair
-    from filters.early import RejectConfig
+    from datagen.config import RepairConfig
+    from filters.config import RejectConfig
 
     @dataclass(frozen=True)
     class Repair:
-        """Make damaged shards anew, as the dataset's plan says, and prove them equal to what was lost."""
+        """Make damaged shards again from the dataset's plan, and prove that their bytes equal what was lost."""
 
         config: Annotated[RepairConfig, arg(name="")]
         reject: RejectConfig = field(default_factory=RejectConfig)
 
-    asked = parse(Repair)
-    config, reject = asked.config, asked.reject
-    found = repair(config, reject.asked)
+    options = parse(Repair)
+    config = options.config
+    _require_dataset(config.out)
+    from datagen.repair import repair
+    from filters.early import open_rejection
+
+    found = repair(config, open_rejection(options.reject))
     print("\n".join(map(str, found)) if found else f"{config.out}: no shard is damaged")
     return DONE if all(one.is_whole for one in found) else FAULTS
 
 
 def _score(parse: Parse) -> int:
-    from filters.score import ScoreConfig, score
-    from weights.embedded import is_embedded
+    from filters.config import ScoreConfig
 
     config = parse(ScoreConfig)
+    _require_dataset(config.out)
+    _require_files(
+        arcface__model=config.arcface.model,
+        arcface__detector=config.arcface.detector,
+        clip__checkpoint=config.clip.checkpoint,
+    )
+    from filters.score import score
+    from weights.embedded import is_embedded
+
     if lacking := score(config):
         print("\n".join([f"{config.out}: not all is scored; the same command continues", *lacking]))
         return FAULTS
@@ -197,10 +215,12 @@ def _score(parse: Parse) -> int:
 
 
 def _select(parse: Parse) -> int:
-    from filters.select import SelectConfig, diff, select
-    from manifests.dataset import Dataset
+    from filters.config import SelectConfig
 
     config = parse(SelectConfig)
+    from filters.select import diff, select
+    from manifests.dataset import Dataset
+
     print("\n".join(diff(Dataset(config.out), *config.diff)) if config.diff else select(config))
     return DONE
 
@@ -230,43 +250,67 @@ def _convert_weights(config: ConvertConfig) -> int:
 
 
 def _pack(parse: Parse) -> int:
-    from exports.pack import PackConfig, pack
-    from manifests.status import summarise
+    from exports.config import PackConfig
 
     config = parse(PackConfig)
+    from exports.pack import pack
+    from manifests.status import summarise
+
     print(f"{summarise(pack(config))}\nnext: spinset verify {shlex.quote(config.dest)} --deep")
     return DONE
 
 
 def _export(parse: Parse) -> int:
-    from exports.export import ExportConfig, export
+    from exports.config import ExportConfig
 
-    print(export(parse(ExportConfig)))
+    config = parse(ExportConfig)
+    from exports.export import export
+
+    print(export(config))
     return DONE
 
 
 def _latents(parse: Parse) -> int:
-    from manifests.dataset import Dataset
-    from train.data.latents import LatentsConfig, make_latents
+    from train.data.config import LatentsConfig
 
     config = parse(LatentsConfig)
+    from train.networks.config import require_vae
+
+    dataset = _require_dataset(config.out)
+    require_vae(config.vae)
+    from train.data.latents import make_latents
+
     if lacking := make_latents(config):
         print("\n".join([f"{config.out}: not all is encoded; the same command continues", *lacking]))
         return FAULTS
-    print(f"{config.out}: latents of {len(Dataset(config.out).committed())} shards by {config.vae}")
+    print(f"{config.out}: latents of {len(dataset.committed())} shards by {config.vae}")
     return DONE
 
 
 def _train(parse: Parse) -> int:
     from train.run.presets import PRESETS, Train
 
-    asked = parse(Train, PRESETS)
-    if not asked.config.loader.data:
+    options = parse(Train, PRESETS)
+    config = options.config
+    if not config.loader.data:
         raise UserError("--data is needed: the folder or address of the dataset to train on")
-    from train.run.launch_ray import launch
-    from train.run.trainer import run
+    from train.networks.config import model_file, require_vae
 
-    model = launch(asked.config, asked.ray) if asked.ray.address else run(asked.config)
+    _require_dataset(config.loader.data)
+    if config.validation.data:
+        _require_dataset(config.validation.data)
+    if config.vae:
+        require_vae(config.vae)
+    if config.init:
+        model_file(Path(config.init))
+    if options.ray.address:
+        from train.run.launch_ray import launch
+
+        model = launch(config, options.ray)
+    else:
+        from train.run.trainer import run
+
+        model = run(config)
     print(f"model: {model}\nnext: spinset views {shlex.quote(str(model))} PHOTO --out DIR")
     return DONE
 
@@ -283,26 +327,49 @@ def _average(parse: Parse) -> int:
 
 
 def _views(parse: Parse) -> int:
-    from infer.make import ViewsConfig, views
+    from infer.config import ViewsConfig
 
-    for line in views(parse(ViewsConfig)):
+    config = parse(ViewsConfig)
+    _require_model(config.model)
+    for photo in config.photos:
+        if not Path(photo).exists():
+            raise MissingFile(f"there is no file {photo if photo.isprintable() else repr(photo)}")
+    face, matte = config.portrait.face, config.portrait.matte
+    _require_files(face__arcface=face.arcface, matte__parser=matte.parser)
+    if face.models and not Path(face.models).is_dir():
+        raise MissingFile(f"--face.models: there is no folder {face.models}; give the folder of your antelopev2 models")
+    from infer.make import views
+
+    for line in views(config):
         print(line)
     return DONE
 
 
 def _heads(parse: Parse) -> int:
-    from infer.make import HeadsConfig, heads
+    from infer.config import HeadsConfig
 
-    for line in heads(parse(HeadsConfig)):
+    config = parse(HeadsConfig)
+    _require_model(config.model)
+    from infer.make import heads
+
+    for line in heads(config):
         print(line)
     return DONE
 
 
 def _evaluate(parse: Parse) -> int:
-    from infer.evaluation.config import EvaluateConfig
-    from infer.evaluation.evaluate import evaluate
+    from infer.config import EvaluateConfig
 
     config, clip = parse(EvaluateConfig), None
+    if not config.pair:
+        _require_model(config.model)
+    _require_files(
+        recogniser="" if config.recogniser == "embedded" else config.recogniser,
+        detector=config.detector,
+        stage__matte__parser=config.stage.matte.parser,
+    )
+    from infer.evaluation.evaluate import evaluate
+
     if config.clip:
         import numpy as np
 
@@ -320,6 +387,28 @@ def _evaluate(parse: Parse) -> int:
     )
     print(f"{out}/results.md\nworst people: {out}/failures.html")
     return DONE if len(failed) <= config.max_failed else FAULTS
+
+
+def _require_dataset(url: str) -> Any:
+    """The dataset at a folder or address, opened before what takes seconds to import; raises UserError if there is none."""
+    from manifests.dataset import Dataset
+
+    return Dataset(url)
+
+
+def _require_model(model: str) -> None:
+    """Raise MissingFile unless this names a model; `heads64` is the embedded one."""
+    from train.networks.config import model_file
+    from weights.embedded import model_folder
+
+    model_file(model_folder(model))
+
+
+def _require_files(**files: str) -> None:
+    """Raise MissingFile for an option whose file is missing; `face__arcface` stands for --face.arcface."""
+    for name, file in files.items():
+        if file:
+            existing(file, f"--{name.replace('__', '.')}")
 
 
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {

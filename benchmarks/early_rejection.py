@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 import tyro
 
-from datagen.generate import GenerateConfig, generate
-from datagen.sources import SourceConfig
-from datagen.sources.procedural import ProceduralConfig
-from filters.early import RejectConfig
+from datagen.config import GenerateConfig, ProceduralConfig, SourceConfig
+from datagen.generate import generate
+from filters.config import RejectConfig
+from filters.early import EarlyRejection
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 
@@ -29,7 +29,7 @@ class Config:
     resolution: int = 128
 
 
-def timed(config: Config, out: str, rejection: RejectConfig | None) -> tuple[Dataset, float]:
+def timed(config: Config, out: str, rejection: EarlyRejection | None) -> tuple[Dataset, float]:
     source = SourceConfig(procedural=ProceduralConfig(0.25, ("janus", "haze")))
     job = GenerateConfig(out, source, config.identities, SEED, config.rig, resolution=config.resolution,
                          pool=PoolConfig(inline=True))  # fmt: skip
@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         _, whole = timed(config, f"{folder}/whole", None)
-        looked, some = timed(config, f"{folder}/some", RejectConfig("early"))
+        looked, some = timed(config, f"{folder}/some", EarlyRejection(RejectConfig("early")))
         rows = looked.all_identities.to_pylist()
         seconds = {
             int(i): s for shard in looked.committed() for i, s in looked.done(shard)["run"]["identity_seconds"].items()

@@ -15,14 +15,14 @@ import pandas as pd
 import tyro
 from tyro.conf import Positional
 
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig, extract
-from datagen.sources import SourceConfig
-from datagen.sources.procedural import DEFECT_KINDS, ProceduralConfig, ProceduralSource
-from filters.score import ScoreConfig, score
-from filters.scorers.arcface import ArcFaceConfig
-from filters.select import SelectConfig, select
-from geometry.cameras import turned
+from datagen.config import DEFECT_KINDS, GenerateConfig, MeshConfig, ProceduralConfig, SourceConfig
+from datagen.generate import generate
+from datagen.meshing import extract
+from datagen.sources.procedural import ProceduralSource
+from filters.config import ArcFaceConfig, ScoreConfig, SelectConfig
+from filters.score import score
+from filters.select import select
+from geometry.directions import turned
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.scores import open_scores, shard_hashes

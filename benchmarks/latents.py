@@ -21,10 +21,11 @@ from manifests.plan import Plan, write_plan
 from manifests.scores import tar_sha256
 from manifests.shards import ShardWriter
 from manifests.storage import Storage
+from train.data.config import LoaderConfig
 from train.data.loader import open_loader
 from train.data.sampling import MultiView
-from train.data.stream import LoaderConfig
-from train.networks.vae import CONFIG, WEIGHTS, vae_sha256
+from train.networks.config import CONFIG, WEIGHTS
+from train.networks.vae import vae_sha256
 
 IDENTITIES, VIEWS, SIDE, BATCH, WORKERS, PAIRS = 4, 125, 512, 4, 2, 3
 STEPS = {"pixels": 6, "latents": 60}

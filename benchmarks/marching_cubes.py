@@ -8,7 +8,8 @@ import statistics
 import time
 from importlib.util import find_spec
 
-from datagen.meshing import METHODS, clean, density_grid, marching_cubes
+from datagen.config import METHODS
+from datagen.meshing import clean, density_grid, marching_cubes
 from datagen.sources.procedural import ProceduralSource
 
 RUNS = 5

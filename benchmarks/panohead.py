@@ -26,13 +26,15 @@ from panohead_official import CHUNK, official_chunk, official_view, run_model
 from scipy.spatial import cKDTree
 from torch.utils.flop_counter import FlopCounterMode
 
+from datagen.config import PanoHeadConfig
+from datagen.identity import rig_cameras
 from datagen.meshing import density_grid, marching_cubes
 from datagen.rigs import find_rig
 from datagen.sources.panohead.build import untrained
 from datagen.sources.panohead.checkpoint import load
 from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
-from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
+from datagen.sources.panohead.head import PanoHead
 from datagen.sources.panohead.official import ISO_LEVEL, RELEASE, RELEASE_RENDERING, frontal_label, grid_points, latent
 from geometry.cameras import Cameras, eg3d_labels
 from geometry.meshes import Mesh
@@ -95,7 +97,7 @@ def peak_flops(device: str, dtype: torch.dtype) -> float:
 
 
 def rig(device: str) -> Cameras:
-    return find_rig("spinmeround-125", grid=True).cameras(0, 0).to(device)
+    return rig_cameras(find_rig("spinmeround-125", grid=True), 0, 0).to(device)
 
 
 def compare_views(

@@ -23,11 +23,11 @@ import torch
 import tyro
 from safetensors.torch import save_file
 
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
-from filters.score import AHEAD, ScoreConfig, _prepare, open_scorers, score_shard
+from datagen.config import GenerateConfig, MeshConfig
+from datagen.generate import generate
+from filters.config import ClipConfig, ScoreConfig
+from filters.score import AHEAD, _prepare, open_scorers, score_shard
 from filters.scorer import Scorer
-from filters.scorers.clip_janus import ClipConfig
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 
@@ -96,7 +96,7 @@ def main() -> None:
             ("embedded models, all scorers", "", ("mesh", "image", "clip_janus", "arcface")),
             ("a CLIP of ViT-B-32's shape", large_clip(clip), ("clip_janus",)),
         ):
-            opened = open_scorers(ScoreConfig(job.out, scorers, ClipConfig(model)), "procedural")
+            opened, _ = open_scorers(ScoreConfig(job.out, scorers, ClipConfig(model)), "procedural")
             ratios = []
             for _ in range(config.repeats):
                 decoding, scoring, together = measure(dataset, config, opened)

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from filters.config import SelectConfig
 from filters.decisions import place
 from filters.policy import Column, judge
 from filters.rules import parse_policy
-from filters.select import SelectConfig, heads_of, open_tables, select
+from filters.select import heads_of, open_tables, select
 from manifests import schema
 from manifests import scores as tables
 from manifests.dataset import Dataset

@@ -17,16 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from geometry.raymaps import RayMaps
-from train.diffusion.edm import NoiseLevels, like, scalings
-from train.diffusion.objective import Objective, draw, losses
+from train.diffusion.config import NoiseLevels, Objective
+from train.diffusion.edm import like, scalings
+from train.diffusion.objective import draw, losses
 from train.diffusion.precision import autocast, resolve_precision
 from train.diffusion.scene import Nothing, Scene
-from train.networks.model import ModelShape
-from train.networks.unet import MultiviewUNet
-from train.run.ema import Ema, EmaConfig
+from train.networks.config import ModelShape, RayMaps
+from train.networks.unet import MultiviewUNet, new_network
+from train.run.config import EmaConfig, OptimizerConfig
+from train.run.ema import Ema
 from train.run.log import forward_flops
-from train.run.optimizer import Optimizer, OptimizerConfig
+from train.run.optimizer import Optimizer
 from train.run.parallel import clip
 from train.run.presets import HEADS64_RUN
 
@@ -79,7 +80,7 @@ def ours(
 
 def plain(shape: ModelShape, scene: Scene, latents: Tensor) -> Callable[[], None]:
     """The same work, written the straightforward way."""
-    network = shape.network().to(latents.device)
+    network = new_network(shape).to(latents.device)
     unet = network.unet
     adam = torch.optim.AdamW(network.parameters(), 1e-5)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
@@ -120,7 +121,7 @@ def seconds(step: Callable[[], None], steps: int) -> float:
 
 def flops(shape: ModelShape, cells: int, tokens: int, views: int = VIEWS) -> float:
     with torch.device("meta"):
-        return forward_flops(shape.network(), views, cells, tokens)
+        return forward_flops(new_network(shape), views, cells, tokens)
 
 
 def on_cpu(config: Config) -> None:
@@ -131,7 +132,7 @@ def on_cpu(config: Config) -> None:
     Console().print(table)
     shape = HEADS64_RUN.model
     scene, latents, nothing = inputs(shape, 4, 16, 1, "cpu")
-    pair = ours(shape.network(), scene, latents, nothing), plain(shape, scene, latents)
+    pair = ours(new_network(shape), scene, latents, nothing), plain(shape, scene, latents)
     for step in pair:
         seconds(step, 2)
     found = [[seconds(step, config.steps) for step in pair] for _ in range(config.rounds)]

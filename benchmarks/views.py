@@ -18,7 +18,8 @@ from rich.console import Console
 from torch import Tensor
 
 from geometry.cameras import orbit
-from infer.sampler import SamplerConfig, ViewSampler, direction_number, open_sampler
+from infer.config import SamplerConfig
+from infer.sampler import ViewSampler, direction_number, open_sampler
 from infer.views import plan_views, ring
 from train.diffusion.edm import edm_levels
 from train.diffusion.objective import gaussian

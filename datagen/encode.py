@@ -2,39 +2,15 @@
 
 import io
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from datagen.config import ImageConfig
 from geometry.meshes import Mesh
 from geometry.normals import encode_normals
-from manifests.errors import UserError
-
-RGB_FORMATS = ("jpg", "png", "webp")
-
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """How colour images are stored; alpha and normals are always PNG."""
-
-    format: str = "jpg"
-    """jpg, png (lossless) or webp (lossless)."""
-    quality: int = 95
-    """Of jpg, 1 to 100; chroma is never subsampled."""
-
-    def __post_init__(self) -> None:
-        if self.format not in RGB_FORMATS:
-            raise UserError(f"image format is {self.format!r}; it must be one of {', '.join(RGB_FORMATS)}")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"image quality is {self.quality}; it must be from 1 to 100")
-
-    @property
-    def members(self) -> dict[str, str]:
-        """The file extension of each member."""
-        return {"rgb": f"rgb.{self.format}", "alpha": "alpha.png", "normal": "normal.png", "json": "json"}
 
 
 def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], config: ImageConfig) -> bytes:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from datagen.generate import IDENTITY_ATTEMPTS, GenerateConfig, GenerateWorker, make_plan
+from datagen.config import GenerateConfig
+from datagen.generate import IDENTITY_ATTEMPTS, GenerateWorker, make_plan
 from datagen.identity import Made, Rejected, make_identity
 from datagen.preview import Rejection
 from jobs.devices import require_device

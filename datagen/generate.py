@@ -6,24 +6,22 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from tyro.conf import OmitArgPrefixes, Positional
 
-from datagen.encode import ImageConfig, encode_ply
+from datagen.config import GenerateConfig
+from datagen.encode import encode_ply
 from datagen.heads import HeadSource
 from datagen.identity import VIEWS_PER_BATCH, Made, Recipe, Rejected, make_identity, told
-from datagen.meshing import MeshConfig
 from datagen.preview import Rejection
 from datagen.rigs import find_rig
-from datagen.sources import SourceConfig
 from jobs import pool
-from jobs.devices import check_device, require_device
-from jobs.pool import Event, PoolConfig, Unit, WorkerIsBroken
+from jobs.devices import require_device
+from jobs.pool import Event, Unit, WorkerIsBroken
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
@@ -34,60 +32,11 @@ from manifests.shards import DONE, ShardWriter
 from manifests.storage import Storage
 
 IDENTITY_ATTEMPTS = 2
-MAX_IDENTITIES = 10_000_000
-"""Keys and names of files have seven digits for the identity."""
-MAX_RESOLUTION = 4096
-"""A batch of views of this size takes some GB of memory."""
-
 CONVENTIONS = {
     "cameras": "OpenCV camera-to-world; intrinsics normalised by the image size; pixel centres at +0.5",
     "world": "y up, face to +z, head at the origin; azimuth towards +x, elevation towards +y, true degrees",
     "normals": "camera space, OpenGL axes (x right, y up, z to the viewer), rgb = (n + 1) / 2, background 128",
 }
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    """Make a dataset; the same command on the same folder resumes it."""
-
-    out: Positional[str]
-    """Folder (or fsspec address such as s3://bucket/heads) of the dataset."""
-    source: Annotated[SourceConfig, OmitArgPrefixes] = field(default_factory=SourceConfig)
-    identities: int = 100
-    """How many heads to make, up to 10 million."""
-    seed: int = 0
-    """Identity i is the head of seed + i."""
-    rig: str = "spinmeround-125"
-    """spinmeround-125, gen3dface-48, gen3dface-48-el40, diffportrait360-72, diffportrait3d-24, facelift-6, facelift-32,
-    orbit-N or scatter-N."""
-    grid: bool = False
-    """See every identity from exactly the rig's directions, without jitter."""
-    resolution: int = 512
-    """Width and height of every image in pixels, a multiple of 8 up to 4096."""
-    identities_per_shard: int = 16
-    """The unit of work, and what a crash may cost each worker."""
-    image: ImageConfig = field(default_factory=ImageConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    save_meshes: bool = False
-    """Also save the mesh of each identity as meshes/NNNNNNN.ply."""
-    device: str = "cpu"
-    """Where the head source runs: cpu, cuda, or cuda:N for the GPU of index N."""
-    retry_failed: bool = False
-    """Make the shards anew in which identities failed."""
-    max_failed: int = 0
-    """End with exit code 3 when more identities than this failed."""
-    pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
-
-    def __post_init__(self) -> None:
-        for name, least in (("identities", 1), ("seed", 0), ("identities_per_shard", 1), ("max_failed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
-            if name == "identities" and self.identities > MAX_IDENTITIES:
-                raise UserError(f"--identities is {self.identities}; it must be at most {MAX_IDENTITIES}")
-        if not 8 <= self.resolution <= MAX_RESOLUTION or self.resolution % 8:
-            raise UserError(f"--resolution is {self.resolution}; it must be a multiple of 8 from 8 to {MAX_RESOLUTION}")
-        check_device(self.device, self.pool.gpus_per_worker)
-        find_rig(self.rig)
 
 
 def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection | None = None) -> Plan:

@@ -11,12 +11,13 @@ import pyarrow as pa
 import torch
 from jaxtyping import UInt8
 
-from datagen.encode import ImageConfig, encode_view
+from datagen.config import ImageConfig, MeshConfig
+from datagen.encode import encode_view
 from datagen.heads import Head, HeadSource
-from datagen.meshing import MeshConfig, MeshFigures, extract
+from datagen.meshing import MeshFigures, extract
 from datagen.preview import Judge
 from datagen.rigs import Rig
-from geometry.cameras import Cameras
+from geometry.cameras import Cameras, orbit
 from geometry.embree import EmbreeCaster
 from geometry.meshes import Mesh
 from manifests import schema
@@ -110,7 +111,7 @@ def _look(head: Head, recipe: Recipe, identity: int, judge: Judge) -> str | None
 def _views(recipe: Recipe, identity: int) -> tuple[list[dict[str, Any]], Cameras]:
     """The index row and the camera of every view of an identity."""
     azimuth, elevation = recipe.rig.directions(recipe.seed, identity)
-    cameras = recipe.rig.cameras(recipe.seed, identity)
+    cameras = rig_cameras(recipe.rig, recipe.seed, identity)
     rows = [
         {
             "key": schema.sample_key(identity, view),
@@ -160,3 +161,8 @@ def _encode(
         "K": [round(x, 7) for x in row["K"]],
     }
     return encode_view(rgb, alpha, normal, view, recipe.image)
+
+
+def rig_cameras(rig: Rig, seed: int, identity: int) -> Cameras:
+    """The cameras of one identity's views, jittered from the seed of the dataset."""
+    return orbit(*rig.directions(seed, identity), rig.radius, rig.focal)

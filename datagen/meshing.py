@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from skimage.measure import euler_number, label
 from skimage.measure import marching_cubes as lewiner
 from torch import Tensor
 
+from datagen.config import MeshConfig
 from datagen.heads import DensityField
 from geometry.meshes import Mesh
 from manifests.errors import UserError
@@ -28,32 +28,6 @@ of hair and glasses. It also joins the sides of narrow folds (a nostril, or an e
 the head does not have; these are absent at growth 0, and chance handles rarely remain at both other growths."""
 CHIN = 0.4
 """Share of the cube's height below which garments and loose hair lie."""
-METHODS = ("lewiner", "pymcubes")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """How a surface is extracted."""
-
-    resolution: int = 256
-    """Cells along each side of the cube: 64, 128, 256, 512."""
-    method: str = "lewiner"
-    """Marching cubes by scikit-image (lewiner: topologically correct, about twice as fast) or by PyMCubes (pymcubes)."""
-    dust: float = 1e-3
-    """Components with a smaller share of the faces than this are removed."""
-
-    def __post_init__(self) -> None:
-        if self.resolution not in (64, 128, 256, 512):
-            raise UserError(f"mesh resolution is {self.resolution}; it must be 64, 128, 256 or 512")
-        if self.method not in METHODS:
-            raise UserError(f"mesh method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        if self.method == "pymcubes" and find_spec("mcubes") is None:
-            raise UserError(
-                "mesh method is pymcubes, which needs PyMCubes: pip install 'spinset[pymcubes]' (on Python 3.13 it is "
-                "compiled, which takes a C++ compiler), or give lewiner"
-            )
-        if not 0 <= self.dust < 1:
-            raise UserError(f"mesh dust is {self.dust}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True)

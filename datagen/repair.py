@@ -7,22 +7,24 @@ committed with, which tables of scores, selections and latents stand on, are the
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.conf import OmitArgPrefixes, Positional
-
-from datagen.encode import ImageConfig
-from datagen.generate import GenerateConfig, GenerateWorker, make_plan
-from datagen.meshing import MeshConfig
+from datagen.config import (
+    GenerateConfig,
+    ImageConfig,
+    MeshConfig,
+    PanoHeadConfig,
+    ProceduralConfig,
+    RepairConfig,
+    SourceConfig,
+)
+from datagen.generate import GenerateWorker, make_plan
 from datagen.preview import Rejection
-from datagen.sources import SourceConfig
-from datagen.sources.panohead.head import PanoHeadConfig
-from datagen.sources.procedural import ProceduralConfig
 from jobs import pool
-from jobs.devices import check_device, require_device
-from jobs.pool import Event, PoolConfig, Unit
+from jobs.devices import require_device
+from jobs.pool import Event, Unit
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData, UserError
@@ -34,22 +36,6 @@ from manifests.verify import sha256_of, verify_shard
 
 ASIDE = "repair"
 """Folder of the dataset in which shards are made anew."""
-
-
-@dataclass(frozen=True)
-class RepairConfig:
-    """Make damaged shards anew, as the dataset's plan says, and prove them equal to what was lost."""
-
-    out: Positional[str]
-    """Folder or address of the dataset."""
-    weights: str = ""
-    """The generator's weights, if it has any, as `spinset generate` was given them."""
-    device: str = "cpu"
-    """Where the head source runs, the same kind as when the dataset was made: cpu, cuda, or cuda:N for the GPU of index N."""
-    pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
-
-    def __post_init__(self) -> None:
-        check_device(self.device, self.pool.gpus_per_worker)
 
 
 @dataclass(frozen=True)

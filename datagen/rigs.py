@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from geometry.cameras import FOCAL, RADIUS, Cameras, orbit
+from geometry.directions import FOCAL, RADIUS
 from manifests.draws import generator
 from manifests.errors import UserError
 
@@ -42,9 +42,6 @@ class Rig:
         azimuth = azimuth + self.azimuth_jitter * draw[0]
         elevation = elevation + self.elevation_jitter * draw[1]
         return (azimuth + 180) % 360 - 180, elevation.clip(-self.elevation_limit, self.elevation_limit)
-
-    def cameras(self, seed: int, identity: int) -> Cameras:
-        return orbit(*self.directions(seed, identity), self.radius, self.focal)
 
     def document(self) -> dict[str, Any]:
         """The rig as JSON values for a plan; the lens is left out where it is the usual one, as in plans of older versions."""

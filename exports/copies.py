@@ -4,7 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-from exports.pack import PackConfig, fill
+from exports.config import PackConfig
+from exports.pack import fill
 from manifests.dataset import Dataset
 from manifests.errors import damaged
 from manifests.keep import Keep

@@ -7,55 +7,23 @@ resumes: export.json says what the folder is going to be, and .done which identi
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from tyro.conf import Positional
-
 from exports.colmap import Colmap
+from exports.config import SHARDED, UNPACKED, ExportConfig
 from exports.copies import copy_shards
-from exports.croissant import croissant
 from exports.eg3d import Eg3d
-from exports.energon import energon
 from exports.facelift import Facelift
-from exports.huggingface import huggingface
 from exports.nerfstudio import Nerfstudio
 from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.keep import Keep, check_identities, choose, kept_identities
-
-HEADS = {"nerfstudio": Nerfstudio, "colmap": Colmap, "eg3d": Eg3d, "facelift": Facelift}
-"""Formats that unpack every picture."""
-SHARDS = {"huggingface": huggingface, "croissant": croissant, "energon": energon}
-"""Formats that are a spinset dataset with a few files more."""
+from manifests.keep import Keep, choose, kept_identities
 
 RECORD, DONE = "export.json", ".done"
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Copy a dataset in the format of another tool; the same command resumes it."""
-
-    out: Positional[str]
-    """Folder or address of the dataset."""
-    dest: Positional[str]
-    """Folder to make."""
-    format: str
-    """nerfstudio, colmap, eg3d, facelift, huggingface, croissant or energon."""
-    selection: str = ""
-    """What to export; everything that was made unless told."""
-    identities: str = ""
-    """A count, of the first that are kept, or a range of numbers such as 200:300; all unless told."""
-
-    def __post_init__(self) -> None:
-        if self.format not in {**HEADS, **SHARDS}:
-            raise UserError(f"--format is {self.format!r}; there are {', '.join([*HEADS, *SHARDS])}")
-        check_identities(self.identities)
-        if "://" in self.dest:
-            raise UserError(f"{self.dest} is an address; exports are made in a local folder, upload that")
 
 
 def export(config: ExportConfig) -> str:
@@ -66,7 +34,7 @@ def export(config: ExportConfig) -> str:
     """
     dataset, dest = Dataset(config.out), Path(config.dest).absolute()
     keep = choose(dataset, config.selection, config.identities)
-    layout = HEADS[config.format](dataset, keep, dest) if config.format in HEADS else None
+    layout = resolve_name(UNPACKED[config.format])(dataset, keep, dest) if config.format in UNPACKED else None
     record = _record(config, dataset, keep)
     partial = _claim(dest, record)
     if partial is None:
@@ -75,7 +43,7 @@ def export(config: ExportConfig) -> str:
         _write_heads(dataset, keep, layout, partial)
     else:
         copy = copy_shards(dataset, keep, partial)
-        for name, data in SHARDS[config.format](copy):
+        for name, data in resolve_name(SHARDED[config.format])(copy):
             _write(partial / name, [data])
     _write(partial / RECORD, [record])
     (partial / DONE).unlink(missing_ok=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from datagen.rigs import find_rig
 from exports.pictures import background_of, cameras_of, pinhole, rgba_png, rows
-from geometry.cameras import FOCAL, RADIUS, to_z_up
+from geometry.cameras import to_z_up
+from geometry.directions import FOCAL, RADIUS
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.keep import Keep, KeptIdentity

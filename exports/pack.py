@@ -1,37 +1,12 @@
 """`spinset pack`: the job over the shards of a pack."""
 
-from dataclasses import dataclass
-
-from tyro.conf import Positional
-
+from exports.config import PackConfig
 from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
-from manifests.errors import UserError
-from manifests.keep import Keep, check_identities, choose
+from manifests.keep import Keep, choose
 from manifests.pack import make_pack_plan, open_pack, write_pack
 from manifests.storage import Storage
-
-
-@dataclass(frozen=True)
-class PackConfig:
-    """Copy what a selection keeps to a dataset of its own, with shards of another size; the same command resumes it."""
-
-    out: Positional[str]
-    """Folder or address of the dataset."""
-    dest: Positional[str]
-    """Folder or address of the pack: empty, or the same pack unfinished."""
-    selection: str = ""
-    """What to keep; everything that was made unless told."""
-    identities: str = ""
-    """A count, of the first that are kept, or a range of numbers such as 200:300; all unless told."""
-    shard_mb: int = 500
-    """Size of a shard in MB, at most (one identity always fits)."""
-
-    def __post_init__(self) -> None:
-        check_identities(self.identities)
-        if self.shard_mb < 1:
-            raise UserError(f"--shard-mb is {self.shard_mb}; it must be at least 1")
 
 
 def pack(config: PackConfig) -> Dataset:

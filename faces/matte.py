@@ -1,7 +1,5 @@
 """Tells a head from its background: by the picture's own alpha, by a face parser, or by a background of one colour."""
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
@@ -16,20 +14,6 @@ UNIFORM = 0.5
 """The share of the upper and side borders that must have that colour."""
 LEAST = 0.02
 """The share of a picture that a head must fill."""
-
-
-@dataclass(frozen=True)
-class MatteConfig:
-    """How the background is found, of pictures without transparency."""
-
-    parser: str = ""
-    """Face-parsing weights: 79999_iter.pth of zllrunning's BiSeNet, or the same as safetensors."""
-    uniform: bool = False
-    """Take the background to be the one colour that the border of the picture has, instead of asking a parser."""
-
-    def __post_init__(self) -> None:
-        if self.parser and self.uniform:
-            raise UserError("--matte.parser and --matte.uniform are two ways to find the background; give one")
 
 
 def parsed_alpha(parser: BiSeNet, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:

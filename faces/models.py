@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from faces.alignment import Frame
+from faces.config import FaceConfig
 from faces.landmarks import crops
 from faces.pose import HeadPose, landmark_pose
 from faces.recogniser import ArcFace, Face, largest_face, load_arcface, load_detector, onnx_session
@@ -21,18 +22,6 @@ IDENTITY = 512
 """Numbers of an identity, as Arc2Face's text encoder reads them."""
 SIZES = [(128, 128), (640, 640)]
 """What the detector looks at, as insightface does: at 128 px it sees faces that fill the picture."""
-
-
-@dataclass(frozen=True)
-class FaceConfig:
-    """Where the face models are; an aligned picture needs none of them."""
-
-    models: str = ""
-    """Folder of an SCRFD detector (scrfd_10g_bnkps.onnx) and 1k3d68.onnx, such as insightface's antelopev2."""
-    arcface: str = ""
-    """The recogniser, Arc2Face's arcface.onnx; the arcface.onnx of the folder unless told."""
-    min_detection: float = 0.5
-    """What the detector must be sure of."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,47 +1,38 @@
 """Judges a head by a few small views before the rest of it is made, by the scorers and policies of whole datasets."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from filters.config import RejectConfig
 from filters.policy import Decisions, judge
-from filters.rows import identity_rows, wanted_views
 from filters.rules import PRESETS, Policy, read_policy
-from filters.scorer import Scorer, make_subject
-from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
-from filters.scorers.clip_janus import ClipConfig, ClipScorer
-from filters.scorers.image import ImageScorer
+from filters.scorer import Scorer, ScorerContext, identity_rows, prepare
+from filters.scorers import SCORERS
 from filters.select import check_requires, column_of, heads_of
 from geometry.cameras import orbit
 from manifests.errors import UserError
 from manifests.scores import Scores
-from weights.embedded import beyond_embedded
 from weights.files import absolute
 
 AZIMUTH = (0.0, 30.0, -30.0, 150.0, 180.0, -150.0)
 """Three frontal views, whose faces can be compared, and three of the back."""
 
 
+MEMBERS = frozenset({"rgb", "alpha"})
+"""Members of the small views; a normal map needs the mesh."""
+
+
 @dataclass(frozen=True)
-class RejectConfig:
-    """Look at six small views of each head first, and make no more of a head that fails a policy."""
+class EarlyRejection:
+    """A policy on six small views of each head, which decides whether the head is made (`datagen.preview.Rejection`)."""
 
-    policy: str = ""
-    """early, or a JSON file whose rules read the tables image, clip_janus and arcface; every head is made unless given."""
-    resolution: int = 128
-    """Of the views that are looked at."""
-    clip: ClipConfig = field(default_factory=ClipConfig)
-    arcface: ArcFaceConfig = field(default_factory=ArcFaceConfig)
-    allow_embedded: bool = False
-    """Let the embedded models judge heads that are not procedural; the plan of the dataset records it."""
-
-    def __post_init__(self) -> None:
-        if self.resolution < 32:
-            raise UserError(f"--reject.resolution is {self.resolution}; less than 32 pixels show no face")
+    config: RejectConfig
 
     def lineage(self, source: str) -> dict[str, Any]:
         """The policy, the views, and the scorers with the hashes of their weights, for heads of a source.
@@ -50,7 +41,7 @@ class RejectConfig:
             UserError: an embedded model does not know such heads, or the policy cannot judge such views, which is found out
                 on a blank one before any head is made.
         """
-        policy, document = read_policy(self.policy)
+        policy, document = read_policy(self.config.policy)
         scorers = self.scorers(policy, "cpu", source)
         for scorer in scorers:
             known = [f.name for f in scorer.columns]
@@ -59,47 +50,32 @@ class RejectConfig:
                     f"the scores of {scorer.table} have no column {unknown[0]!r}; they have {', '.join(known)}"
                 )
         check_requires(policy, {scorer.table: scorer.lineage for scorer in scorers})
-        EarlyJudge(policy, scorers, self.resolution)(*_blank(self.resolution))
-        return {"policy": document, "azimuth": AZIMUTH, "resolution": self.resolution,
+        EarlyJudge(policy, scorers, self.config.resolution)(*_blank(self.config.resolution))
+        return {"policy": document, "azimuth": AZIMUTH, "resolution": self.config.resolution,
                 "scorers": {s.table: asdict(s.lineage) for s in scorers}}  # fmt: skip
 
     def scorers(self, policy: Policy, device: str, source: str) -> list[Scorer]:
         """The scorers whose tables the policy reads; raises UserError for rules that need more than six views."""
-
-        def allowed(name: str, model: str) -> bool:
-            return beyond_embedded(
-                f"--reject.{name}.model", model, source, self.allow_embedded, "--reject.allow-embedded"
-            )
-
-        makers = {
-            "image": ImageScorer,
-            self.clip.table: lambda: ClipScorer(self.clip, device, allowed("clip", self.clip.model)),
-            self.arcface.table: lambda: ArcFaceScorer(self.arcface, device, allowed("arcface", self.arcface.model)),
-        }
-        if unknown := [table for table in policy.tables if table not in makers]:
-            raise UserError(
-                f"--reject.policy {self.policy} reads {unknown[0]}; before a head is made there are {', '.join(makers)}"
-            )
+        renamed = {"clip_janus": self.config.clip.table, "arcface": self.config.arcface.table}
+        names = {renamed.get(name, name): name for name in SCORERS}
+        context, scorers = ScorerContext(self.config, source, device, "--reject."), []
+        for table in policy.tables:
+            scorer = import_module(SCORERS[names[table]]).open_scorer(context) if table in names else None
+            if not isinstance(scorer, Scorer) or not MEMBERS.issuperset(scorer.members):
+                raise UserError(
+                    f"--reject.policy {self.config.policy} reads {table}; before a head is made only scorers of pictures can "
+                    "run"
+                )
+            scorers.append(scorer)
         if ranked := [rule.name for rule in policy.rules if rule.is_quantile]:
             raise UserError(
-                f"--reject.policy {self.policy}: rule {ranked[0]} ranks all heads; one at a time has no rank"
+                f"--reject.policy {self.config.policy}: rule {ranked[0]} ranks all heads; one at a time has no rank"
             )
-        return [makers[table]() for table in policy.tables]
+        return scorers
 
     def open(self, device: str, source: str) -> "EarlyJudge":
-        policy, _ = read_policy(self.policy)
-        return EarlyJudge(policy, self.scorers(policy, device, source), self.resolution)
-
-    @property
-    def asked(self) -> "RejectConfig | None":
-        """Itself, wherever a worker runs; nothing if no policy is given."""
-        return self.absolute() if self.policy else None
-
-    def absolute(self) -> "RejectConfig":
-        """The same, with paths that hold wherever a worker runs."""
-
-        policy = self.policy if self.policy in PRESETS else absolute(self.policy)
-        return replace(self, policy=policy, clip=self.clip.absolute(), arcface=self.arcface.absolute())
+        policy, _ = read_policy(self.config.policy)
+        return EarlyJudge(policy, self.scorers(policy, device, source), self.config.resolution)
 
 
 class EarlyJudge:
@@ -136,8 +112,16 @@ def _blank(resolution: int) -> tuple[dict[str, Any], pa.Table, dict[str, list[np
 
 def _scores(scorer: Scorer, row: dict[str, Any], views: pa.Table, pictures: dict[str, list[np.ndarray]]) -> Scores:
     """What a scorer says of one identity, as a table of it would hold."""
-    wanted = wanted_views(scorer, views)
-    own = {name: [pictures[name][i] for i in np.flatnonzero(wanted).tolist()] for name in scorer.members}
-    numbers = scorer.score(scorer.prepare(make_subject(row, views.filter(pa.array(wanted)), own)))
+    numbers = scorer.score(prepare(scorer, row, views, pictures))
     rows = identity_rows(scorer, row["identity"], views, numbers)
     return Scores(scorer.table, scorer.lineage, {f.name: f for f in scorer.columns}, rows)
+
+
+def open_rejection(config: RejectConfig) -> EarlyRejection | None:
+    """The rejection for workers in any folder; None if no policy is given."""
+    if not config.policy:
+        return None
+    policy = config.policy if config.policy in PRESETS else absolute(config.policy)
+    return EarlyRejection(
+        replace(config, policy=policy, clip=config.clip.absolute(), arcface=config.arcface.absolute())
+    )

@@ -116,16 +116,21 @@ class Policy:
         return found
 
 
+def policy_file(name: str) -> Path:
+    """The file of a preset, or the path of a JSON file; raises UserError if it is neither."""
+    path = Path(__file__).parent / "policies" / f"{name}.json" if name in PRESETS else Path(name)
+    if not path.is_file():
+        raise UserError(f"there is no policy {name!r}: it is neither a preset ({', '.join(PRESETS)}) nor a file")
+    return path
+
+
 def read_policy(name: str) -> tuple[Policy, dict[str, Any]]:
     """A preset or a JSON file, checked, and the document as it stands there.
 
     Raises:
         ValueError: neither of the two, or a document that is no policy; one line says where and why.
     """
-    preset = Path(__file__).parent / "policies" / f"{name}.json"
-    path = preset if name in PRESETS else Path(name)
-    if not path.is_file():
-        raise UserError(f"there is no policy {name!r}: it is neither a preset ({', '.join(PRESETS)}) nor a file")
+    path = policy_file(name)
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object_of)
     except json.JSONDecodeError as error:

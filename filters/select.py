@@ -1,7 +1,6 @@
 """Makes a selection: scores, a policy and people's decisions in; rows with reasons and a summary out."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tyro.conf import Positional
 
+from filters.config import SelectConfig
 from filters.decisions import Decision, place, read_decisions
 from filters.policy import Column, Decisions, Heads, Judgement, judge
 from filters.rules import Policy, read_policy
@@ -20,24 +19,6 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.scores import WHOLE, Lineage, Scores, open_scores, shard_hashes
 from manifests.selection import ROWS, read_selection, selection_file, write_selection
-
-
-@dataclass(frozen=True)
-class SelectConfig:
-    """Turn scores and a policy into a selection: which views and identities are used, and why the others are not."""
-
-    out: Positional[str]
-    """Folder or address of the dataset."""
-    policy: str = "gen3d-face"
-    """A preset (gen3d-face, spinmeround, diffportrait360) or a JSON file."""
-    name: str = ""
-    """The name of the selection; the policy's own unless told."""
-    diff: tuple[str, str] | None = None
-    """Make nothing; list what differs between two selections."""
-
-    def __post_init__(self) -> None:
-        if self.name and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):
-            raise UserError(f"--name is {self.name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RADIUS = 2.7
-FOCAL = 4.2647
+from geometry.directions import FOCAL, RADIUS
 
 _OPENGL_SIGNS = torch.tensor([1.0, -1.0, -1.0])
 """OpenCV camera axes in OpenGL's: y up instead of down, z towards the viewer instead of forward."""
@@ -109,11 +108,6 @@ def azimuth_elevation(c2w: Float[Tensor, "v 4 4"]) -> tuple[Float[Tensor, " v"],
     """Azimuth in (-180, 180] and elevation of camera positions seen from the origin, in degrees."""
     x, y, z = c2w[:, :3, 3].unbind(-1)
     return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
-
-
-def turned(azimuth: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
-    """How far views are turned from the front: 0 to 180 degrees."""
-    return np.abs((azimuth + 180) % 360 - 180)
 
 
 def to_opengl(cameras: Cameras) -> Float[Tensor, "v 4 4"]:

@@ -6,53 +6,41 @@ and its released code; the encoding is NeRF's with identity (3DiM).
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from geometry.cameras import FOCAL, RADIUS, focal_from_fov, from_view_rotation
+from geometry.cameras import focal_from_fov, from_view_rotation
+from geometry.directions import FOCAL, RADIUS
 from geometry.rays import rays
 
 RELEASED_FOV = 18.837
 
 
-@dataclass(frozen=True)
-class RayMaps:
-    """Which rays are encoded, and with how many octaves."""
+def ray_maps(
+    rotation: Float[Tensor, "v 3 3"],
+    cells: int,
+    mode: Literal["released", "geometric"],
+    origin_octaves: int,
+    direction_octaves: int,
+) -> Float[Tensor, "v c h w"]:
+    """The maps of views at a latent resolution, in single precision, with 6 + 6 (origin_octaves + direction_octaves) channels.
 
-    mode: Literal["released", "geometric"] = "released"
-    """released: what the released weights know, a consistent code but no geometry (see `released_rays`);
-    geometric: the true rays through the centres of the cells."""
-    origin_octaves: int = 15
-    direction_octaves: int = 8
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("released", "geometric"):
-            raise ValueError(f"ray mode is {self.mode!r}; it must be released or geometric")
-        for name in ("origin_octaves", "direction_octaves"):
-            if not 0 <= getattr(self, name) <= 16:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 16")
-
-    @property
-    def channels(self) -> int:
-        """Of a map; 144 as released."""
-        return 6 + 6 * (self.origin_octaves + self.direction_octaves)
-
-    def __call__(self, rotation: Float[Tensor, "v 3 3"], cells: int) -> Float[Tensor, "v c h w"]:
-        """The maps of views at a latent resolution, always in single precision."""
-        # Octave 14 makes 16384 times as much of an error, so half precision has no place here.
-        with torch.autocast(rotation.device.type, enabled=False):
-            rotation = rotation.float()
-            if self.mode == "released":
-                origins, directions = released_rays(rotation, cells)
-            else:
-                origins, directions = rays(from_view_rotation(rotation, RADIUS, FOCAL), cells)
-            spread = encode(origins, self.origin_octaves)[:, None, None].expand(-1, cells, cells, -1)
-            map = torch.cat([spread, encode(directions, self.direction_octaves)], dim=-1)
-        return map.permute(0, 3, 1, 2).contiguous()
+    Mode `released` encodes the rays that the released weights know (see `released_rays`), `geometric` the true rays through
+    the centres of the cells.
+    """
+    # Octave 14 makes 16384 times as much of an error, so half precision has no place here.
+    with torch.autocast(rotation.device.type, enabled=False):
+        rotation = rotation.float()
+        if mode == "released":
+            origins, directions = released_rays(rotation, cells)
+        else:
+            origins, directions = rays(from_view_rotation(rotation, RADIUS, FOCAL), cells)
+        spread = encode(origins, origin_octaves)[:, None, None].expand(-1, cells, cells, -1)
+        map = torch.cat([spread, encode(directions, direction_octaves)], dim=-1)
+    return map.permute(0, 3, 1, 2).contiguous()
 
 
 def encode(points: Float[Tensor, "*n 3"], octaves: int) -> Float[Tensor, "*n c"]:

@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,19 +12,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.torch import save
 from torch import Tensor
-from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from infer.outputs.write import DEFAULT, check_outputs, write_outputs
+from infer.config import HeadsConfig, PortraitConfig, ViewsConfig
+from infer.outputs.write import check_outputs, write_outputs
 from infer.photo import read_photo
-from infer.portrait import PortraitConfig, load_preprocessor
-from infer.sampler import INPAINT_STRENGTH, SamplerConfig, ViewSampler, model_folder, open_sampler
-from infer.views import ViewPlan, plan_views, ring
-from jobs.devices import check_device, require_device
+from infer.portrait import load_preprocessor
+from infer.sampler import ViewSampler, open_sampler
+from infer.views import ViewPlan, plan_views
+from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 from train.diffusion.precision import precision_line
 from train.networks.model import About, read_about
-from weights.embedded import RECOGNISER, is_embedded
+from weights.embedded import RECOGNISER, is_embedded, model_folder
 from weights.files import sha256
 
 IDENTITY = "identity"
@@ -34,97 +33,6 @@ DIMENSIONS = 512
 """Numbers of an identity embedding, as Arc2Face's text encoder reads them."""
 EXTRA_GUIDANCE_WITHOUT_PHOTO = 0.5
 """What is added to the model's guidance scale for heads without a photo. Source: SpinMeRound, 3.5 against 3."""
-
-
-@dataclass(frozen=True)
-class DirectionsConfig:
-    """From where heads are seen."""
-
-    views: int = 48
-    """So many evenly around the head; 48, 88 and 128 fill whole calls of the model."""
-    azimuths: tuple[float, ...] = ()
-    """These azimuths instead, in degrees from the photo."""
-    elevations: tuple[float, ...] = (0.0,)
-    """Every azimuth at each of these elevations."""
-
-    def __post_init__(self) -> None:
-        if self.views < 1 or not self.elevations:
-            raise UserError(f"--views is {self.views} and --elevations {self.elevations}; at least one view is needed")
-
-    @property
-    def of_views(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
-        """Azimuth and elevation of each view."""
-        azimuth = np.array(self.azimuths, np.float64) if self.azimuths else ring(self.views)
-        elevation = np.repeat(np.array(self.elevations, np.float64), len(azimuth))
-        return np.tile(azimuth, len(self.elevations)), elevation
-
-
-@dataclass(frozen=True)
-class FilesConfig:
-    """What is written."""
-
-    outputs: tuple[str, ...] = DEFAULT
-    """Any of images, sheet, gif, mp4, viewer (a page to turn the head by hand), nerfstudio, colmap, mesh and splat."""
-    fps: float = 24.0
-    """Views per second of films."""
-
-
-@dataclass(frozen=True)
-class ViewsConfig:
-    """Views all around a person, from one photo or several."""
-
-    model: Positional[str]
-    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
-    photos: Positional[tuple[str, ...]]
-    """The first is the front of the turn; one more needs --photo-azimuths."""
-    out: str
-    """Folder to write."""
-    photo_azimuths: tuple[float, ...] = ()
-    """How far each further photo is turned from the first, in degrees."""
-    directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
-    sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
-    portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
-    allow_embedded: bool = False
-    """Let --face.arcface be the embedded recogniser, of procedural heads, for a model that was trained with another."""
-    files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
-    pull: float = INPAINT_STRENGTH["released"]
-    """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
-
-    def __post_init__(self) -> None:
-        check_device(self.device)
-        if len(self.photo_azimuths) != max(len(self.photos) - 1, 0):
-            raise UserError(
-                f"{len(self.photos)} photos and {len(self.photo_azimuths)} --photo-azimuths; each but the first has one"
-            )
-        if len(self.photos) > 3:
-            raise UserError(f"{len(self.photos)} photos; a model takes up to 3")
-
-
-@dataclass(frozen=True)
-class HeadsConfig:
-    """New people from nothing, from an identity alone, or between two."""
-
-    model: Positional[str]
-    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
-    out: str
-    """Folder to write, with one folder for each head."""
-    heads: int = 1
-    identities: tuple[str, ...] = ()
-    """Files of identity embeddings as `views` writes them; heads from nothing without one, between them with two."""
-    directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=lambda: DirectionsConfig(8))
-    sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
-    files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
-    device: str = "cpu"
-    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
-
-    def __post_init__(self) -> None:
-        check_device(self.device)
-        if self.heads < 1 or len(self.identities) > 2:
-            raise UserError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
-        if len(self.identities) == 2 and self.heads < 2:
-            raise UserError("--heads is 1; between two identities there are at least 2, themselves")
 
 
 def views(config: ViewsConfig) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Preprocesses photos: one head, cropped as in the training data, over white, with its identity and its camera."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,10 +11,12 @@ from torch import Tensor
 from faces.alignment import SIZE, SMALLEST, cut, cut_over_white, ffhq_frame, in_cut, over_white
 from faces.bisenet import BiSeNet, load_bisenet
 from faces.landmarks import face_points, project
-from faces.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
-from faces.models import FaceConfig, FaceModels, load_face_models
+from faces.matte import emptiness, parsed_alpha, uniform_alpha
+from faces.models import FaceModels, load_face_models
 from faces.pose import refined, refusal
-from geometry.cameras import orbit, turned
+from geometry.cameras import orbit
+from geometry.directions import turned
+from infer.config import PortraitConfig
 from infer.photo import Photo
 from manifests.errors import UserError
 
@@ -22,26 +24,6 @@ RELIABLE_YAW = 45.0
 """Degrees of yaw above which a note says that the identity and the views are less reliable."""
 FACELESS_YAW = 90.0
 """Degrees of yaw above which a view shows no face."""
-
-
-@dataclass(frozen=True)
-class PortraitConfig:
-    """How photos become inputs of a model."""
-
-    aligned: bool = False
-    """Take the picture as it is, a square cut as PanoHead's renders and procedural heads are; no face is looked for."""
-    azimuth: float = 0.0
-    """Where the camera of an aligned picture stands, in degrees,"""
-    elevation: float = 0.0
-    """and how high."""
-    face: FaceConfig = field(default_factory=FaceConfig)
-    matte: MatteConfig = field(default_factory=MatteConfig)
-
-    def __post_init__(self) -> None:
-        if not abs(self.elevation) < 90:
-            raise UserError(f"--elevation is {self.elevation:g}; it must lie between -90 and 90 degrees")
-        if not self.aligned and (self.azimuth or self.elevation):
-            raise UserError("--azimuth and --elevation are those of an aligned picture; a photo's are measured")
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,8 @@ latents that earlier calls sampled, so nothing is decoded and encoded in between
 and its released sampling function.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from geometry.cameras import orbit
+from infer.config import INPAINT_STRENGTH, SamplerConfig
 from infer.views import HeadViews, SamplerCall, ViewPlan
 from jobs.devices import require_device
 from jobs.progress import step
@@ -27,43 +25,9 @@ from train.diffusion.objective import gaussian
 from train.diffusion.precision import autocast
 from train.diffusion.scene import Nothing, denoise, given_in, guided, start
 from train.networks.model import Model, load_model
-from weights.embedded import HEADS64
+from weights.embedded import model_folder
 
-SAMPLERS = {"euler": euler, "heun": heun}
-EMBEDDED_MODEL = "heads64"
-"""The name of the embedded model, which is accepted in the place of a folder."""
-INPAINT_STRENGTH = {"released": 6.103515625, "paper": 0.6103515625}
-"""How far the denoised image is moved towards the photo in each step of in-painting, as a share of their difference.
-
-2 a / (8 64 64) for a weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 latents; above 1 it goes beyond the photo."""
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How views are sampled."""
-
-    steps: int = 50
-    scale: float = 0.0
-    """Of guidance; the model's own unless told. The paper takes 3, and 3.5 for heads from an identity alone."""
-    sampler: str = "euler"
-    """euler, one evaluation a step as released, or heun, two."""
-    seed: int = 0
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"--steps is {self.steps}; it must be 1 or more")
-        # Compared so that NaN is refused, too.
-        if self.scale != 0 and not 1 <= self.scale < math.inf:
-            raise UserError(f"--scale is {self.scale:g}; it must be 1 or more, or 0 for the model's own")
-        if self.sampler not in SAMPLERS:
-            raise UserError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
-
-
-def model_folder(model: str) -> Path:
-    """The folder of a model, or of the embedded one by its name."""
-    return HEADS64 if model == EMBEDDED_MODEL else Path(model)
+SOLVERS = {"euler": euler, "heun": heun}
 
 
 def open_sampler(model: str, config: SamplerConfig, device: str) -> "ViewSampler":
@@ -186,7 +150,7 @@ class ViewSampler:
 
         levels = edm_levels(self.config.steps, most=sigma_max)
         with autocast(self.config.precision, device):
-            x = SAMPLERS[self.config.sampler](counted, start(noise, sigma_max, shared), levels)
+            x = SOLVERS[self.config.sampler](counted, start(noise, sigma_max, shared), levels)
         return given_in(scene, x)[0, len(call.given) :]
 
 

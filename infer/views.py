@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
-from geometry.cameras import Cameras, orbit, turned
+from geometry.cameras import Cameras, orbit
+from geometry.directions import turned
 from manifests.errors import UserError
 
 ANCHORS = (45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -122,22 +122,28 @@ def tar_sha256(dataset: Dataset, shard: int) -> str:
     return dataset.done(shard)["files"][".tar"]["sha256"]
 
 
-def gather(dataset: Dataset, table: str, lineage: Lineage) -> dict[int, str] | None:
-    """Write the whole table from its parts, without embeddings.
+class Gathered(NamedTuple):
+    """The outcome of gathering a table."""
 
-    Returns:
-        Why identities have NaN because their pictures do not decode; None, and nothing is written, if the parts of some
-        shard are missing.
-    """
-    shards = dataset.committed()
-    found = [current_part(dataset, table, shard, lineage) for shard in shards]
-    known = [about for about in found if about is not None]
-    if not shards or len(known) < len(shards):
-        return None
-    parts = [read_part(dataset, table, shard, numbers_only=True) for shard in shards]
-    unreadable = {int(k): reason for about in known for k, reason in about.get(UNREADABLE, {}).items()}
-    write_whole(dataset, table, pa.concat_tables(parts), lineage, unreadable)
-    return unreadable
+    lacking: list[int]
+    """Shards whose part is missing or out of date; if there are any, the whole table was not written."""
+    unreadable: dict[int, str]
+    """Why the scores of an identity are NaN, for those with a picture that does not decode."""
+
+
+def gather(dataset: Dataset, table: str, lineage: Lineage) -> Gathered:
+    """Write the whole table from its parts, without embeddings; nothing is written while the part of a shard is missing."""
+    found = Gathered([], {})
+    parts = []
+    for shard in dataset.committed():
+        if (about := current_part(dataset, table, shard, lineage)) is None:
+            found.lacking.append(shard)
+        elif not found.lacking:
+            found.unreadable.update((int(k), reason) for k, reason in about.get(UNREADABLE, {}).items())
+            parts.append(read_part(dataset, table, shard, numbers_only=True))
+    if parts and not found.lacking:
+        write_whole(dataset, table, pa.concat_tables(parts), lineage, found.unreadable)
+    return found
 
 
 def write_whole(

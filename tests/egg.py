@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datagen.generate import GenerateConfig, generate
+from datagen.config import GenerateConfig, MeshConfig, SourceConfig
+from datagen.generate import generate
 from datagen.heads import Views
-from datagen.meshing import MeshConfig
-from datagen.sources import SourceConfig
 from geometry.cameras import Cameras
 from geometry.rays import rays
 from jobs.pool import PoolConfig

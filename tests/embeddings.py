@@ -29,6 +29,6 @@ def write_embeddings(
         arrays = [pa.array(values.get(f.name, [None] * len(rows)), f.type) for f in table_schema(fields)]
         part = pa.table(arrays, schema=table_schema(fields))
         write_part(dataset, "arcface", shard, part, lineage, tar_sha256(dataset, shard))
-    assert gather(dataset, "arcface", lineage) == {}
+    assert gather(dataset, "arcface", lineage) == ([], {})
     means = vectors.astype(np.float32).mean(1)
     return means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -12,15 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_vae import write_vae
 
-from geometry.raymaps import RayMaps
 from manifests.dataset import Dataset
+from train.data.config import LoaderConfig
 from train.data.sampling import MultiView
-from train.data.stream import LoaderConfig
-from train.networks.identity import IdentityShape
-from train.networks.model import ModelShape
-from train.networks.unet import UNetShape
-from train.run.config import TrainConfig, ValidationConfig
-from train.run.optimizer import OptimizerConfig
+from train.networks.config import IdentityShape, ModelShape, RayMaps, UNetShape
+from train.run.config import OptimizerConfig, TrainConfig, ValidationConfig
 
 context = multiprocessing.get_context("forkserver")
 # What takes seconds to import is imported once, by the process from which all others are forked.

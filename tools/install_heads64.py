@@ -7,8 +7,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from manifests.errors import UserError
-from train.networks.model import FILE, UNET, VAE, load_model
-from train.networks.vae import WEIGHTS, vae_sha256
+from train.networks.config import FILE, WEIGHTS
+from train.networks.model import UNET, VAE, load_model
+from train.networks.vae import vae_sha256
 from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 

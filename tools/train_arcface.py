@@ -22,8 +22,8 @@ from tyro.conf import Positional
 
 from faces.landmarks import SIZE, crops, face_points, project
 from faces.recogniser import load_arcface
-from filters.scorers.arcface import ArcFaceConfig
-from geometry.cameras import turned
+from filters.config import ArcFaceConfig
+from geometry.directions import turned
 from manifests.dataset import Dataset
 from tools.examples import HELD_OUT, examples
 from weights.embedded import EMBEDDED

@@ -24,7 +24,7 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from filters.scorers.clip_janus import BACK, FRONT, load_clip
-from geometry.cameras import turned
+from geometry.directions import turned
 from manifests.dataset import Dataset
 from tools.examples import HELD_OUT, Example, examples
 from tools.train_arcface import area_under_curve

@@ -22,10 +22,11 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from train.data.batch import Batch
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.sampling import SingleView
 from train.diffusion.precision import autocast
-from train.networks.vae import WEIGHTS
+from train.networks.config import WEIGHTS
 from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 

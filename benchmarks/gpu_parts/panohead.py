@@ -15,14 +15,14 @@ from panohead import flops, peak_flops, release_sized
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from datagen.encode import ImageConfig
-from datagen.identity import Made, Recipe, make_identity
-from datagen.meshing import MeshConfig, density_grid, extract
+from datagen.config import ImageConfig, MeshConfig, PanoHeadConfig
+from datagen.identity import Made, Recipe, make_identity, rig_cameras
+from datagen.meshing import density_grid, extract
 from datagen.rigs import find_rig
 from datagen.sources.panohead.build import build
 from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
-from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
+from datagen.sources.panohead.head import PanoHead
 from datagen.sources.panohead.official import MAX_SEED
 from geometry.embree import EmbreeCaster
 from gpu_parts.common import Budget, Table, hottest, percent, seconds
@@ -65,7 +65,7 @@ def panohead(budget: Budget) -> Iterator[Table]:
     """PanoHead at full size: seconds per identity, exact and fast."""
     sizes, device = TOY if budget.toy else Sizes(), budget.device
     generator = tiny(device) if budget.toy else release_sized(device)
-    cameras = find_rig(sizes.rig, grid=True).cameras(SEED, 0)
+    cameras = rig_cameras(find_rig(sizes.rig, grid=True), SEED, 0)
     table = Table(
         f"Seconds of one identity on the device, {len(cameras)} views at {sizes.resolution} px, {sizes.mesh}^3 cells",
         ("precision", "head", "views", "views/s", "of peak", "density grid", "GB"),
@@ -121,7 +121,7 @@ def cpu_stages(generator: Generator, sizes: Sizes) -> tuple[float, float, float]
 
     torch.set_num_threads(1)
     head = RandomSource(generator, "fast").head(SEED)
-    camera = find_rig(sizes.rig, grid=True).cameras(SEED, 0)[:1]
+    camera = rig_cameras(find_rig(sizes.rig, grid=True), SEED, 0)[:1]
     begun = time.perf_counter()
     density_grid(head, sizes.mesh)
     between = time.perf_counter()

@@ -13,10 +13,12 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-from datagen.generate import GenerateConfig, GenerateWorker, make_plan
-from datagen.meshing import MeshConfig
+from datagen.config import GenerateConfig, MeshConfig
+from datagen.generate import GenerateWorker, make_plan
+from datagen.identity import rig_cameras
 from datagen.rigs import find_rig
-from filters.score import ScoreConfig, score
+from filters.config import ScoreConfig
+from filters.score import score
 from gpu_parts.common import Budget, Table
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
@@ -73,7 +75,7 @@ def make_heads(config: GenerateConfig, processes: int, duration: float) -> int:
     else:
         begun = time.monotonic()
         source = config.source.open("cpu")
-        source.head(config.seed).render(find_rig(config.rig).cameras(config.seed, 0), config.resolution)
+        source.head(config.seed).render(rig_cameras(find_rig(config.rig), config.seed, 0), config.resolution)
         each = 2 * (time.monotonic() - begun)  # its mesh, normals and encoding take about as long again
         shards = max(1, int(processes * duration / each) // config.identities_per_shard)
         plan = make_plan(replace(config, identities=shards * config.identities_per_shard), source)

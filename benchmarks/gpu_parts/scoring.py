@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import torch
 
-from datagen.encode import ImageConfig, encode_png, encode_rgb
+from datagen.config import ImageConfig
+from datagen.encode import encode_png, encode_rgb
 from faces.recogniser import load_arcface
 from gpu_parts.common import Budget, Table, seconds
 from gpu_parts.views import model_of

@@ -8,9 +8,8 @@ import torch
 from train_step import VIEWS, flops, inputs, ours
 
 from gpu_parts.common import Budget, Table, hottest, percent, seconds
-from train.networks.identity import IdentityShape
-from train.networks.model import ModelShape
-from train.networks.unet import UNetShape
+from train.networks.config import IdentityShape, ModelShape, UNetShape
+from train.networks.unet import new_network
 from train.run.log import PEAK
 from train.run.parallel import joined, spread
 
@@ -100,7 +99,7 @@ def step_of(
 ) -> Callable[[], None]:
     """A step as the trainer takes it."""
     scene, latents, nothing = inputs(shape, variant.scenes, cells, tokens, device)
-    network = shape.network().to(device)
+    network = new_network(shape).to(device)
     if variant.channels_last:
         network.to(memory_format=torch.channels_last)
     if variant.checkpointing:

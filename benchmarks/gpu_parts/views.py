@@ -9,10 +9,14 @@ from train_step import flops
 
 from gpu_parts.common import Budget, Table, percent, seconds
 from gpu_parts.training import TOY_SHAPE
-from infer.sampler import SamplerConfig, ViewSampler
+from infer.config import SamplerConfig
+from infer.sampler import ViewSampler
 from infer.views import plan_views, ring
-from train.networks.model import Model, ModelShape
+from train.networks.config import ModelShape
+from train.networks.identity import new_tokens
+from train.networks.model import Model
 from train.networks.sd15 import SD15_VAE_CONFIG
+from train.networks.unet import new_network
 from train.networks.vae import Vae
 from train.run.log import PEAK
 
@@ -29,7 +33,7 @@ def model_of(budget: Budget) -> Model:
         settings |= {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
     shape = TOY_SHAPE if budget.toy else ModelShape()
     vae: Any = AutoencoderKL(**settings).to(budget.device).eval()
-    network, tokens = shape.network().to(budget.device).eval(), shape.identity.build().to(budget.device)
+    network, tokens = new_network(shape).to(budget.device).eval(), new_tokens(shape.identity).to(budget.device)
     return Model(shape, network, tokens, Vae(vae, "", "", 0.18215, 8, 4))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import samples
 
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.sampling import RandomK
 from train.data.stream import Loader
 

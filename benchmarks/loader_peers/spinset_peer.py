@@ -12,7 +12,8 @@ from manifests.dataset import Dataset
 from manifests.index import Index, open_index
 from manifests.order import State
 from manifests.reader import Reader
-from train.data.loader import Batch, Loader, LoaderConfig
+from train.data.config import LoaderConfig
+from train.data.loader import Batch, Loader
 from train.data.loader import open_loader as opened
 
 VERSION = "this tree"

@@ -16,7 +16,7 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from faces.recogniser import load_arcface
-from geometry.cameras import turned
+from geometry.directions import turned
 from infer.evaluation.held_out import MAX_ELEVATION, StoredPeople, choose_people
 from infer.metrics.likeness import FaceEmbedder, cosines
 from infer.metrics.pixels import psnr, to_unit

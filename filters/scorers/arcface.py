@@ -4,7 +4,7 @@ Views whose face turns away have no embedding worth comparing: only the frontal 
 identity, or the score would rank cameras. Source: Gen3D-Face, section 3.2 (mean pairwise similarity).
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,51 +13,15 @@ from jaxtyping import Bool, Float, UInt8
 
 from faces.landmarks import SIZE, face_points, mirrored, project
 from faces.recogniser import crops_of, largest_face, load_arcface, load_detector
-from filters.scorer import Columns, Subject
-from geometry.cameras import turned
-from manifests.errors import UserError
+from filters.config import ArcFaceConfig
+from filters.scorer import Columns, ScorerContext, Subject
+from geometry.directions import turned
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 from weights.embedded import RECOGNISER
-from weights.files import absolute, existing, sha256
+from weights.files import existing, sha256
 
 FAR = 60.0
 """Degrees of azimuth between views in which a person who changes with azimuth looks like two."""
-
-
-@dataclass(frozen=True)
-class ArcFaceConfig:
-    """Which recogniser is asked, about which views."""
-
-    model: str = ""
-    """A local .onnx of 112-pixel crops to embeddings, such as glintr100.onnx. By default the embedded recogniser,
-    which judges procedural heads only."""
-    detector: str = ""
-    """A local SCRFD .onnx that finds faces; without it the known cameras say where a face must be."""
-    max_turn: float = 60.0
-    """The frontal cone: views turned less than this (degrees)"""
-    max_elevation: float = 30.0
-    """and no more than this above or below."""
-    min_views: int = 3
-    """An identity with fewer embeddings in the cone gets NaN."""
-    back_turn: float = 120.0
-    """Views turned more than this are tested for the mirror image of the face."""
-    min_detection: float = 0.5
-    """What the detector must be sure of."""
-    table: str = "arcface"
-    """The table to write; give another name to keep the scores of several recognisers."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_turn < self.back_turn <= 180:
-            raise UserError(
-                f"--arcface.max-turn is {self.max_turn:g} and --arcface.back-turn {self.back_turn:g}; "
-                "the cone must end before the back begins, within 180 degrees"
-            )
-        if self.min_views < 2:
-            raise UserError(f"--arcface.min-views is {self.min_views}; a pair needs 2 views or more")
-
-    def absolute(self) -> "ArcFaceConfig":
-        """The same, with paths that hold wherever a worker runs."""
-        return replace(self, model=absolute(self.model), detector=absolute(self.detector))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,3 +118,9 @@ class ArcFaceScorer:
             numbers["mirror_cosine"] = (back @ front.T).max()
         rate = count / faces.in_cone.sum() if faces.in_cone.any() else np.nan
         return {"embedding": embedding, "agreement": agreement, **numbers, "detections": count, "detection_rate": rate}
+
+
+def open_scorer(context: ScorerContext) -> ArcFaceScorer:
+    """The scorer with the recogniser of the options, or the embedded one."""
+    config = context.options.arcface
+    return ArcFaceScorer(config, context.device, context.beyond_embedded("arcface.model", config.model))

@@ -5,7 +5,7 @@ Source: Gen3D-Face, section 3.2 (zero-shot classification by "back of human head
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +16,17 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from filters.scorer import Columns, Subject
-from geometry.cameras import turned
+from filters.config import ClipConfig
+from filters.scorer import Columns, ScorerContext, Subject
+from geometry.directions import turned
 from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
 from manifests.scores import VIEW, Lineage, column
 from weights.embedded import CLIP
-from weights.files import absolute, existing, sha256
+from weights.files import existing, sha256
 
 FRONT, BACK = "human front face", "back of human head"
 BATCH = 64
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """Which CLIP is asked, and what."""
-
-    model: str = ""
-    """A model name of open_clip, such as ViT-L-14-quickgelu for OpenAI's weights, with --clip.checkpoint; or
-    local-dir:FOLDER in open_clip's own format. By default the embedded model, which judges procedural heads only."""
-    checkpoint: str = ""
-    """The weights of a named model: a local .safetensors or .pt file."""
-    templates: tuple[str, ...] = ()
-    """More prompts per class, such as "a photo of the {}"; a class is then the mean of its prompts, in more columns."""
-    min_turn: float = 90.0
-    """Views turned less than this from the front (degrees) are not looked at."""
-    table: str = "clip_janus"
-    """The table to write; give another name to keep the scores of several models."""
-
-    def __post_init__(self) -> None:
-        if bad := [t for t in self.templates if t.count("{}") != 1]:
-            raise UserError(f"--clip.templates holds {bad[0]!r}; a template has one {{}} where the class goes")
-        if not 0 <= self.min_turn <= 180:
-            raise UserError(f"--clip.min-turn is {self.min_turn:g}; it must be between 0 and 180 degrees")
-        if self.model.startswith("hf-hub:"):
-            raise UserError(f"--clip.model is {self.model!r}; weights are never downloaded, give local-dir:FOLDER")
-
-    def absolute(self) -> "ClipConfig":
-        """The same, with paths that hold wherever a worker runs."""
-        kind, _, folder = self.model.partition(":")
-        model = f"{kind}:{absolute(folder)}" if folder else self.model
-        return replace(self, model=model, checkpoint=absolute(self.checkpoint))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,3 +145,9 @@ class ClipScorer:
             return {f.name: np.empty(0, np.float32) for f in self.columns}
         cosines = (self.clip.pictures(prepared) @ self.classes.T).numpy()
         return {f.name: cosines[:, i] for i, f in enumerate(self.columns)}
+
+
+def open_scorer(context: ScorerContext) -> ClipScorer:
+    """The scorer with the CLIP of the options, or the embedded one."""
+    config = context.options.clip
+    return ClipScorer(config, context.device, context.beyond_embedded("clip.model", config.model))

@@ -1,11 +1,12 @@
 """Finds heads that are the same person twice: frontal embeddings compared across the whole dataset, after arcface."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
 
+from filters.scorer import ScorerContext
 from manifests.dataset import Dataset
 from manifests.embeddings import mean_embeddings
 from manifests.errors import UserError
@@ -32,21 +33,29 @@ COLUMNS = (
 )
 
 
-def score_duplicates(dataset: Dataset, arcface: str) -> None:
-    """Write the table duplicates from the embeddings in the table of arcface.
+@dataclass(frozen=True)
+class DuplicatesScorer:
+    """For each identity, the most similar other one by the mean embeddings of an arcface table."""
 
-    Raises:
-        ValueError: that table is missing or does not cover all shards.
-    """
-    try:
-        scores = open_scores(dataset, arcface, shard_hashes(dataset))
-    except ValueError as error:
-        raise UserError(f"duplicates compares the embeddings of {arcface}: {error}") from None
-    identity, means = mean_embeddings(dataset, arcface)
-    cosine, nearest, earlier = nearest_others(means)
-    own = {"cosine": cosine, "nearest": np.where(nearest >= 0, identity[nearest], -1), "earlier_cosine": earlier}
-    lineage = Lineage("duplicates", 1, scores.lineage.weights_sha256, {"arcface": asdict(scores.lineage)})
-    write_whole(dataset, "duplicates", _rows(scores, identity, own), lineage)
+    reads: str
+    table: str = "duplicates"
+
+    def score_dataset(self, dataset: Dataset) -> None:
+        """Write the table; raises UserError if the arcface table is missing or does not cover all shards."""
+        try:
+            scores = open_scores(dataset, self.reads, shard_hashes(dataset))
+        except ValueError as error:
+            raise UserError(f"duplicates compares the embeddings of {self.reads}: {error}") from None
+        identity, means = mean_embeddings(dataset, self.reads)
+        cosine, nearest, earlier = nearest_others(means)
+        own = {"cosine": cosine, "nearest": np.where(nearest >= 0, identity[nearest], -1), "earlier_cosine": earlier}
+        lineage = Lineage("duplicates", 1, scores.lineage.weights_sha256, {"arcface": asdict(scores.lineage)})
+        write_whole(dataset, self.table, _rows(scores, identity, own), lineage)
+
+
+def open_scorer(context: ScorerContext) -> DuplicatesScorer:
+    """The scorer of the arcface table that the options name."""
+    return DuplicatesScorer(context.options.arcface.table)
 
 
 def nearest_others(

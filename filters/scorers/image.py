@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from filters.scorer import Columns, Subject, all_views
+from filters.scorer import Columns, ScorerContext, Subject, all_views
 from filters.scorers.silhouette import border, fog, reduce, sharpness
-from geometry.cameras import turned
+from geometry.directions import turned
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 FRONT, BACK = 60.0, 120.0
@@ -37,6 +37,11 @@ class ImageScorer:
 
     def score(self, prepared: Columns) -> Columns:
         return prepared
+
+
+def open_scorer(context: ScorerContext) -> ImageScorer:
+    """The scorer, which has no options."""
+    return ImageScorer()
 
 
 def measure_pictures(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from filters.scorer import Columns, Subject, all_views
+from filters.scorer import Columns, ScorerContext, Subject, all_views
 from filters.scorers.silhouette import facet, iou, islands, reduce, top_chord
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
@@ -46,6 +46,11 @@ class MeshScorer:
 
     def score(self, prepared: Columns) -> Columns:
         return prepared
+
+
+def open_scorer(context: ScorerContext) -> MeshScorer:
+    """The scorer, which has no options."""
+    return MeshScorer()
 
 
 def measure_surface(

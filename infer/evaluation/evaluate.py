@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float32
 
-from faces.models import FaceConfig, load_face_models
+from faces.config import FaceConfig
+from faces.models import load_face_models
+from infer.config import EvaluateConfig, PortraitConfig, SamplerConfig
 from infer.evaluation.config import (
-    EvaluateConfig,
     check_embedded,
     folder_fingerprint,
     metric_settings,
@@ -42,15 +43,15 @@ from infer.evaluation.report import EvaluationReport, save_strip, strip
 from infer.evaluation.results import TRUTH, Row, RowFile, measure_all, results_of, save_features
 from infer.metrics.likeness import FaceEmbedder
 from infer.metrics.pixels import to_unit
-from infer.portrait import PhotoPreprocessor, Portrait, PortraitConfig
-from infer.sampler import SamplerConfig, ViewSampler, model_folder, open_sampler
+from infer.portrait import PhotoPreprocessor, Portrait
+from infer.sampler import ViewSampler, open_sampler
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.diffusion.precision import resolve_precision
-from train.networks.identity import EMBEDDING
+from train.networks.config import EMBEDDING
 from train.networks.model import About
-from weights.embedded import RECOGNISER
+from weights.embedded import RECOGNISER, model_folder
 from weights.files import sha256
 
 MODEL, COPY, NEAREST = "model", "copy", "nearest"

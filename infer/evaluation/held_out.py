@@ -11,7 +11,8 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from faces.landmarks import face_points
-from geometry.cameras import Cameras, turned
+from geometry.cameras import Cameras
+from geometry.directions import turned
 from infer.evaluation.protocols import EvaluationProtocol
 from infer.photo import Photo
 from manifests.dataset import Dataset

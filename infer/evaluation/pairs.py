@@ -12,7 +12,8 @@ from torch import Tensor
 
 from faces.alignment import over_white
 from geometry.cameras import orbit
-from infer.evaluation.config import EvaluateConfig, check_embedded, metric_settings, open_detector, open_faces
+from infer.config import EvaluateConfig
+from infer.evaluation.config import check_embedded, metric_settings, open_detector, open_faces
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.measure import PictureEmbedder, measure, open_metrics, true_views
 from infer.evaluation.methods import EvaluatedViews

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Name = Literal["spinmeround", "gen3d-face", "diffportrait360"]
+from infer.config import ProtocolName
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PaperTable:
 class EvaluationProtocol:
     """How one paper measures."""
 
-    name: Name
+    name: ProtocolName
     identities: int
     """The number of held-out people, or all of them if there are fewer."""
     input_turn: float

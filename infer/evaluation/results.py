@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from safetensors.numpy import load_file
 
-from geometry.cameras import turned
+from geometry.directions import turned
 from infer.evaluation.measure import AGREEMENT, FACE_METRICS, VIEW_METRICS
 from infer.evaluation.protocols import better
 from infer.metrics.figures import Figure, mean_figure

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geometry.cameras import turned
+from geometry.directions import turned
 from infer.metrics.figures import Figure
 from infer.metrics.metric_weights import INCEPTION, read_weights
 from infer.metrics.pixels import check_range

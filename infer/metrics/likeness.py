@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, UInt8
 
 from faces.landmarks import face_points, project
 from faces.recogniser import ArcFace, crops_of, largest_face
-from geometry.cameras import Cameras, azimuth_elevation, turned
+from geometry.cameras import Cameras, azimuth_elevation
+from geometry.directions import turned
 from infer.metrics.figures import Figure, mean_figure
 
 DLIB_DISTANCE = 0.6

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from PIL import Image
 from torch import Tensor
 
-from geometry.cameras import turned
+from geometry.directions import turned
 from infer.outputs.pictures import level_ring, rings
 from infer.views import HeadViews, to_bytes
 from pages.page import render

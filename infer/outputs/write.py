@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from infer.config import DEFAULT, OUTPUTS
 from infer.outputs.camera_files import colmap, nerfstudio
 from infer.outputs.pictures import encode_png, gif, mp4, png_files, sheet
 from infer.outputs.splat import check_splat, splats
@@ -15,8 +16,6 @@ from jobs.progress import step
 from manifests.errors import UserError
 from manifests.storage import Storage
 
-OUTPUTS = ("images", "sheet", "gif", "mp4", "viewer", "nerfstudio", "colmap", "mesh", "splat")
-DEFAULT = ("images", "sheet", "gif", "mp4", "viewer")
 SURFACE_OUTPUTS = ("nerfstudio", "colmap", "mesh", "splat")
 """Outputs that use a surface."""
 RECORD = "turn.json"

@@ -16,13 +16,13 @@ import torch
 from egg import EggConfig, egg_job
 from PIL import Image
 
+from datagen.config import MeshConfig, SourceConfig
 from datagen.generate import generate, make_plan
-from datagen.meshing import MeshConfig
-from datagen.sources import SourceConfig
 from datagen.sources.panohead.head import PanoHeadSource
 from datagen.sources.procedural import ProceduralSource
-from exports.export import ExportConfig, export
-from exports.pack import PackConfig, pack
+from exports.config import ExportConfig, PackConfig
+from exports.export import export
+from exports.pack import pack
 from geometry.cameras import azimuth_elevation
 from geometry.normals import decode_normals
 from jobs.pool import PoolConfig

@@ -8,9 +8,11 @@ import torch
 from egg import EggSource
 
 from datagen import meshing
-from datagen.meshing import MeshConfig, clean, density_grid, extract, marching_cubes
+from datagen.config import MeshConfig, ProceduralConfig
+from datagen.identity import rig_cameras
+from datagen.meshing import clean, density_grid, extract, marching_cubes
 from datagen.rigs import RIGS, find_rig
-from datagen.sources.procedural import ProceduralConfig, ProceduralSource
+from datagen.sources.procedural import ProceduralSource
 from geometry.look import look
 from geometry.meshes import Mesh
 from manifests.errors import UserError
@@ -163,7 +165,7 @@ def test_vertices_project_onto_the_alpha_mask(rig):
     """Within a pixel in every rig, and the silhouettes of mesh and picture are the same."""
     head, resolution = EggSource({}).head(3), 128
     mesh, _ = extract(head, MeshConfig(128))
-    cameras = find_rig(rig).cameras(0, 0)[::7]
+    cameras = rig_cameras(find_rig(rig), 0, 0)[::7]
     alpha = head.render(cameras, resolution).alpha.numpy() > 0.5
     projected = cameras.project(torch.from_numpy(mesh.vertices), resolution)[..., :2].numpy()
     for mask, pixels, surface in zip(alpha, projected, look(mesh, cameras, resolution), strict=True):

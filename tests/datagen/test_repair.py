@@ -9,10 +9,9 @@ import pytest
 from egg import egg_job
 from small import small_plan, write_shard
 
-from datagen.encode import ImageConfig
-from datagen.generate import GenerateConfig, GenerateWorker, generate, make_plan
-from datagen.meshing import MeshConfig
-from datagen.repair import ASIDE, RepairConfig, _given_up, _RepairWorker, repair
+from datagen.config import GenerateConfig, ImageConfig, MeshConfig, RepairConfig
+from datagen.generate import GenerateWorker, generate, make_plan
+from datagen.repair import ASIDE, _given_up, _RepairWorker, repair
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 from manifests.plan import write_plan

@@ -7,7 +7,8 @@ import pytest
 from egg import egg_job
 
 from datagen.generate import generate
-from exports.export import ExportConfig, export
+from exports.config import ExportConfig
+from exports.export import export
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.selection import ROWS, write_selection

@@ -12,16 +12,17 @@ from PIL import Image
 
 from datagen.encode import encode_png
 from exports import export as job
-from exports.export import HEADS, SHARDS, ExportConfig, export
+from exports.config import SHARDED, UNPACKED, ExportConfig, PackConfig
+from exports.export import export
 from exports.huggingface import BIASES
-from exports.pack import PackConfig, pack
+from exports.pack import pack
 from exports.pictures import background_of, rgba_png
 from manifests.dataset import Dataset
 from manifests.verify import verify
 
 from .conftest import make
 
-FORMATS = [name for name in (*HEADS, *SHARDS) if name != "facelift"]
+FORMATS = [name for name in (*UNPACKED, *SHARDED) if name != "facelift"]
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -75,7 +76,7 @@ def test_what_a_crash_cut_is_made_again(eggs, exported, tmp_path, monkeypatch):
 @pytest.mark.parametrize("format", FORMATS)
 def test_only_what_was_selected_is_there(exported, format):
     names = " ".join(files(exported(format)))
-    if format in HEADS:
+    if format in UNPACKED:
         assert "0000000" in names and "0000002" in names and "0000001" not in names
     else:
         copy = Dataset(str(exported(format)))

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from datagen.rigs import RIGS, Rig
-from exports.export import ExportConfig, export
+from exports.config import ExportConfig
+from exports.export import export
 from exports.pictures import cameras_of
 from exports.points import read_mesh
 from manifests.dataset import Dataset

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from faces.bisenet import BiSeNet, Trunk, load_bisenet
-from faces.matte import MatteConfig, emptiness, parsed_alpha, uniform_alpha
+from faces.config import MatteConfig
+from faces.matte import emptiness, parsed_alpha, uniform_alpha
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

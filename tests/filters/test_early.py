@@ -10,10 +10,9 @@ from egg import egg_job
 from datagen.estimate import estimate
 from datagen.generate import generate
 from datagen.preview import Judge, Rejection
-from filters.early import RejectConfig
+from filters.config import ArcFaceConfig, ClipConfig, RejectConfig
+from filters.early import EarlyRejection, open_rejection
 from filters.rules import read_policy
-from filters.scorers.arcface import ArcFaceConfig
-from filters.scorers.clip_janus import ClipConfig
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from manifests.plan import PlanMismatch
@@ -34,9 +33,9 @@ def coverage(limit: float) -> dict:
 
 
 @pytest.fixture
-def half(tmp_path) -> RejectConfig:
+def half(tmp_path) -> EarlyRejection:
     """Rejects the larger of the eggs."""
-    return RejectConfig(policy(tmp_path, coverage(0.45)), resolution=64)
+    return EarlyRejection(RejectConfig(policy(tmp_path, coverage(0.45)), resolution=64))
 
 
 def test_what_fails_is_filtered_and_the_rest_is_the_same(tmp_path, half):
@@ -91,7 +90,7 @@ def test_models_judge_too(tmp_path, tiny_clip, tiny_arcface):
         ),
         64, ClipConfig(f"local-dir:{tiny_clip}"), ArcFaceConfig(str(tiny_arcface)),
     )  # fmt: skip
-    made = generate(egg_job(str(tmp_path / "heads"), INLINE), config)
+    made = generate(egg_job(str(tmp_path / "heads"), INLINE), EarlyRejection(config))
     assert {row["reason"] for row in made.all_identities.to_pylist()} == {"drift: arcface.mean_cosine below 1.5"}
     weights = {name: made["weights_sha256"] for name, made in made.plan.settings["rejection"]["scorers"].items()}
     assert set(weights) == {"clip_janus", "arcface"} and all(weights.values())
@@ -101,7 +100,7 @@ def test_limits_that_belong_to_other_weights_are_refused(tmp_path):
     file = tmp_path / "policy.json"
     file.write_text(json.dumps({"name": "mine", "rules": [coverage(0.5)], "requires": {"image": {"version": 99}}}))
     with pytest.raises(ValueError, match="belong to image with version 99"):
-        RejectConfig(str(file)).lineage("procedural")
+        EarlyRejection(RejectConfig(str(file))).lineage("procedural")
 
 
 def test_it_is_what_generate_asks_for(half):
@@ -112,17 +111,18 @@ def test_it_is_what_generate_asks_for(half):
 def test_paths_hold_wherever_a_worker_runs(tmp_path, monkeypatch, tiny_clip):
     monkeypatch.chdir(tmp_path)
     Path("mine.json").write_text("{}")
-    moved = RejectConfig("mine.json", clip=ClipConfig(f"local-dir:{tiny_clip}")).absolute()
+    rejection = open_rejection(RejectConfig("mine.json", clip=ClipConfig(f"local-dir:{tiny_clip}")))
+    moved = rejection.config
     assert moved.policy == str(tmp_path / "mine.json")
     assert asdict(moved.clip) == asdict(ClipConfig(f"local-dir:{tiny_clip}"))
     (tmp_path / "early").mkdir()
-    assert RejectConfig("early").absolute().policy == "early"
+    assert open_rejection(RejectConfig("early")).config.policy == "early"
 
 
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        ({"name": "x", "score": "mesh.islands", "max": 1.0, "drop": "view"}, "reads mesh; before a head is made"),
+        ({"name": "x", "score": "mesh.islands", "max": 1.0, "drop": "view"}, "reads mesh; before a head is made only"),
         ({"name": "x", "score": "image.fog", "keep_top": 0.5, "drop": "view"}, "rule x ranks all heads"),
         ({"name": "x", "score": "image.nothing", "max": 1.0, "drop": "view"}, "nothing"),
         ({"name": "x", "score": "image.back_sharpness", "max": 1.0, "drop": "view"}, "is a score of identities"),
@@ -131,7 +131,7 @@ def test_paths_hold_wherever_a_worker_runs(tmp_path, monkeypatch, tiny_clip):
 )  # fmt: skip
 def test_policies_that_need_more_than_a_look_are_one_line(tmp_path, rule, says):
     with pytest.raises(ValueError, match=says):
-        generate(egg_job(str(tmp_path / "heads"), INLINE), RejectConfig(policy(tmp_path, rule)))
+        generate(egg_job(str(tmp_path / "heads"), INLINE), EarlyRejection(RejectConfig(policy(tmp_path, rule))))
     assert not (tmp_path / "heads" / "dataset.json").exists()
 
 
@@ -140,19 +140,22 @@ def test_embedded_models_reject_procedural_heads_only(tmp_path):
     with pytest.raises(
         UserError, match=r"these are egg: give weights with --reject.clip.model, or --reject.allow-embed"
     ):
-        generate(job, RejectConfig("early"))
+        generate(job, EarlyRejection(RejectConfig("early")))
     with pytest.raises(UserError, match=r"these are egg: give weights with --reject.clip.model"):
-        estimate(job, 2, RejectConfig("early"))
+        estimate(job, 2, EarlyRejection(RejectConfig("early")))
     assert not (tmp_path / "heads").exists()
-    plan = generate(replace(job, identities=1), RejectConfig("early", allow_embedded=True)).plan
+    plan = generate(replace(job, identities=1), EarlyRejection(RejectConfig("early", allow_embedded=True))).plan
     assert plan.settings["rejection"]["scorers"]["clip_janus"]["settings"]["allow_embedded"] is True
-    assert "allow_embedded" not in RejectConfig("early").lineage("procedural")["scorers"]["clip_janus"]["settings"]
+    assert (
+        "allow_embedded"
+        not in EarlyRejection(RejectConfig("early")).lineage("procedural")["scorers"]["clip_janus"]["settings"]
+    )
 
 
 def test_a_preset_s_limits_belong_to_weights(tiny_clip):
     config = RejectConfig("early", clip=ClipConfig(f"local-dir:{tiny_clip}"))
     with pytest.raises(UserError, match="limits of policy early belong to clip_janus with weights_sha256 '1d0b"):
-        config.lineage("egg")
+        EarlyRejection(config).lineage("egg")
 
 
 def test_a_preview_too_small_to_show_a_face_is_one_line():

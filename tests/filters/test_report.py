@@ -11,9 +11,10 @@ import pytest
 from egg import Egg, EggConfig, EggSource, egg_job
 
 from datagen.generate import generate
+from filters.config import ScoreConfig, SelectConfig
 from filters.report import histogram, sections
-from filters.score import ScoreConfig, score
-from filters.select import SelectConfig, select
+from filters.score import score
+from filters.select import select
 from jobs.pool import PoolConfig
 from pages.page import page
 

@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
+from filters.config import ClipConfig
 from filters.rules import PRESETS, Sector, Softmax, parse_policy, read_policy
-from filters.scorers.clip_janus import ClipConfig, ClipScorer
+from filters.scorers.clip_janus import ClipScorer
 from filters.scorers.image import ImageScorer
 from filters.scorers.mesh import MeshScorer
 from manifests.errors import UserError

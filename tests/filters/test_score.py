@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,12 +19,14 @@ from PIL import Image
 from small import small_plan, write_shard
 
 from datagen.generate import generate
+from filters.config import ArcFaceConfig, ClipConfig, RejectConfig, ScoreConfig, SelectConfig
+from filters.early import EarlyRejection
 from filters.rules import read_policy
-from filters.score import ScoreConfig, open_scorers, score, score_shard
+from filters.score import open_scorers, score, score_shard
 from filters.scorer import all_views
-from filters.scorers.arcface import ArcFaceConfig
-from filters.scorers.clip_janus import ClipConfig
-from filters.select import SelectConfig, select
+from filters.scorers import SCORERS
+from filters.scorers.duplicates import COLUMNS as DUPLICATES
+from filters.select import select
 from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
@@ -140,7 +143,7 @@ def test_a_policy_runs_on_real_tables_and_a_preset_on_those_of_its_weights_only(
 
 def test_an_identity_that_kills_its_workers_gets_nan(config, eggs, tmp_path):
     beside = ThreadPoolExecutor(1)
-    scorers = [s for s in open_scorers(config, "egg") if s.table in ("mesh", "arcface")]
+    scorers, _ = open_scorers(replace(config, scorers=("mesh", "arcface")), "egg")
     kept = eggs.storage.read(part_file("mesh", 0)), eggs.storage.read(part_file("arcface", 0))
     list(score_shard(eggs, Unit(0, {1: "it died"}), scorers, beside, ahead=2))
     mesh, arcface = read_part(eggs, "mesh", 0), read_part(eggs, "arcface", 0)
@@ -176,9 +179,10 @@ def test_embedded_models_judge_procedural_heads_only(eggs, tmp_path, capsys):
 
 
 def test_the_override_leaves_no_trace_where_it_is_not_needed(config):
-    tables = open_scorers(replace(config, allow_embedded=True), "egg")
-    tables += open_scorers(ScoreConfig("out", allow_embedded=True), "procedural")
-    assert all("allow_embedded" not in scorer.lineage.settings for scorer in tables)
+    scorers, _ = open_scorers(replace(config, allow_embedded=True), "egg")
+    scorers += open_scorers(ScoreConfig("out", allow_embedded=True), "procedural")[0]
+    assert len(scorers) == 8
+    assert all("allow_embedded" not in scorer.lineage.settings for scorer in scorers)
 
 
 def damage(dataset: Dataset, member: str) -> bytes:
@@ -242,6 +246,43 @@ def test_duplicates_needs_arcface(tmp_path):
         ValueError, match="duplicates compares the embeddings of arcface: there are no scores of 'arcface'"
     ):
         score(ScoreConfig(dataset.storage.url, scorers=("duplicates",), pool=INLINE))
+
+
+def test_a_new_scorer_is_one_file_and_one_line(tmp_path, monkeypatch, capsys):
+    """The line is enough for `score`, a policy of `select`, early rejection and the messages of the command line."""
+    monkeypatch.setitem(SCORERS, "brightness", "brightness")
+    policy = tmp_path / "bright.json"
+    rule = {"name": "bright", "score": "brightness.mean", "min": 2}
+    policy.write_text(json.dumps({"name": "bright", "rules": [rule]}))
+    dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=2))
+    assert main(["score", dataset.storage.url, "--inline", "--scorers", "brightness"]) == 0
+    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in dataset.members(0, "rgb")]
+    found = open_scores(dataset, "brightness", shard_hashes(dataset)).numbers("brightness")[0]
+    np.testing.assert_allclose(found[: len(pictures)], [p.mean() / 255 for p in pictures], rtol=1e-6)
+    assert main(["select", dataset.storage.url, "--policy", str(policy)]) == 0
+    assert "bright: brightness.mean below 2: 2 of 2 identities fail" in capsys.readouterr().out
+    early = generate(egg_job(str(tmp_path / "early"), INLINE, identities=1), EarlyRejection(RejectConfig(str(policy))))
+    assert early.all_identities.to_pylist()[0]["reason"] == "bright: brightness.mean below 2"
+    assert main(["score", dataset.storage.url, "--scorers", "frog"]) == 2
+    assert "brightness" in capsys.readouterr().err
+
+
+def test_the_guide_lists_every_column_of_every_scorer(config):
+    """The tables of docs/filters.md name what `score` writes; columns that an option adds are named too."""
+    text = (Path(__file__).parents[2] / "docs" / "filters.md").read_text()
+    scorers, _ = open_scorers(replace(config, scorers=tuple(SCORERS)), "egg")
+    written = {scorer.table: scorer.columns for scorer in scorers} | {"duplicates": DUPLICATES}
+    assert written.keys() == SCORERS.keys()
+    listed, table = {}, ""
+    for line in text.splitlines():
+        if match := re.match(r"\| *(?:`(\w+)`)? *\| (`\w+`(?:, `\w+`)*) \| (view|identity) \|", line):
+            table = match[1] or table
+            listed |= {(table, name): match[3] for name in re.findall(r"`(\w+)`", match[2])}
+    for name, columns in written.items():
+        for field in columns:
+            if field.name != "embedding":  # a vector, of which the text below the table tells
+                assert listed.pop((name, field.name)) == field.metadata[b"level"].decode()
+    assert listed.keys() == {("clip_janus", "front_templates"), ("clip_janus", "back_templates")}
 
 
 class MeetingScorer:

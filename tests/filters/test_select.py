@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from tables import bare_dataset, commit, write_scores
 
+from filters.config import SelectConfig
 from filters.decisions import Decision, append_decision, log_file, read_decisions
 from filters.rules import read_policy
-from filters.select import SelectConfig, diff, select
+from filters.select import diff, select
 from manifests.dataset import Dataset
 from manifests.scores import WHOLE
 from manifests.selection import read_selection, selection_file, selections

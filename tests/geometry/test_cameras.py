@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from geometry.cameras import (
-    RADIUS,
     Cameras,
     azimuth_elevation,
     eg3d_labels,
@@ -28,6 +27,7 @@ from geometry.cameras import (
     to_colmap,
     to_opengl,
 )
+from geometry.directions import RADIUS
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "geometry_cameras.safetensors")
 azimuths = st.floats(-179.9, 179.9)

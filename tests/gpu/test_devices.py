@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from datagen.generate import GenerateConfig, GenerateWorker, make_plan
-from datagen.meshing import MeshConfig
+from datagen.config import GenerateConfig, MeshConfig
+from datagen.generate import GenerateWorker, make_plan
 from faces.recogniser import load_arcface
 from jobs.pool import PoolConfig, Unit, WorkerIsBroken
 from manifests.plan import write_plan

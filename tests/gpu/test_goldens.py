@@ -5,18 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from hashed import hashed, hashed_weights
+from hashed import hashed
+from official import load_hashed
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from datagen.config import PanoHeadConfig
+from datagen.identity import rig_cameras
 from datagen.rigs import find_rig
 from datagen.sources.panohead.build import build
 from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
-from datagen.sources.panohead.head import PanoHead, PanoHeadConfig
+from datagen.sources.panohead.head import PanoHead
 from datagen.sources.panohead.renderer import Jitter
-from train.networks.unet import MultiviewUNet, UNetShape
-from train.weights.ldm_names import unet_names
+from train.networks.config import UNetShape
+from train.networks.unet import MultiviewUNet
+from train.weights.convert import UNET
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PANOHEAD = GOLDEN / "panohead_tiny.safetensors"
@@ -60,7 +64,7 @@ def test_panohead_densities(tiny, cases, record_property):
 
 
 def test_fast_views_are_close_to_exact_ones(tiny, record_property):
-    cameras = find_rig("orbit-4", grid=True).cameras(0, 0)
+    cameras = rig_cameras(find_rig("orbit-4", grid=True), 0, 0)
     exact, fast = (
         PanoHead(tiny, 0, PanoHeadConfig(precision=precision)).render(cameras, 64) for precision in ("exact", "fast")
     )
@@ -72,10 +76,7 @@ def test_fast_views_are_close_to_exact_ones(tiny, record_property):
 
 def test_the_multiview_network(record_property):
     network = MultiviewUNet(UNetShape(channels=(32, 64, 128, 128), context=24), latents=8, condition=21)
-    names = unet_names(network.unet.config)
-    shapes = {names[name]: tuple(weight.shape) for name, weight in network.unet.state_dict().items()}
-    weights = hashed_weights(shapes)
-    network.unet.load_state_dict({name: weights[names[name]] for name in names})
+    load_hashed(UNET, network.unet)
     network.eval().to("cuda")
     golden = load_file(GOLDEN / "spinmeround_unet.safetensors")
     x, context = hashed("unet.x", (6, 29, 16, 16), 1.7).to("cuda"), hashed("unet.ctx", (6, 5, 24)).to("cuda")

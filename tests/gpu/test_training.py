@@ -13,8 +13,9 @@ from torch import nn
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.storage import Storage
-from train.run.config import TrainConfig
-from train.run.optimizer import Optimizer, OptimizerConfig
+from train.networks.unet import new_network
+from train.run.config import OptimizerConfig, TrainConfig
+from train.run.optimizer import Optimizer
 from train.run.parallel import clip, joined, spread
 from train.run.trainer import run
 
@@ -47,7 +48,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 def gradients(sharded: bool, bf16: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    network = SHAPE.network().to("cuda")
+    network = new_network(SHAPE).to("cuda")
     x, condition = torch.randn(2, 3, 8, 8, 8, device="cuda"), torch.randn(2, 3, network.condition, 8, 8, device="cuda")
     with joined("cuda") as ranks:
         forward = spread(network, ranks, sharded, bf16)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from infer.sampler import INPAINT_STRENGTH, guide_towards
+from infer.config import INPAINT_STRENGTH
+from infer.sampler import guide_towards
 from train.diffusion.edm import ddpm_levels, euler, like
 
 

@@ -11,21 +11,13 @@ from runs import SHAPE
 from safetensors.numpy import load_file, save_file
 from tiny_vae import write_vae
 
-from faces.models import FaceConfig
-from infer.make import (
-    DirectionsConfig,
-    FilesConfig,
-    HeadsConfig,
-    ViewsConfig,
-    heads,
-    read_identity,
-    views,
-    with_recogniser,
-)
-from infer.portrait import PortraitConfig
-from infer.sampler import SamplerConfig
+from faces.config import FaceConfig
+from infer.config import DirectionsConfig, FilesConfig, HeadsConfig, PortraitConfig, SamplerConfig, ViewsConfig
+from infer.make import heads, read_identity, views, with_recogniser
 from spinset import main
+from train.networks.identity import new_tokens
 from train.networks.model import About, Model, read_about, save_model, write_about
+from train.networks.unet import new_network
 from train.networks.vae import load_vae
 from weights.embedded import EMBEDDED as FILTERS
 from weights.embedded import HEADS64
@@ -44,7 +36,7 @@ def folder(tmp_path_factory) -> str:
         torch.manual_seed(0)
         vae = load_vae(write_vae(root / "vae"))
         about = About("5 noise heads", 16, recogniser=sha256(FILTERS / "arcface.onnx"))
-        save_model(Model(SHAPE, SHAPE.network(), SHAPE.identity.build(), vae, about), root / "model")
+        save_model(Model(SHAPE, new_network(SHAPE), new_tokens(SHAPE.identity), vae, about), root / "model")
     return str(root / "model")
 
 

@@ -14,13 +14,14 @@ from tiny_faces import POINTS, half_side, mark, write_detector, write_landmarks
 from datagen.sources.procedural import ProceduralSource
 from faces.alignment import Frame, cut, ffhq_frame, in_cut
 from faces.bisenet import BiSeNet
+from faces.config import FaceConfig, MatteConfig
 from faces.landmarks import crops
-from faces.matte import MatteConfig
-from faces.models import FaceConfig, load_face_models
+from faces.models import load_face_models
 from faces.recogniser import load_arcface
 from geometry.cameras import from_view_rotation, orbit, spinmeround_rotation
+from infer.config import PortraitConfig
 from infer.photo import read_photo
-from infer.portrait import PhotoPreprocessor, Portrait, PortraitConfig, load_preprocessor
+from infer.portrait import PhotoPreprocessor, Portrait, load_preprocessor
 from weights.embedded import EMBEDDED
 
 BACKGROUND = (190, 200, 210)

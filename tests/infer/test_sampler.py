@@ -8,11 +8,13 @@ from runs import SHAPE
 from tiny_vae import write_vae
 from torch import Tensor, nn
 
+from infer.config import SamplerConfig
 from infer.make import interpolate_identities
-from infer.sampler import SamplerConfig, ViewSampler, inpaint_normals
+from infer.sampler import ViewSampler, inpaint_normals
 from infer.views import plan_views, ring
+from train.networks.identity import new_tokens
 from train.networks.model import About, Model
-from train.networks.unet import MultiviewUNet
+from train.networks.unet import MultiviewUNet, new_network
 from train.networks.vae import load_vae
 
 
@@ -22,7 +24,7 @@ def model(tmp_path_factory) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = load_vae(write_vae(tmp_path_factory.mktemp("model") / "vae"))
-        return Model(SHAPE, SHAPE.network().eval(), SHAPE.identity.build(), vae, About("noise", 16))
+        return Model(SHAPE, new_network(SHAPE).eval(), new_tokens(SHAPE.identity), vae, About("noise", 16))
 
 
 def sampler(model: Model, **changes) -> ViewSampler:
@@ -97,7 +99,7 @@ def test_from_nothing_guidance_is_left_out(model, count):
 
 def test_models_without_normals(model):
     shape = replace(SHAPE, normals=False)
-    without_normals = replace(model, shape=shape, network=shape.network().eval())
+    without_normals = replace(model, shape=shape, network=new_network(shape).eval())
     views = sampler(without_normals).sample(plan_views(ring(8), np.zeros(8)), {0: PHOTO[:4]}, None)
     assert views.normal is None
 

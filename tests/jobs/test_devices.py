@@ -5,16 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datagen.generate import GenerateConfig
-from datagen.repair import RepairConfig
-from filters.score import ScoreConfig
-from infer.evaluation.config import EvaluateConfig
-from infer.make import HeadsConfig, ViewsConfig
+from datagen.config import GenerateConfig, RepairConfig
+from filters.config import ScoreConfig
+from infer.config import EvaluateConfig, HeadsConfig, ViewsConfig
 from jobs.devices import check_device, gpu_index, require_device
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
-from train.data.latents import LatentsConfig
-from train.run.launch_ray import RayConfig, launch
+from train.data.config import LatentsConfig
+from train.run.config import RayConfig
+from train.run.launch_ray import launch
 from train.run.parallel import joined
 from train.run.presets import PRESETS
 

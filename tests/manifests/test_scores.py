@@ -55,7 +55,7 @@ def score_all(dataset, lineage=LINEAGE) -> None:
 
 def test_a_table_is_its_parts_without_embeddings(small_dataset):
     score_all(small_dataset)
-    assert gather(small_dataset, "noise", LINEAGE) == {}
+    assert gather(small_dataset, "noise", LINEAGE) == ([], {})
     assert tables(small_dataset.storage) == ["noise"]
     scores = open_scores(small_dataset, "noise", shard_hashes(small_dataset))
     assert scores.lineage == LINEAGE
@@ -98,7 +98,7 @@ def test_a_shard_made_anew_makes_its_scores_old(small_dataset):
     assert [is_current(small_dataset, "noise", s, LINEAGE) for s in (0, 1, 2)] == [True, False, True]
     with pytest.raises(ValueError, match="is older than shards 1; run spinset score again"):
         open_scores(small_dataset, "noise", shard_hashes(small_dataset))
-    assert gather(small_dataset, "noise", LINEAGE) is None
+    assert gather(small_dataset, "noise", LINEAGE).lacking == [1]
 
 
 def test_shards_that_come_or_go_are_noticed(small_dataset):

@@ -2,10 +2,8 @@
 
 import pytest
 
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
-from datagen.sources import SourceConfig
-from datagen.sources.procedural import ProceduralConfig
+from datagen.config import GenerateConfig, MeshConfig, ProceduralConfig, SourceConfig
+from datagen.generate import generate
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 

@@ -10,8 +10,9 @@ from manifests.draws import generator
 from manifests.errors import UserError
 from manifests.order import State
 from train.data.batch import Batch
+from train.data.config import FOREVER, LoaderConfig
 from train.data.loader import open_loader
-from train.data.stream import FOREVER, Loader, LoaderConfig
+from train.data.stream import Loader
 
 FORMAT = 1
 SAME = ("resolution", "members", "recipe", "batch", "control", "latents")

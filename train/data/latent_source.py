@@ -19,7 +19,7 @@ from manifests.index import Index, Subset
 from manifests.latents import DTYPE, PARTS, Record, Unusable, caches, latents_file, npy_header, read_record, short_name
 from manifests.storage import Storage
 from train.data.batch import Key
-from train.data.stream import LoaderConfig
+from train.data.config import LoaderConfig
 from train.networks.vae import vae_sha256
 
 THREADS = 16

@@ -3,20 +3,19 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float16, Float32, Int64
 from torch import Tensor
-from tyro.conf import OmitArgPrefixes, Positional
 
 from jobs import pool
-from jobs.devices import check_device, require_device
-from jobs.pool import Event, PoolConfig, Unit
+from jobs.devices import require_device
+from jobs.pool import Event, Unit
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
@@ -26,32 +25,13 @@ from manifests.latents import PARTS, Record, Unusable, own_background, read_reco
 from manifests.reader import Reader
 from manifests.scores import tar_sha256
 from manifests.storage import Storage
+from train.data.config import LatentsConfig
 from train.data.pixels import Pixels
 from train.networks.vae import load_vae
 
 MEMBERS = ("rgb", "alpha", "normal")
 
 Pictures = Float32[Tensor, "v 3 3 h w"]
-
-
-@dataclass(frozen=True)
-class LatentsConfig:
-    """Cache the latents of every view beside the shards; the same command resumes. Shards are read, never written."""
-
-    out: Positional[str]
-    """Folder or address of the dataset."""
-    vae: str
-    """Folder of a diffusers AutoencoderKL as safetensors, such as the vae folder of Stable Diffusion."""
-    batch: int = 1
-    """Views that are encoded at once, each of them three pictures."""
-    device: str = "cpu"
-    """Where the autoencoder runs: cpu, cuda, or cuda:N for the GPU of index N."""
-    pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UserError(f"--batch is {self.batch}; it must be at least 1")
-        check_device(self.device, self.pool.gpus_per_worker)
 
 
 def make_latents(config: LatentsConfig) -> list[str]:

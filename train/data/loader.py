@@ -17,10 +17,11 @@ from manifests.order import Order, State, check_ranks, fingerprint_of
 from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.data.batch import Batch, Source
+from train.data.config import LoaderConfig
 from train.data.latent_source import open_latents
 from train.data.pixels import Encoded, Pixels
 from train.data.sampling import open_control, samples, unable
-from train.data.stream import Loader, LoaderConfig
+from train.data.stream import Loader
 from train.data.worker import Worker
 
 __all__ = ["Batch", "Loader", "LoaderConfig", "open_loader"]

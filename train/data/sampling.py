@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
-from geometry.cameras import turned
+from geometry.directions import turned
 from manifests.errors import UserError
 from manifests.index import Subset
 

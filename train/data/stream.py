@@ -11,120 +11,33 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, repeat
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tyro.conf import arg
 
-from manifests import schema
 from manifests.cache import LookAhead, ShardCache
 from manifests.errors import UserError
-from manifests.order import START, TAILS, GlobalBatch, Order, State
+from manifests.order import START, GlobalBatch, Order, State
 from train.data.batch import Batch
+from train.data.config import FOREVER, LoaderConfig
 from train.data.pixels import Encoded
-from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
 from train.data.slots import HELD, Slots
 from train.data.worker import Bad, Delivery, Worker
 
 T = TypeVar("T")
 
-FOREVER = 0
 AHEAD = 4
 """Batches whose remote shards are fetched before they are asked for."""
 SHARED = Path("/dev/shm")
 """Where Linux keeps the shared memory of processes; containers are given 64 MB of it."""
-
-
-@dataclass(frozen=True)
-class LoaderConfig:
-    """What is loaded, in which order, and how."""
-
-    data: Annotated[str, arg(prefix_name=False)]
-    """Folder or address of the dataset."""
-    recipe: SingleView | MultiView | RandomK | Arc | FrontBack | Anchors | Ring = SingleView()
-    """What one sample is."""
-    selection: Annotated[str, arg(prefix_name=False)] = ""
-    """Load what this selection keeps; everything without one."""
-    batch: int = 16
-    """Samples of a step, of all ranks together."""
-    members: tuple[str, ...] = ("rgb", "normal")
-    """Any of rgb, normal and alpha."""
-    latents: str = ""
-    """Load the cached latents of the autoencoder in this folder in the place of pixels."""
-    resolution: int = 0
-    """Pixels of a side, a multiple of 8; as stored unless told."""
-    random_background: float = 0.5
-    """The share of samples that get one random colour behind all their views; the others are white."""
-    control: bool = False
-    """Add the pictures of another identity from the same views."""
-    embeddings: str = ""
-    """Add the mean embedding of each identity from this score table, such as arcface."""
-    leave_out: bool = False
-    """Leave out identities that the recipe cannot sample, and list them, instead of refusing to start."""
-    seed: int = 0
-    epochs: int = FOREVER
-    """0 goes on forever."""
-    tail: str = "drop"
-    """What becomes of the last short batch of an epoch: drop, pad (with repeated samples, marked) or exact (the next
-    epoch fills it)."""
-    tolerance: int = 0
-    """How many members may fail to read or decode before the run stops; the sample after a bad one takes its place."""
-    workers: int = 2
-    """Processes that read and decode, or threads if nothing is decoded; 0 does it in this one."""
-    prefetch: int = 2
-    """Batches that each worker prepares ahead."""
-    start_method: str = "fork"
-    """How workers start: fork, forkserver or spawn."""
-    pin_memory: bool = False
-    """Deliver images in page-locked memory."""
-    as_uint8: bool = False
-    """Deliver images as bytes from 0 to 255."""
-    decode: bool = True
-    """Otherwise deliver the members as they are stored."""
-    cache: str = ""
-    """A local folder for the shards of a remote dataset; byte ranges are read without it."""
-    cache_gb: float = 100.0
-    """How much it may hold."""
-    window: int = 0
-    """Shuffle within groups of this many shards, for a cache that cannot hold all of them; 0 shuffles everything."""
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "seed": 0,
-            "batch": 1,
-            "resolution": 0,
-            "epochs": 0,
-            "tolerance": 0,
-            "workers": 0,
-            "prefetch": 1,
-            "window": 0,
-        }
-        for name, least in bounds.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{_option(name)} is {getattr(self, name)}; it must be {least} or more")
-        choices = {"tail": TAILS, "start_method": ("fork", "forkserver", "spawn")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"{_option(name)} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        images = tuple(name for name in schema.MEMBERS if name != "json" or not self.decode)
-        if not self.members or set(self.members) - set(images) or len(set(self.members)) < len(self.members):
-            raise UserError(f"--loader.members are {self.members}; give any of {', '.join(images)}, each once")
-        if self.resolution % 8:
-            raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
-        if not 0 <= self.random_background <= 1:
-            raise UserError(f"--loader.random-background is {self.random_background:g}; it is a share from 0 to 1")
-        if self.cache_gb <= 0:
-            raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
-        if self.control and not self.decode:
-            raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
 
 
 class Loader:
@@ -294,7 +207,3 @@ def _end_with_the_parent() -> None:
     while parent and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)
-
-
-def _option(name: str) -> str:
-    return f"--loader.{name.replace('_', '-')}"

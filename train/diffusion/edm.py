@@ -6,8 +6,7 @@ SpinMeRound, section 3.3 (whose c_skip lost its exponent in print) and its relea
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from manifests.errors import UserError
+from train.diffusion.config import NoiseLevels
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """D(x, sigma): the clean latents it believes in, for noisy ones and their level."""
@@ -52,29 +52,11 @@ def like(values: Float[Tensor, " b"], tensor: Float[Tensor, " b *c"]) -> Float[T
     return values.reshape(-1, *(1,) * (tensor.ndim - 1))
 
 
-@dataclass(frozen=True)
-class NoiseLevels:
-    """The law of noise levels in training: ln sigma is normal, one level for all views of a scene."""
-
-    mean: float = 0.7
-    std: float = 1.6
-    shift: Literal["sqrtN", "N", "none"] = "sqrtN"
-    """More views tell more of each other, so levels rise with their number N: the log-SNR falls by ln N (sqrtN: the mean of ln
-    sigma rises by ln(N) / 2, as in CAT3D), by twice as much (N), or not at all."""
-    shift_views: int = 7
-    """N; 0 counts the targets of each scene."""
-
-    def __post_init__(self) -> None:
-        if self.shift not in ("sqrtN", "N", "none"):
-            raise UserError(f"noise.shift is {self.shift!r}; it must be sqrtN, N or none")
-        if self.std <= 0 or self.shift_views < 0:
-            raise UserError(f"noise.std is {self.std:g}, noise.shift-views {self.shift_views}; they are not negative")
-
-    def sigma(self, normal: Float[Tensor, " b"], targets: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Levels of scenes with so many targets, from standard normal draws."""
-        views = torch.full_like(targets, float(self.shift_views)) if self.shift_views else targets
-        rise = {"sqrtN": 0.5, "N": 1.0, "none": 0.0}[self.shift] * views.log()
-        return (self.mean + rise + self.std * normal).exp()
+def training_levels(law: NoiseLevels, normal: Float[Tensor, " b"], targets: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Noise levels in training of scenes with so many targets, from standard normal draws."""
+    views = torch.full_like(targets, float(law.shift_views)) if law.shift_views else targets
+    rise = {"sqrtN": 0.5, "N": 1.0, "none": 0.0}[law.shift] * views.log()
+    return (law.mean + rise + law.std * normal).exp()
 
 
 def edm_levels(steps: int, least: float = 0.002, most: float = 700.0, rho: float = 7.0) -> Float64[Tensor, " n"]:

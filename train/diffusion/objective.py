@@ -5,34 +5,16 @@ micro-batch or restart changes it. Source: SpinMeRound, sections 3.2 and 3.3.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manifests.draws import generator
-from manifests.errors import UserError
-from train.diffusion.edm import NoiseLevels, like, v_target
+from train.diffusion.config import Objective
+from train.diffusion.edm import like, training_levels, v_target
 from train.diffusion.scene import Network, Nothing, Scene, given_in, predict, without
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is learned."""
-
-    noise: NoiseLevels = field(default_factory=NoiseLevels)
-    drop: float = 0.15
-    """The share of scenes that lose their given pictures and their identity, so that guidance can leave them out."""
-    drop_mode: Literal["joint", "independent"] = "joint"
-    """Both are lost together, as guidance leaves them out together; or each for itself."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.drop <= 1:
-            raise UserError(f"objective.drop is {self.drop:g}; it is a share from 0 to 1")
-        if self.drop_mode not in ("joint", "independent"):
-            raise UserError(f"objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +59,7 @@ def losses(
 ) -> Float[Tensor, " b"]:
     """Per scene, the mean square over its targets of what v-prediction misses; `scene.clean` is not dropped yet."""
     targets = (~scene.is_condition).sum(1).float()
-    sigma = objective.noise.sigma(draws.level, targets)
+    sigma = training_levels(objective.noise, draws.level, targets)
     return losses_at(
         network, without(scene, draws.drop_images, draws.drop_identity, nothing), latents, draws.noise, sigma
     )

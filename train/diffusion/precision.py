@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "bf16", "fp32"]
+from train.diffusion.config import Precision
 
 
 def native_bf16(device: torch.device | str) -> bool:

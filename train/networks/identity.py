@@ -3,42 +3,19 @@
 An ArcFace embedding takes the place of one word of a prompt (Arc2Face, section 3; SpinMeRound, section 3.2).
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from manifests.errors import UserError
+from train.networks.config import IdentityShape
 
-EMBEDDING = 512
-"""Numbers of an ArcFace embedding."""
 TOKENS = 77
 BEGIN, END = 49406, 49407
 PROMPT = (1125, 539, 320, 1014, 2533)
 """photo of a id person, in CLIP's vocabulary; `id` is the word that is replaced."""
 ID = 1014
-
-
-@dataclass(frozen=True)
-class IdentityShape:
-    """How an identity becomes tokens."""
-
-    kind: Literal["arc2face", "token"] = "arc2face"
-    """arc2face: 77 tokens of a frozen CLIP text model; token: the embedding alone, for models without a text encoder."""
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("arc2face", "token"):
-            raise UserError(f"identity.kind is {self.kind!r}; it must be arc2face or token")
-        if self.width < EMBEDDING:
-            raise UserError(f"identity.width is {self.width}; an embedding of {EMBEDDING} must fit into a token")
-
-    def build(self) -> "Arc2FaceTokens | IdentityToken":
-        return Arc2FaceTokens(self) if self.kind == "arc2face" else IdentityToken(self.width)
 
 
 class Arc2FaceTokens(nn.Module):
@@ -99,3 +76,8 @@ class IdentityToken(nn.Module):
 
     def nobody(self) -> Float[Tensor, "1 w"]:
         return torch.zeros(1, self.width)
+
+
+def new_tokens(shape: IdentityShape) -> Arc2FaceTokens | IdentityToken:
+    """The module that turns embeddings into tokens of this shape; a text encoder has random weights."""
+    return Arc2FaceTokens(shape) if shape.kind == "arc2face" else IdentityToken(shape.width)

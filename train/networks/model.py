@@ -19,46 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geometry.cameras import Cameras
-from geometry.raymaps import RayMaps, relative_rotations
+from geometry.raymaps import ray_maps, relative_rotations
 from manifests.errors import MissingFile, UserError
 from train.diffusion.scene import Nothing, Scene
-from train.networks.identity import Arc2FaceTokens, IdentityShape, IdentityToken
-from train.networks.unet import MASK, MultiviewUNet, UNetShape
-from train.networks.vae import CONFIG, WEIGHTS, Vae, load_vae
+from train.networks.config import CONFIG, FILE, WEIGHTS, IdentityShape, ModelShape, RayMaps, UNetShape, model_file
+from train.networks.identity import Arc2FaceTokens, IdentityToken, new_tokens
+from train.networks.unet import MultiviewUNet, new_network
+from train.networks.vae import Vae, load_vae
 from weights.tensors import save_tensors
 
-FILE, UNET, VAE, TEXT = "model.json", "unet", "vae", "text_encoder"
+UNET, VAE, TEXT = "unet", "vae", "text_encoder"
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What a model is made of."""
-
-    unet: UNetShape = field(default_factory=UNetShape)
-    rays: RayMaps | None = field(default_factory=RayMaps)
-    """None for single pictures, which have no views to tell apart."""
-    identity: IdentityShape = field(default_factory=IdentityShape)
-    normals: bool = True
-    """Whether it makes normals beside the pictures."""
-    scale_given: bool = True
-    """Whether given views are scaled by c_in as noisy ones are, which released weights expect; small models learn to look at
-    them sooner without."""
-    shared_noise: bool = True
-    """Whether all views of a scene are sampled from one noise, as released, or each from its own, as they are trained."""
-    sigma_max: float = 700.0
-    """The noise level from which it samples; within what it is trained on."""
-
-    def __post_init__(self) -> None:
-        if self.unet.context != self.identity.width:
-            raise UserError(
-                f"unet.context is {self.unet.context} and identity.width {self.identity.width}; the UNet reads those tokens"
-            )
-
-    def network(self, latent_channels: int = 4) -> MultiviewUNet:
-        """A new network."""
-        condition = 0 if self.rays is None else self.rays.channels + MASK
-        return MultiviewUNet(self.unet, latent_channels * (1 + self.normals), condition)
 
 
 @dataclass(frozen=True)
@@ -142,7 +113,7 @@ class Model:
         with torch.autocast(clean.device.type, enabled=False):
             rotation = rearrange(cameras.view_rotation, "(b v) i j -> b v i j", v=is_condition.shape[1])
             rotation = relative_rotations(rotation, is_condition)
-            rays = self.shape.rays(rearrange(rotation, "b v i j -> (b v) i j"), clean.shape[-1])
+            rays = ray_maps(rearrange(rotation, "b v i j -> (b v) i j"), clean.shape[-1], **asdict(self.shape.rays))
         rays = rearrange(rays, "(b v) c h w -> b v c h w", b=len(clean))
         return Scene(clean, is_condition, rays, context, self.shape.scale_given)
 
@@ -182,7 +153,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> Model:
     folder = Path(folder)
     shape, about = read_about(folder)
     vae = load_vae(str(folder / VAE), device)
-    network, tokens = shape.network(vae.channels), shape.identity.build()
+    network, tokens = new_network(shape, vae.channels), new_tokens(shape.identity)
     fill(network.unet, folder / UNET / WEIGHTS)
     if isinstance(tokens, Arc2FaceTokens):
         fill(tokens.text, folder / TEXT / "model.safetensors")
@@ -196,10 +167,9 @@ def read_about(folder: Path) -> tuple[ModelShape, About]:
         MissingFile: the folder has none.
         UserError: it is damaged, or of another format.
     """
-    if not (folder / FILE).is_file():
-        raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
+    file = model_file(folder)
     try:
-        found = json.loads((folder / FILE).read_text())
+        found = json.loads(file.read_text())
         if found["format"] != FORMAT:
             raise UserError(f"its format is {found['format']}, this spinset reads {FORMAT}")
         shape, about = found["shape"], found["about"]

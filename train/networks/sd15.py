@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from train.networks.unet import UNetShape
+from train.networks.config import UNetShape
 
 Config = dict[str, Any]
 

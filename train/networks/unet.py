@@ -4,8 +4,7 @@ Latents of image and normals, ray map and mask go in; latents of image and norma
 network but channels of its first and last convolution. Source: SpinMeRound, section 3.2 and its released weights.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -14,72 +13,10 @@ from torch import Tensor, nn
 
 from manifests.errors import UserError
 from train.networks.attention import set_view_attention
+from train.networks.config import MASK, ModelShape, Stem, UNetShape
 
-MASK = 1
-"""Channels of the mask: 1 where a view is to be made, 0 where it is given."""
 KINDS_OF_BLOCKS = 64
 """At most how many shapes of blocks are compiled; each is with gradients and without."""
-
-
-@dataclass(frozen=True)
-class UNetShape:
-    """The shape of the network; the default is that of Stable Diffusion 1.5."""
-
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    """Of each level, the finest first."""
-    attention: tuple[bool, ...] = (True, True, True, False)
-    """Which levels have attention; the middle always has."""
-    blocks: int = 2
-    """Residual blocks of each level on the way down, one more on the way up."""
-    heads: int = 8
-    context: int = 768
-    """Width of the tokens that cross-attention reads."""
-    joint_from: int = 1
-    """Levels from this one on attend across views: 1 leaves the finest per view, which costs little and saves much."""
-    groups: int = 32
-    """Of group norm."""
-
-    def __post_init__(self) -> None:
-        if len(self.channels) != len(self.attention):
-            raise UserError(
-                f"{len(self.channels)} levels of channels and {len(self.attention)} of attention; they pair"
-            )
-        for width in self.channels:
-            if width % self.groups or width % self.heads:
-                raise UserError(f"{width} channels do not divide into {self.groups} groups and {self.heads} heads")
-
-    def diffusers(self, in_channels: int, out_channels: int) -> dict[str, Any]:
-        """The config of diffusers' UNet2DConditionModel."""
-        levels = len(self.channels)
-        return {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "block_out_channels": self.channels,
-            "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in self.attention),
-            "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in self.attention[::-1]),
-            "layers_per_block": self.blocks,
-            # The name is diffusers' old mistake: it counts heads.
-            "attention_head_dim": self.heads,
-            "cross_attention_dim": self.context,
-            "norm_num_groups": self.groups,
-            "sample_size": 8 * 2 ** (levels - 1),
-        }
-
-
-@dataclass(frozen=True)
-class Stem:
-    """How the first convolution takes on channels that a pre-trained one does not have."""
-
-    pose_init: Literal["kaiming", "zero"] = "kaiming"
-    """Weights of rays and mask: PyTorch's random ones (paper), or none, the gentler start."""
-    scale: float = 1.0
-    """Of the copied weights: with 0.5, image and normals together drive the network as the image alone did."""
-
-    def __post_init__(self) -> None:
-        if self.pose_init not in ("kaiming", "zero"):
-            raise UserError(f"stem.pose_init is {self.pose_init!r}; it must be kaiming or zero")
-        if self.scale <= 0:
-            raise UserError(f"stem.scale is {self.scale:g}; it must be positive")
 
 
 class MultiviewUNet(nn.Module):
@@ -138,6 +75,12 @@ class MultiviewUNet(nn.Module):
         for module in self.unet.modules():
             if isinstance(module, ResnetBlock2D | Transformer2DModel):
                 module.compile(dynamic=False)
+
+
+def new_network(shape: ModelShape, latent_channels: int = 4) -> MultiviewUNet:
+    """A network of this shape with random weights."""
+    condition = 0 if shape.rays is None else shape.rays.channels + MASK
+    return MultiviewUNet(shape.unet, latent_channels * (1 + shape.normals), condition)
 
 
 def grow(

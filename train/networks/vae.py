@@ -12,9 +12,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from manifests.errors import MissingFile, UserError
+from manifests.errors import UserError
+from train.networks.config import CONFIG, WEIGHTS, require_vae
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 """Other ways than a factor to bring latents to unit variance, which the families trained here do not know."""
 
@@ -92,12 +92,7 @@ def vae_sha256(folder: str) -> str:
     Raises:
         FileNotFoundError: the folder lacks its config or its safetensors.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (Path(folder) / name).is_file():
-            raise MissingFile(
-                f"{folder} is not an autoencoder: it has no {name}; give the folder of a diffusers AutoencoderKL "
-                "as safetensors, such as the vae folder of Stable Diffusion"
-            )
+    require_vae(folder)
     try:
         config = json.loads((Path(folder) / CONFIG).read_bytes())
         settings = {name: value for name, value in config.items() if not name.startswith("_")}

@@ -7,13 +7,9 @@ from typing import Any, Literal
 from jobs.devices import check_device
 from manifests.errors import UserError
 from manifests.order import check_ranks
-from train.data.stream import FOREVER, LoaderConfig
-from train.diffusion.objective import Objective
-from train.diffusion.precision import Precision
-from train.networks.model import ModelShape
-from train.networks.unet import Stem
-from train.run.ema import EmaConfig
-from train.run.optimizer import OptimizerConfig
+from train.data.config import FOREVER, LoaderConfig
+from train.diffusion.config import Objective, Precision
+from train.networks.config import ModelShape, Stem
 
 OWN = (
     *("out", "device", "micro", "strategy", "compile", "checkpoint_activations"),
@@ -24,6 +20,65 @@ OWN = (
 a changed number of samples is recorded in the history of the run."""
 LOADING = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
 """Settings of the loader that change how batches are read, but not which; the dataset is compared by its contents."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights follow gradients."""
+
+    lr: float = 1e-5
+    """The peak; 5e-5 suits batches of 64 and more."""
+    warmup: int = 8_000
+    """Samples over which the rate rises to it."""
+    cooldown: float = 0.0
+    """The last share of the run, over which it falls to zero."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest norm of the gradients."""
+    max_skipped: int = 20
+    """Steps in a row whose gradients are not finite, after which the run stops."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.clip <= 0:
+            raise UserError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
+        if self.warmup < 0 or not 0 <= self.cooldown <= 1 or self.max_skipped < 1:
+            raise UserError(
+                f"optim.warmup is {self.warmup} (samples, not negative), optim.cooldown {self.cooldown:g} (a share from 0 "
+                f"to 1), optim.max-skipped {self.max_skipped} (1 or more)"
+            )
+
+    def rate(self, seen: int, total: int) -> float:
+        """The learning rate after so many samples of a run."""
+        rise = min(1.0, seen / self.warmup) if self.warmup else 1.0
+        fall = min(1.0, (total - seen) / (self.cooldown * total)) if self.cooldown else 1.0
+        return self.lr * min(rise, max(fall, 0.0))
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Which averages are kept."""
+
+    sigma_rel: tuple[float, ...] = (0.05, 0.10)
+    """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
+    half_life: int = 0
+    """Half-life of an exponential average in samples, such as 500,000; 0 keeps no such average."""
+
+    def __post_init__(self) -> None:
+        if any(not 0 < length < 0.28 for length in self.sigma_rel):
+            raise UserError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
+        if self.half_life < 0:
+            raise UserError(f"--ema.half-life is {self.half_life}; it is a number of samples, or 0 for no such average")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the averages, the first is the one that is exported."""
+        return [*(["classic"] if self.half_life else []), *map(power_name, self.sigma_rel)]
+
+
+def power_name(sigma_rel: float) -> str:
+    """What a power-function average is called."""
+    return f"power-{sigma_rel:g}"
 
 
 @dataclass(frozen=True)
@@ -142,3 +197,21 @@ def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
     # An average that is off leaves no trace, so that runs from before it existed can be resumed.
     settings["ema"] = {name: value for name, value in config["ema"].items() if value}
     return settings
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
+
+    address: str = ""
+    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
+    workers: int = 1
+    """Ranks; each takes one GPU if the device is cuda."""
+    failures: int = 3
+    """How often the workers are started again after a failure; they go on from the last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.failures < 0:
+            raise UserError(
+                f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
+            )

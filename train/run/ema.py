@@ -15,33 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from manifests.errors import UserError
-
-
-@dataclass(frozen=True)
-class EmaConfig:
-    """Which averages are kept."""
-
-    sigma_rel: tuple[float, ...] = (0.05, 0.10)
-    """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
-    half_life: int = 0
-    """Half-life of an exponential average in samples, such as 500,000; 0 keeps no such average."""
-
-    def __post_init__(self) -> None:
-        if any(not 0 < length < 0.28 for length in self.sigma_rel):
-            raise UserError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
-        if self.half_life < 0:
-            raise UserError(f"--ema.half-life is {self.half_life}; it is a number of samples, or 0 for no such average")
-
-    @property
-    def names(self) -> list[str]:
-        """Of the averages, the first is the one that is exported."""
-        return [*(["classic"] if self.half_life else []), *map(power_name, self.sigma_rel)]
-
-
-def power_name(sigma_rel: float) -> str:
-    """What a power-function average is called."""
-    return f"power-{sigma_rel:g}"
+from train.run.config import EmaConfig, power_name
 
 
 def gamma_of(sigma_rel: float) -> float:

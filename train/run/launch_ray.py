@@ -1,30 +1,12 @@
 """Ray Train as a launcher: it places the workers and starts them again, and each of them runs the very same `run`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.pool import init_ray
 from manifests.errors import UserError
-from train.run.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
-
-    address: str = ""
-    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
-    workers: int = 1
-    """Ranks; each takes one GPU if the device is cuda."""
-    failures: int = 3
-    """How often the workers are started again after a failure; they go on from the last checkpoint."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1 or self.failures < 0:
-            raise UserError(
-                f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
-            )
+from train.run.config import RayConfig, TrainConfig
 
 
 def launch(config: TrainConfig, ray: RayConfig) -> Path:

@@ -1,46 +1,12 @@
 """AdamW that skips a step whose gradients are not finite, and a learning rate that is a function of the samples seen."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
-from manifests.errors import UserError
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How weights follow gradients."""
-
-    lr: float = 1e-5
-    """The peak; 5e-5 suits batches of 64 and more."""
-    warmup: int = 8_000
-    """Samples over which the rate rises to it."""
-    cooldown: float = 0.0
-    """The last share of the run, over which it falls to zero."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradients."""
-    max_skipped: int = 20
-    """Steps in a row whose gradients are not finite, after which the run stops."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip <= 0:
-            raise UserError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
-        if self.warmup < 0 or not 0 <= self.cooldown <= 1 or self.max_skipped < 1:
-            raise UserError(
-                f"optim.warmup is {self.warmup} (samples, not negative), optim.cooldown {self.cooldown:g} (a share from 0 "
-                f"to 1), optim.max-skipped {self.max_skipped} (1 or more)"
-            )
-
-    def rate(self, seen: int, total: int) -> float:
-        """The learning rate after so many samples of a run."""
-        rise = min(1.0, seen / self.warmup) if self.warmup else 1.0
-        fall = min(1.0, (total - seen) / (self.cooldown * total)) if self.cooldown else 1.0
-        return self.lr * min(rise, max(fall, 0.0))
+from train.run.config import OptimizerConfig
 
 
 class Optimizer:

@@ -9,17 +9,11 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from geometry.raymaps import RayMaps
+from train.data.config import LoaderConfig
 from train.data.sampling import MultiView, SingleView
-from train.data.stream import LoaderConfig
-from train.diffusion.edm import NoiseLevels
-from train.diffusion.objective import Objective
-from train.networks.identity import IdentityShape
-from train.networks.model import ModelShape
-from train.networks.unet import UNetShape
-from train.run.config import TrainConfig, ValidationConfig
-from train.run.launch_ray import RayConfig
-from train.run.optimizer import OptimizerConfig
+from train.diffusion.config import NoiseLevels, Objective
+from train.networks.config import IdentityShape, ModelShape, RayMaps, UNetShape
+from train.run.config import OptimizerConfig, RayConfig, TrainConfig, ValidationConfig
 from weights.embedded import HEADS64
 
 DATA = ""

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from manifests.errors import MissingFile, UserError
-from train.networks.model import FILE, Model, load_model, read_about, save_model
-from train.run.config import TrainConfig
-from train.run.ema import Ema, EmaConfig, Snapshot, mixture, power_name
+from train.networks.config import FILE
+from train.networks.model import Model, load_model, read_about, save_model
+from train.run.config import EmaConfig, TrainConfig, power_name
+from train.run.ema import Ema, Snapshot, mixture
 from train.run.parallel import Ranks, whole
 from weights.tensors import save_tensors
 

@@ -15,12 +15,14 @@ from manifests.dataset import Dataset
 from manifests.embeddings import recogniser_of
 from manifests.errors import MissingFile, UserError
 from manifests.order import State
-from train.data.stream import Loader, LoaderConfig
+from train.data.config import LoaderConfig
+from train.data.stream import Loader
 from train.diffusion.scene import Nothing
-from train.networks.identity import Arc2FaceTokens
-from train.networks.model import FILE, TEXT, UNET, VAE, About, Model, fill, misfits, read_about
-from train.networks.unet import MultiviewUNet, grow
-from train.networks.vae import WEIGHTS, load_vae
+from train.networks.config import FILE, WEIGHTS
+from train.networks.identity import Arc2FaceTokens, new_tokens
+from train.networks.model import TEXT, UNET, VAE, About, Model, fill, misfits, read_about
+from train.networks.unet import MultiviewUNet, grow, new_network
+from train.networks.vae import load_vae
 from train.run.checkpoint import DONE, Checkpoints, about_checkpoint
 from train.run.config import TrainConfig, fixed_settings
 from train.run.ema import Ema
@@ -53,7 +55,7 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
     with torch.random.fork_rng():
         # The one place where torch's own stream is used: the first weights of a network.
         torch.manual_seed(config.seed)
-        network, tokens = shape.network(vae.channels), shape.identity.build()
+        network, tokens = new_network(shape, vae.channels), new_tokens(shape.identity)
     if isinstance(tokens, Arc2FaceTokens):
         file = text_encoder_file(config)
         if not (config.text_encoder or config.init) or not file.is_file():
@@ -210,7 +212,7 @@ def named_tensors(network: MultiviewUNet, optimizer: Optimizer, ema: Ema) -> dic
 def scene_flops(model: Model, config: TrainConfig, nothing: Nothing) -> float:
     """Of one scene forward."""
     with torch.device("meta"):
-        network = model.shape.network(model.vae.channels)
+        network = new_network(model.shape, model.vae.channels)
     return forward_flops(network, config.loader.recipe.views, nothing.latents.shape[-1], len(nothing.context))
 
 

@@ -15,7 +15,7 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.data.batch import Batch
 from train.data.loader import Loader, open_loader
-from train.diffusion.edm import edm_levels, euler
+from train.diffusion.edm import edm_levels, euler, training_levels
 from train.diffusion.objective import gaussian, losses_at
 from train.diffusion.scene import Network, Nothing, Scene, given_in, guided, start
 from train.networks.model import Model
@@ -99,7 +99,7 @@ def level_losses(
             part = slice(begin, begin + config.micro)
             scene = scene_of(model, validation.batch.part(part), validation.latents[part], nothing)
             targets = (~scene.is_condition).sum(1).float()
-            sigma = config.objective.noise.sigma(torch.full_like(targets, quantile), targets)
+            sigma = training_levels(config.objective.noise, torch.full_like(targets, quantile), targets)
             parts.append(losses_at(network, scene, validation.latents[part], noise[part], sigma))
         found[f"loss/{quantile:+.2f}"] = float(torch.cat(parts).mean())
     return {"validation/loss": float(np.mean(list(found.values()))), **{f"validation/{k}": v for k, v in found.items()}}

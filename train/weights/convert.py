@@ -1,32 +1,35 @@
-"""Official checkpoints to a folder of diffusers and transformers models, and back: every tensor of a model, or nothing."""
+"""Converts official checkpoints to folders of diffusers and transformers models; a tensor too many or too few is an error.
 
+Names of latent diffusion (Rombach et al. 2022), which Stable Diffusion and SpinMeRound use, are translated by the functions of
+diffusers for checkpoints of a single file.
+"""
+
+import json
 import re
+import shutil
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from manifests.errors import MissingFile, UserError
-from train.networks.model import About, ModelShape, write_about
-from train.networks.sd15 import sd15_unet_config
-from train.weights.checkpoint_file import read_checkpoint
-from train.weights.ldm_names import Names, shape_there
-from train.weights.parts import (
-    CONFIG,
-    PARTS,
-    UNET,
-    Part,
-    blank_model,
-    names_in,
-    read_config,
-    settings,
-    take,
-    write_part,
-)
+from train.networks.config import ModelShape
+from train.networks.model import About, write_about
+from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
+from train.weights.checkpoint_file import one_line, read_checkpoint
 from weights.tensors import save_tensors
 
+Config = Mapping[str, Any]
+Names = dict[str, str]
+"""Names of weights in a model of diffusers or transformers to their names in a file."""
+
+CONFIG = "config.json"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CHANNELS = ((4, 4), (153, 8))
-"""Into and out of the UNets of Stable Diffusion 1.5 (and Arc2Face) and of SpinMeRound."""
+"""Input and output channels of the UNets of Stable Diffusion 1.5 (and Arc2Face) and of SpinMeRound."""
 
 IGNORED = {
     "moving averages": r"model_ema\..+",
@@ -35,38 +38,61 @@ IGNORED = {
     "training losses": r"(first_stage_model\.)?loss\..+|loss_fn\..+",
     "CLIP's image half": r"vision_model\..+|(visual|text)_projection\.weight|logit_scale",
 }
-"""What official files hold beside the weights of models, by what it is: none of it decides what a model computes."""
+"""Patterns, by kind, of the tensors in official files that do not decide what a model computes."""
+
+LDM_UNET = "model.diffusion_model."
+LDM_VAE = "first_stage_model."
+CLIP_TEXT = r"(conditioner\.embedders\.0\.encoder\.|cond_stage_model\.transformer\.)?(text_model\.)?"
+"""Pattern of what precedes the names of transformers 5 in SpinMeRound, Stable Diffusion 1.5 and older transformers."""
+OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Layers of the autoencoder's attention that diffusers renamed after the release of Stable Diffusion 1.5."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One model of a pipeline."""
+
+    folder: str
+    weights: str
+    """File of weights in the folder."""
+    released: Config
+    """Config of the released weights."""
+
+
+UNET = Part("unet", "diffusion_pytorch_model.safetensors", sd15_unet_config())
+VAE = Part("vae", "diffusion_pytorch_model.safetensors", SD15_VAE_CONFIG)
+TEXT = Part("text_encoder", "model.safetensors", CLIP_L_TEXT_CONFIG)
+PARTS = (UNET, VAE, TEXT)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was in a checkpoint."""
+    """Contents of a checkpoint."""
 
     parts: dict[str, int]
-    """Tensors by the folder they were written to."""
+    """Number of tensors by the folder they were written to."""
     ignored: dict[str, int]
-    """Tensors that were left out, by what they are."""
+    """Number of tensors that were left out, by kind."""
 
 
 def convert(file: str | Path, dest: str | Path, like: str | Path | None = None) -> Converted:
-    """Write the models of a checkpoint as `dest/unet`, `dest/vae` and `dest/text_encoder`, whichever it has.
+    """Write the models of a checkpoint as `dest/unet`, `dest/vae` and `dest/text_encoder`, as far as it has them.
 
-    The whole of SpinMeRound is then a model that `spinset views` takes.
-
-    Known are whole checkpoints of SpinMeRound and of Stable Diffusion 1.5, and a UNet, autoencoder or CLIP text model alone, by
-    the names of LDM, diffusers or transformers (Arc2Face). Sizes are those released, or of the configs in the folder `like`.
+    A whole checkpoint of SpinMeRound becomes a model that `spinset views` reads. Other files that can be converted are whole
+    checkpoints of Stable Diffusion 1.5, and a UNet, autoencoder or CLIP text model alone, by the names of LDM, diffusers or
+    transformers (Arc2Face). Sizes are the released ones, or those of the configs in the folder `like`.
 
     Raises:
-        FileNotFoundError: there is no such file, or no config in `like`.
-        ValueError: it is damaged; or a tensor is missing, unknown, of another shape or not finite: then nothing is written.
-        ValueError: one of its models is in `dest` already.
+        MissingFile: there is no such file, or no config in `like`.
+        UserError: the file is damaged; or a tensor is lacking, unknown, of another shape or not finite; or `dest` already has
+            one of the models. Nothing is written then.
     """
     tensors, dest = read_checkpoint(file), Path(dest)
     configs = {part.folder: read_config(Path(like) / part.folder) for part in PARTS} if like else {}
     if like and not any(configs.values()):
         raise MissingFile(f"{like} has no unet, vae or text_encoder folder with a {CONFIG}")
     found: list[tuple[Part, nn.Module, dict[str, Tensor]]] = []
-    rest = set(tensors)
+    unused = set(tensors)
     for part in PARTS:
         given = configs.get(part.folder)
         model = blank_model(part, given or part.released)
@@ -75,59 +101,132 @@ def convert(file: str | Path, dest: str | Path, like: str | Path | None = None) 
         if part is UNET and not given:
             model = blank_model(part, sd15_unet_config(*_channels(tensors, names, file)))
         found.append((part, model, take(part, model, names, tensors, file)))
-        rest -= set(names.values())
+        unused -= set(names.values())
     if not found:
         raise UserError(
             f"{file} has no UNet, autoencoder or CLIP text model; its first tensor is {next(iter(tensors), None)}"
         )
-    ignored = _ignored([name for name in tensors if name in rest], file)
+    ignored = _ignored([name for name in tensors if name in unused], file)
     for part, _, _ in found:
         if (dest / part.folder).exists():
             raise UserError(f"{dest / part.folder} is there already; remove it, or give another folder")
     for part, model, weights in found:
         write_part(part, model, weights, dest)
-    if not like and len(found) == len(PARTS) and settings(found[0][1])["in_channels"] == CHANNELS[1][0]:
+    if not like and len(found) == len(PARTS) and config_of(found[0][1])["in_channels"] == CHANNELS[1][0]:
         write_about(ModelShape(), About("what SpinMeRound's released weights know"), dest)
     return Converted({part.folder: len(weights) for part, _, weights in found}, ignored)
 
 
-def export_ldm(folder: str | Path, file: str | Path) -> int:
-    """Write the models of a folder as one safetensors file by the names of the released SpinMeRound; returns how many tensors.
+def blank_model(part: Part, config: Config) -> nn.Module:
+    """Build the model of a config on the meta device, where its weights have names and shapes and take no memory.
 
     Raises:
-        FileNotFoundError: a model is not in the folder.
-        ValueError: a model is damaged, or not of Stable Diffusion 1.5's kind; or the file is there already.
+        UserError: the config is of no such model.
     """
-    folder, file = Path(folder), Path(file)
-    if file.exists():
-        raise UserError(f"{file} is there already; remove it, or give another name")
-    tensors: dict[str, Tensor] = {}
-    for part in PARTS:
-        config = read_config(folder / part.folder)
-        if config is None:
-            # The official code would run with random weights in its place, and not say so.
-            raise MissingFile(f"{folder / part.folder} has no {CONFIG}; a SpinMeRound checkpoint needs that model too")
-        model, path = blank_model(part, config), folder / part.folder / part.weights
-        theirs = read_checkpoint(path)
-        names = names_in(part, model, theirs)
-        _ignored([name for name in theirs if name not in set(names.values())], path)
-        weights = take(part, model, names, theirs, path)
-        for here, there in part.names(settings(model)).items():
-            shape = shape_there(there, tuple(weights[here].shape))
-            tensors[part.prefixes[0] + there] = weights[here].reshape(shape)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(file.name + ".unfinished")
-    save_tensors(tensors, scratch)
-    scratch.replace(file)
-    return len(tensors)
+    # Importing these takes seconds, and most commands build no model.
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    # A config that anyone may have written can fail in any way at all.
+    try:
+        with torch.device("meta"):
+            if part is TEXT:
+                return CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+            model: Any = (UNet2DConditionModel if part is UNET else AutoencoderKL).from_config(dict(config))
+            return model
+    except Exception as error:
+        raise UserError(f"the config of {part.folder} builds no model known here ({one_line(error)})") from error
 
 
-def _channels(tensors: dict[str, Tensor], names: Names, file: str | Path) -> tuple[int, int]:
-    """Into and out of the UNet of a file."""
-    first, last = (tensors.get(names[name]) for name in ("conv_in.weight", "conv_out.weight"))
+def config_of(model: Any) -> dict[str, Any]:
+    """The config of a model of diffusers or transformers, defaults included."""
+    return model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)
+
+
+def names_in(part: Part, model: nn.Module, names: Collection[str]) -> Names:
+    """Find the weights of a model among the names of a file, by any of the ways to name them; empty if none is there."""
+    weights = model.state_dict()
+    found = {here: there for here, there in _translated(part, config_of(model), list(names)) if here in weights}
+    return found | {name: name for name in names if name in weights}
+
+
+def _translated(part: Part, config: Config, names: list[str]) -> Iterable[tuple[str, str]]:
+    """Pairs of a name in the model and a name in the file, by the names that are not those of the model itself."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    if part is TEXT:
+        return [(re.sub(f"^{CLIP_TEXT}", "", name), name) for name in names]
+    # The functions rename tensors, and turn 1 x 1 convolutions into matrices. Each tensor here is its position in `names`.
+    prefix, translate = (
+        (LDM_UNET, convert_ldm_unet_checkpoint) if part is UNET else (LDM_VAE, convert_ldm_vae_checkpoint)
+    )
+    positions = {prefix + name.removeprefix(prefix): torch.full((1, 1, 1, 1), i) for i, name in enumerate(names)}
+    try:
+        pairs = [(name, names[int(position)]) for name, position in translate(positions, config).items()]
+    except (KeyError, TypeError) as error:  # a bias without its weight; a config that differs from block to block
+        raise UserError(f"the {part.folder} of the checkpoint is not like its config ({one_line(error)})") from error
+    for old, new in OLD_VAE_ATTENTION.items() if part is VAE else ():
+        pairs += [(name.replace(f".{old}.", f".{new}."), name) for name in names if f".attentions.0.{old}." in name]
+    return pairs
+
+
+def take(
+    part: Part, model: nn.Module, names: Names, tensors: Mapping[str, Tensor], file: str | Path
+) -> dict[str, Tensor]:
+    """Take the weights of a model from the tensors of a file, in the shapes of the model.
+
+    Raises:
+        UserError: one is lacking, of another shape, or not of finite floating point numbers.
+    """
+    blanks = model.state_dict()
+    if lacking := [name for name in blanks if name not in names]:
+        count = f"{len(lacking)} of the {len(blanks)} tensors of a {part.folder}"
+        raise UserError(f"{file} lacks what diffusers calls {lacking[0]} ({count})")
+    for here, there in names.items():
+        tensor, expected = tensors[there], tuple(blanks[here].shape)
+        # LDM's autoencoder attends through 1 x 1 convolutions, which are matrices in diffusers.
+        if tuple(tensor.shape) not in (expected, (*expected, 1, 1)):
+            raise UserError(f"{file}: {there} has the shape {tuple(tensor.shape)}; it must be {expected}")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in FLOATS
+        if not plain or not tensor.isfinite().all():
+            raise UserError(f"{file}: {there} is not made of finite floating point numbers, as weights are")
+    return {here: tensors[there].reshape(blanks[here].shape) for here, there in names.items()}
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Read the config in the folder of a model; None if there is none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not the config of a model")
+    return config
+
+
+def write_part(part: Part, model: Any, weights: Mapping[str, Tensor], dest: Path) -> None:
+    """Write the folder of a model into `dest`; it appears when it is complete."""
+    scratch = dest / f"{part.folder}.unfinished"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    save_tensors(weights, scratch / part.weights)
+    if part is TEXT:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(scratch)
+    else:
+        model.save_config(scratch)
+    scratch.rename(dest / part.folder)
+
+
+def _channels(tensors: Mapping[str, Tensor], names: Names, file: str | Path) -> tuple[int, int]:
+    """Input and output channels of the UNet of a file."""
+    first, last = (tensors.get(names.get(name, "")) for name in ("conv_in.weight", "conv_out.weight"))
     if first is None or last is None or first.ndim != 4 or last.ndim != 4:
-        # What is wrong with them is said when all weights are checked.
-        return CHANNELS[0]
+        return CHANNELS[0]  # `take` names what is wrong with them
     channels = first.shape[1], last.shape[0]
     if channels not in CHANNELS:
         raise UserError(
@@ -138,8 +237,8 @@ def _channels(tensors: dict[str, Tensor], names: Names, file: str | Path) -> tup
 
 
 def _ignored(names: list[str], file: str | Path) -> dict[str, int]:
-    """How many tensors that are no weights there are of each sort."""
-    sorts = [next((sort for sort, pattern in IGNORED.items() if re.fullmatch(pattern, name)), None) for name in names]
-    if unknown := [name for name, sort in zip(names, sorts, strict=True) if sort is None]:
+    """Count the tensors that are no weights, by kind; raises UserError if one is of no known kind."""
+    kinds = [next((kind for kind, pattern in IGNORED.items() if re.fullmatch(pattern, name)), None) for name in names]
+    if unknown := [name for name, kind in zip(names, kinds, strict=True) if kind is None]:
         raise UserError(f"{file} has {unknown[0]}, which no model known here has ({len(unknown)} such tensors)")
-    return {sort: sorts.count(sort) for sort in IGNORED if sort in sorts}
+    return {kind: kinds.count(kind) for kind in IGNORED if kind in kinds}

@@ -12,6 +12,11 @@ KNOWN_SOURCE = "procedural"
 """The head source whose heads the embedded models were trained on."""
 
 
+def model_folder(model: str) -> Path:
+    """The folder of a model; `heads64` names the embedded one."""
+    return HEADS64 if model == HEADS64.name else Path(model)
+
+
 def is_embedded(model: str) -> bool:
     """Whether an option that names a model means an embedded one: by its path, or because it is not given."""
     return not model or Path(model.removeprefix("local-dir:")).resolve().is_relative_to(EMBEDDED.resolve())

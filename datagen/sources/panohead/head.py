@@ -1,15 +1,15 @@
 """Heads from PanoHead and SphereHead: everything that does not depend on the view is worked out once per identity."""
 
 import hashlib
-import re
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from datagen.config import PanoHeadConfig, SourceConfig
 from datagen.heads import Views
 from datagen.sources.panohead.checkpoint import LICENCE, load
 from datagen.sources.panohead.config import CROP, Family
@@ -27,50 +27,6 @@ VERSION = 1
 
 # How fast the density falls beyond the renderer's crop, per world unit: fast enough to cut at the plane itself.
 CROP_SLOPE = 1000.0
-
-
-@dataclass(frozen=True)
-class PanoHeadConfig:
-    """How heads are drawn from a checkpoint, and how they are seen."""
-
-    weights: str = ""
-    """An official .pkl, or a folder made from one by `spinset convert`."""
-    psi: float = 0.7
-    """Truncation: 1 is the full variety, less is closer to the average head."""
-    cutoff: int | None = 14
-    """How many of the layers are truncated; None for all (PanoHead has 14)."""
-    precision: str = "exact"
-    """exact: single precision. fast: super-resolution in half precision."""
-    background: str = "white"
-    """own (as the network renders it), white, black, grey, or a colour as #rrggbb."""
-    neural_resolution: int | None = None
-    """Resolution of the volume rendering; None for the checkpoint's own."""
-    jitter_seed: int | None = None
-    """Samples along rays are drawn at random, as in the official code, from this seed; None places them evenly."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.psi <= 2:
-            raise UserError(f"psi is {self.psi}; it must be from 0 to 2")
-        if self.cutoff is not None and self.cutoff < 0:
-            raise UserError(f"cutoff is {self.cutoff}; it must be at least 0, or None for all layers")
-        if self.precision not in ("exact", "fast"):
-            raise UserError(f"precision is {self.precision!r}; it must be exact or fast")
-        if self.neural_resolution is not None and not 8 <= self.neural_resolution <= 512:
-            raise UserError(f"neural_resolution is {self.neural_resolution}; it must be from 8 to 512")
-        if self.jitter_seed is not None and self.jitter_seed < 0:
-            raise UserError(f"jitter_seed is {self.jitter_seed}; it must be at least 0")
-        _ = self.colour
-
-    @property
-    def colour(self) -> tuple[float, float, float] | None:
-        """The background colour; None for the network's own background."""
-        if self.background == "own":
-            return None
-        code = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}.get(self.background, self.background)
-        if not re.fullmatch(r"#[0-9a-fA-F]{6}", code):
-            raise UserError(f"background is {self.background!r}; it must be own, white, black, grey or #rrggbb")
-        red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
-        return red, green, blue
 
 
 class PanoHead:
@@ -200,3 +156,9 @@ class SphereHeadSource(PanoHeadSource):
 
     name = "spherehead"
     family: Family = "spherehead"
+
+
+def open_source(config: SourceConfig, device: str) -> PanoHeadSource:
+    """The source that the settings name, PanoHead or SphereHead."""
+    source = SphereHeadSource if config.source == SphereHeadSource.name else PanoHeadSource
+    return source(config.panohead, device)

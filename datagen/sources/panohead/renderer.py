@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from datagen.sources.panohead.config import CROP, GeneratorConfig
 from datagen.sources.panohead.layers import FullyConnected
 from datagen.sources.panohead.planes import FeaturePlanes
-from geometry.cameras import RADIUS
+from geometry.directions import RADIUS
 
 EMPTY = -1000.0
 HIDDEN = 64

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datagen.config import DEFECT_KINDS
 from datagen.sources.procedural.anatomy import EYE
 from datagen.sources.procedural.model import Layer, Material, Model, union
 from datagen.sources.procedural.people import build_model
 from datagen.sources.procedural.person import draw_person, generator
 from datagen.sources.procedural.sdf import CM, Points, capsule, ellipsoid, ripple, smooth_max, step
-
-DEFECT_KINDS = ("janus", "identity_drift", "floater", "hole", "haze", "truncated")
 
 _CENTRE = (0.0, EYE + 2.0, -0.9)
 """About where the head turns; a face behind is the face in front turned around this point."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from datagen.config import ProceduralConfig, SourceConfig
 from datagen.heads import Views
 from datagen.sources.procedural.anatomy import landmarks
-from datagen.sources.procedural.defects import DEFECT_KINDS, plant
+from datagen.sources.procedural.defects import plant
 from datagen.sources.procedural.field import ISO_LEVEL, density_field
 from datagen.sources.procedural.haze import veil
 from datagen.sources.procedural.lighting import bake_visibility
@@ -29,21 +30,6 @@ MAX_SEED = (1 << 63) - 1
 
 VERSION = 1
 """Raised whenever the same seed would give another head."""
-
-
-@dataclass(frozen=True)
-class ProceduralConfig:
-    """What goes wrong on purpose: each kind of defect is planted independently in this share of the heads."""
-
-    defect_rate: float = 0.0
-    defects: tuple[str, ...] = DEFECT_KINDS
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.defect_rate <= 1:
-            raise UserError(f"defect_rate is {self.defect_rate}; it is a probability, between 0 and 1")
-        unknown = [kind for kind in self.defects if kind not in DEFECT_KINDS]
-        if unknown:
-            raise UserError(f"defects holds {', '.join(unknown)}; the kinds are {', '.join(DEFECT_KINDS)}")
 
 
 class ProceduralHead:
@@ -118,8 +104,8 @@ class ProceduralSource:
 
     name, max_seed = "procedural", MAX_SEED
 
-    def __init__(self, config: ProceduralConfig = ProceduralConfig()):
-        self.config = config
+    def __init__(self, config: ProceduralConfig | None = None):
+        self.config = config or ProceduralConfig()
 
     def head(self, seed: int) -> ProceduralHead:
         """The head of a seed; the same person with and without defects. Raises ValueError if the seed is negative."""
@@ -135,3 +121,8 @@ class ProceduralSource:
             "weights_sha256": None,
             "licence": "as this repository; knows procedural heads only",
         }
+
+
+def open_source(config: SourceConfig, device: str) -> ProceduralSource:
+    """The source with its settings; it computes on the CPU whatever the device is."""
+    return ProceduralSource(config.procedural)

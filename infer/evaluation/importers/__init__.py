@@ -1,15 +1,14 @@
 """Readers of other multiview sets as held-out people: NeRSemble, FaceScape and RenderMe-360 (experimental)."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from infer.config import StageConfig
 from infer.evaluation.importers.facescape import FaceScape
 from infer.evaluation.importers.nersemble import NeRSemble
 from infer.evaluation.importers.renderme360 import RenderMe360
-from infer.evaluation.importers.stage import StageConfig, StagePeople
+from infer.evaluation.importers.stage import StagePeople
 from manifests.errors import UserError
-
-Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
 
 STAGES = {"nersemble": NeRSemble, "facescape": FaceScape, "renderme360": RenderMe360}
 

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, UInt8
 
 from faces.landmarks import face_points
-from geometry.cameras import FOCAL, RADIUS, Cameras, look_at
+from geometry.cameras import Cameras, look_at
+from geometry.directions import FOCAL, RADIUS
 from manifests.errors import UserError
 
 TOLERANCE = 0.1

@@ -7,7 +7,7 @@ imitations of their files only.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from faces.alignment import SIZE, over_white
 from faces.bisenet import load_bisenet
-from faces.matte import MatteConfig, parsed_alpha, uniform_alpha
+from faces.matte import parsed_alpha, uniform_alpha
 from faces.recogniser import largest_face
 from geometry.cameras import Cameras, azimuth_elevation
+from infer.config import StageConfig
 from infer.evaluation.held_out import HeldOut, opaque_photo
 from infer.evaluation.importers.head_frame import HeadFrame, head_frame, straightened
 from infer.metrics.likeness import FaceEmbedder
@@ -138,18 +139,6 @@ def drawn(choices: Sequence[T], seed: int, purpose: str, name: str) -> T:
 
 PARSED = 512
 """Side in pixels of the pictures that the face parser sees, as its weights were trained."""
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """What of a calibrated stage is used."""
-
-    sequence: str = ""
-    """Sequence, expression or performance, by the name of its folder or file; one at random of each person unless told."""
-    frame: int = -1
-    """Number of the moment; one at random unless told."""
-    matte: MatteConfig = field(default_factory=MatteConfig)
-    """How the background is told where the set has no masks; it stays otherwise."""
 
 
 class StagePeople:

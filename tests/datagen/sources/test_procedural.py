@@ -7,7 +7,8 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from skimage.measure import label, marching_cubes
 
-from datagen.sources.procedural import DEFECT_KINDS, ProceduralConfig, ProceduralSource
+from datagen.config import DEFECT_KINDS, ProceduralConfig
+from datagen.sources.procedural import ProceduralSource
 from datagen.sources.procedural.field import BAND, ISO_LEVEL, SLOPE
 from datagen.sources.procedural.model import union
 from datagen.sources.procedural.person import draw_person

@@ -12,8 +12,9 @@ from tiny import write_onnx, write_recogniser
 
 from faces.landmarks import AVERAGE, ORDER, TEMPLATE, crops, face_points, mirrored, project, similarity
 from faces.recogniser import CUDA, load_arcface, load_detector, onnx_providers, onnx_session
+from filters.config import ArcFaceConfig
 from filters.scorer import Subject
-from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
+from filters.scorers.arcface import ArcFaceScorer
 from geometry.cameras import orbit
 from manifests.errors import UserError
 

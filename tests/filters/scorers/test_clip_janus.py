@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny import TINY_CLIP, write_clip
 
-from filters.scorers.clip_janus import BACK, FRONT, ClipConfig, ClipScorer, load_clip
+from filters.config import ClipConfig
+from filters.scorers.clip_janus import BACK, FRONT, ClipScorer, load_clip
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,10 @@ from turned_heads import turned_heads, turned_noise
 from turns import ball_turn
 
 from faces.recogniser import load_arcface
-from filters.score import ScoreConfig, score
-from filters.scorers.arcface import ArcFaceConfig
-from infer.evaluation.config import EvaluateConfig, check_embedded
+from filters.config import ArcFaceConfig, ScoreConfig
+from filters.score import score
+from infer.config import EvaluateConfig
+from infer.evaluation.config import check_embedded
 from infer.evaluation.evaluate import EvaluationOutcome, open_evaluation
 from infer.evaluation.evaluate import evaluate as evaluate_people
 from infer.evaluation.held_out import HeldOut, StoredPeople, choose_people, choose_views
@@ -31,6 +32,7 @@ from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from spinset import main
 from train.networks.model import load_model, save_model
+from train.networks.unet import new_network
 from train.run.trainer import run
 from weights.embedded import EMBEDDED
 from weights.files import sha256
@@ -363,7 +365,7 @@ def test_what_does_not_fit(model, noise, tmp_path):
     save_model(replace(large, about=replace(large.about, resolution=64)), tmp_path / "large")
     save_model(replace(large, about=replace(large.about, identity=True)), tmp_path / "knowing")
     single = replace(SHAPE, rays=None, normals=False)
-    save_model(replace(large, shape=single, network=single.network()), tmp_path / "single")
+    save_model(replace(large, shape=single, network=new_network(single)), tmp_path / "single")
     refused("has 16 px and the model makes 64; give a dataset of 64 px or more", model=str(tmp_path / "large"))
     refused("trained with identities: --embeddings names a score table", model=str(tmp_path / "knowing"))
     refused("makes single pictures; give one that was trained on several views", model=str(tmp_path / "single"))

@@ -10,12 +10,13 @@ import torch
 from numpy.random import default_rng
 from stages import AZIMUTHS, ELEVATIONS, PLACE, POINTS, TURN, UNIT, FiveDots, facescape, nersemble, seen, stage
 
-from faces.matte import MatteConfig
-from geometry.cameras import FOCAL, Cameras, orbit
+from faces.config import MatteConfig
+from geometry.cameras import Cameras, orbit
+from geometry.directions import FOCAL
+from infer.config import StageConfig
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.importers import open_stage
 from infer.evaluation.importers.head_frame import head_frame, similarity_3d, straightened
-from infer.evaluation.importers.stage import StageConfig
 
 
 def read_all(layout: str, root: Path, resolution: int = 128, **config) -> HeldOut:

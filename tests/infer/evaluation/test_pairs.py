@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer.evaluation.config import EvaluateConfig
+from infer.config import EvaluateConfig
 from infer.evaluation.evaluate import evaluate
 from infer.evaluation.pairs import find_pairs, read_picture
 from infer.evaluation.results import results_of, save_features, worst

@@ -6,8 +6,9 @@ import torch
 from turntable import in_bytes, turntable
 
 from faces.recogniser import ArcFace, load_arcface
+from filters.config import ArcFaceConfig
 from filters.scorer import Subject
-from filters.scorers.arcface import ArcFaceConfig, ArcFaceScorer
+from filters.scorers.arcface import ArcFaceScorer
 from filters.scorers.clip_janus import load_clip
 from infer.metrics.likeness import (
     DLIB_DISTANCE,

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from turns import ball_turn
 
+from infer.config import OUTPUTS
 from infer.outputs.surface import coloured_mesh
-from infer.outputs.write import OUTPUTS, check_outputs, write_outputs
+from infer.outputs.write import check_outputs, write_outputs
 from infer.views import to_bytes
 
 

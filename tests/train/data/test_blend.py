@@ -8,8 +8,8 @@ import pytest
 
 from manifests.dataset import Dataset
 from train.data.blend import Blend, open_blend
+from train.data.config import LoaderConfig
 from train.data.sampling import RandomK
-from train.data.stream import LoaderConfig
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from manifests.plan import write_plan
 from manifests.storage import Storage
 from spinset import main
 from train.data.batch import Batch
+from train.data.config import LatentsConfig, LoaderConfig
 from train.data.latent_source import LatentSource, open_latents
-from train.data.latents import LatentsConfig, LatentsWorker, make_latents
+from train.data.latents import LatentsWorker, make_latents
 from train.data.loader import Loader, open_loader
 from train.data.sampling import RandomK
-from train.data.stream import LoaderConfig
 from train.networks.vae import load_vae, vae_sha256
 
 INLINE = PoolConfig(inline=True)

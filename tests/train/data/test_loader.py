@@ -20,7 +20,8 @@ from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.order import State
 from manifests.storage import Storage
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.sampling import MultiView, RandomK, SingleView
 
 

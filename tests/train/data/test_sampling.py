@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geometry.directions import turned
 from manifests.draws import generator
 from manifests.index import open_index
 from train.data.sampling import (
@@ -20,7 +21,6 @@ from train.data.sampling import (
     distance,
     open_control,
     samples,
-    turned,
     unable,
 )
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from manifests.cache import LookAhead
-from train.data.loader import LoaderConfig, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
 from train.data.slots import HELD
 
 

@@ -6,7 +6,8 @@ import torch
 from hashed import hashed
 from safetensors.torch import load_file
 
-from train.diffusion.edm import NoiseLevels, ddpm_levels, edm_levels, euler, heun, like, scalings, v_target
+from train.diffusion.config import NoiseLevels
+from train.diffusion.edm import ddpm_levels, edm_levels, euler, heun, like, scalings, training_levels, v_target
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +84,14 @@ def test_samplers_follow_the_official_path(samplers, method, name, levels):
 
 def test_levels_shift_with_the_number_of_views(samplers):
     z, targets = samplers["lognormal.rand"], torch.full((16,), 5.0)
-    plain = NoiseLevels(shift="none").sigma(z, targets)
+    plain = training_levels(NoiseLevels(shift="none"), z, targets)
     assert torch.allclose(plain, samplers["lognormal.sigma_p0.7_1.6"], rtol=2e-5)
     for views in (5, 7, 8):
-        fixed = NoiseLevels(shift_views=views).sigma(z, targets)
+        fixed = training_levels(NoiseLevels(shift_views=views), z, targets)
         assert torch.allclose(fixed, samplers[f"lognormal.sigma_shift_sqrtN{views}"], rtol=2e-5)
-    counted = NoiseLevels(shift_views=0).sigma(z, targets)
+    counted = training_levels(NoiseLevels(shift_views=0), z, targets)
     assert torch.allclose(counted, samplers["lognormal.sigma_shift_sqrtN5"], rtol=2e-5)
-    assert torch.allclose(NoiseLevels(shift="N").sigma(z, targets), plain * 7, rtol=1e-5)
+    assert torch.allclose(training_levels(NoiseLevels(shift="N"), z, targets), plain * 7, rtol=1e-5)
 
 
 def test_edm_loss_is_the_square_of_what_v_misses():

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.diffusion.edm import NoiseLevels, like, v_target
-from train.diffusion.objective import Draws, Objective, draw, gaussian, losses, losses_at
+from train.diffusion.config import NoiseLevels, Objective
+from train.diffusion.edm import like, training_levels, v_target
+from train.diffusion.objective import Draws, draw, gaussian, losses, losses_at
 from train.diffusion.scene import Nothing, Scene
 
 LIKE = torch.zeros(400, 2, 3, 2, 2)
@@ -71,7 +72,7 @@ def test_targets_enter_noisy_and_given_views_clean():
         return torch.zeros_like(x)
 
     losses(network, own, latents, draws, objective, nothing)
-    sigma = objective.noise.sigma(draws.level, torch.tensor([2.0, 3.0]))
+    sigma = training_levels(objective.noise, draws.level, torch.tensor([2.0, 3.0]))
     x = torch.where(own.given, latents, latents + like(sigma, latents) * draws.noise)
     assert torch.allclose(seen[0][0], x * like((1 + sigma**2).rsqrt(), x))
     assert torch.allclose(seen[0][1], sigma.log() / 4)

@@ -1,13 +1,14 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from geometry.cameras import spinmeround_rotation
-from geometry.raymaps import RayMaps
+from geometry.raymaps import ray_maps
 from train.diffusion.edm import edm_levels, euler, like, scalings
 from train.diffusion.scene import Nothing, Scene, denoise, given_in, guided, predict, start, without
+from train.networks.config import RayMaps
 
 
 class Toy:
@@ -50,7 +51,7 @@ def nothing_of(released) -> Nothing:
 
 def test_channels_are_those_of_the_released_network(released):
     pitch, yaw = released["angles_pitch_yaw_deg"].float().unbind(-1)
-    own = RayMaps()(spinmeround_rotation(pitch, yaw, torch.zeros_like(yaw)), 16)[None]
+    own = ray_maps(spinmeround_rotation(pitch, yaw, torch.zeros_like(yaw)), 16, **asdict(RayMaps()))[None]
     assert torch.allclose(scene_of(released, own, True).channels, released["stage1.condition_images"], atol=1e-2)
 
 

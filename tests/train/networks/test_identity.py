@@ -3,7 +3,8 @@ import torch
 from hashed import hashed
 from safetensors.torch import load_file
 
-from train.networks.identity import BEGIN, EMBEDDING, END, Arc2FaceTokens, IdentityShape, IdentityToken
+from train.networks.config import EMBEDDING, IdentityShape
+from train.networks.identity import BEGIN, END, Arc2FaceTokens, IdentityToken
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,17 @@ from tiny_vae import write_vae
 
 from geometry.cameras import orbit
 from train.networks.attention import set_view_attention
-from train.networks.identity import IdentityShape
-from train.networks.model import FILE, About, Model, ModelShape, load_model, save_model
+from train.networks.config import FILE, IdentityShape, ModelShape
+from train.networks.identity import new_tokens
+from train.networks.model import About, Model, load_model, save_model
+from train.networks.unet import new_network
 from train.networks.vae import load_vae
 
 
 @pytest.fixture
 def model(tmp_path) -> Model:
     vae = load_vae(write_vae(tmp_path / "vae"))
-    return Model(SHAPE, SHAPE.network(), SHAPE.identity.build(), vae, About("5 noise heads", 16, (1,), True, 7))
+    return Model(SHAPE, new_network(SHAPE), new_tokens(SHAPE.identity), vae, About("5 noise heads", 16, (1,), True, 7))
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_plain_diffusers_runs_it_once_its_attention_is_set(model, folder):
 
 def test_a_text_encoder_is_part_of_it(tmp_path, model):
     shape = replace(SHAPE, identity=IdentityShape("arc2face", 512, layers=1, heads=8))
-    other = replace(model, shape=shape, tokens=shape.identity.build())
+    other = replace(model, shape=shape, tokens=new_tokens(shape.identity))
     save_model(other, tmp_path / "model")
     back = load_model(tmp_path / "model")
     embedding = torch.nn.functional.normalize(torch.randn(2, 512), dim=1)

@@ -3,15 +3,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hashed import hashed, hashed_weights
+from hashed import hashed
+from official import load_hashed
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geometry.raymaps import RayMaps
 from train.networks.attention import attention_layers
-from train.networks.unet import MASK, MultiviewUNet, Stem, UNetShape, grow
+from train.networks.config import MASK, RayMaps, Stem, UNetShape
+from train.networks.unet import MultiviewUNet, grow
 from train.run.log import forward_flops
-from train.weights.ldm_names import unet_names
+from train.weights.convert import UNET
 
 TINY = Path(__file__).parents[2] / "golden" / "spinmeround_unet.safetensors"
 SMALL = UNetShape(channels=(16, 32), attention=(True, True), blocks=1, heads=2, context=12, groups=8)
@@ -21,10 +22,7 @@ SMALL = UNetShape(channels=(16, 32), attention=(True, True), blocks=1, heads=2, 
 def official() -> MultiviewUNet:
     """The tiny network of the golden file, its weights hashed under their official names."""
     network = MultiviewUNet(UNetShape(channels=(32, 64, 128, 128), context=24), latents=8, condition=21)
-    names = unet_names(network.unet.config)
-    shapes = {names[name]: tuple(weight.shape) for name, weight in network.unet.state_dict().items()}
-    weights = hashed_weights(shapes)
-    network.unet.load_state_dict({name: weights[names[name]] for name in names})
+    load_hashed(UNET, network.unet)
     return network.eval()
 
 

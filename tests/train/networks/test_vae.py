@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_vae import write_vae
 
-from train.networks.vae import CONFIG, WEIGHTS, load_vae, vae_sha256
+from train.networks.config import CONFIG, WEIGHTS
+from train.networks.vae import load_vae, vae_sha256
 
 ROOT = Path(__file__).parents[3]
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from train.run.ema import Ema, EmaConfig, Snapshot, gamma_of, mixture, power_beta
+from train.run.config import EmaConfig
+from train.run.ema import Ema, Snapshot, gamma_of, mixture, power_beta
 
 
 def profile(gamma: float, steps: int) -> np.ndarray:

@@ -4,7 +4,8 @@ import pytest
 from runs import alone, logged, tiny_config
 
 from train.networks.model import load_model
-from train.run.launch_ray import RayConfig, launch
+from train.run.config import RayConfig
+from train.run.launch_ray import launch
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from train.run.optimizer import Optimizer, OptimizerConfig
+from train.run.config import OptimizerConfig
+from train.run.optimizer import Optimizer
 
 
 def test_rates_are_a_function_of_the_samples_seen():

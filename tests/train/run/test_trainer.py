@@ -14,24 +14,20 @@ from safetensors.torch import save_file
 from small import hide_normals
 from tiny_vae import write_vae
 
-from datagen.generate import GenerateConfig, generate
-from datagen.meshing import MeshConfig
-from geometry.raymaps import RayMaps
+from datagen.config import GenerateConfig, MeshConfig
+from datagen.generate import generate
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.data.latents import LatentsConfig, make_latents
+from train.data.config import LatentsConfig, LoaderConfig
+from train.data.latents import make_latents
 from train.data.sampling import MultiView, SingleView
-from train.data.stream import LoaderConfig
 from train.diffusion import precision
-from train.diffusion.edm import NoiseLevels
-from train.diffusion.objective import Objective
+from train.diffusion.config import NoiseLevels, Objective
+from train.networks.config import RayMaps, UNetShape
 from train.networks.model import load_model
-from train.networks.unet import UNetShape
 from train.run.checkpoint import whole_ones
-from train.run.config import TrainConfig
-from train.run.ema import EmaConfig
-from train.run.optimizer import OptimizerConfig
+from train.run.config import EmaConfig, OptimizerConfig, TrainConfig
 from train.run.parallel import check_devices
 from train.run.presets import PRESETS
 from train.run.run_folder import average

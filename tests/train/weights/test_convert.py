@@ -1,19 +1,28 @@
-"""Checkpoints are converted whole or not at all, there and back to the bit."""
+"""Checkpoints are converted whole or not at all, and to the bit."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from official import write_official
 from safetensors.torch import load_file, save_file
 from tiny_models import TEXT_CONFIG, write_pipeline
 from torch import Tensor
 
 from train.networks.sd15 import sd15_unet_config
 from train.networks.vae import load_vae
-from train.weights.convert import Converted, convert, export_ldm
-from train.weights.ldm_names import old_vae_names
-from train.weights.parts import PARTS, TEXT, UNET, VAE, blank_model, read_config, settings
+from train.weights.convert import (
+    OLD_VAE_ATTENTION,
+    PARTS,
+    TEXT,
+    UNET,
+    VAE,
+    Converted,
+    blank_model,
+    convert,
+    read_config,
+)
 
 SCHEDULE = ("betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "posterior_mean_coef1", "logvar")
 
@@ -27,8 +36,7 @@ def pipeline(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def released(pipeline) -> dict[str, Tensor]:
     """The same models as one official checkpoint."""
-    export_ldm(pipeline, pipeline / "spmr.safetensors")
-    return load_file(pipeline / "spmr.safetensors")
+    return write_official(pipeline, pipeline / "spmr.safetensors")
 
 
 @pytest.fixture
@@ -54,12 +62,10 @@ def refused(file: Path, dest: Path, says: str, like: Path | None = None) -> None
     assert not dest.exists()
 
 
-def test_a_checkpoint_of_spinmeround_there_and_back(pipeline, released, tmp_path):
+def test_a_whole_checkpoint_of_spinmeround(pipeline, released, tmp_path):
     converted = convert(pipeline / "spmr.safetensors", tmp_path / "back", like=pipeline)
     assert converted == Converted({"unet": 686, "vae": 248, "text_encoder": 36}, {})
     assert same(pipeline, tmp_path / "back", "unet", "vae", "text_encoder")
-    assert export_ldm(tmp_path / "back", tmp_path / "again.safetensors") == len(released)
-    assert (tmp_path / "again.safetensors").read_bytes() == (pipeline / "spmr.safetensors").read_bytes()
     prefixes = {"model.diffusion_model.", "first_stage_model.", "conditioner.embedders.0.encoder.text_model."}
     assert all(any(name.startswith(prefix) for prefix in prefixes) for name in released)
     assert released["first_stage_model.encoder.mid.attn_1.q.weight"].shape == (32, 32, 1, 1)
@@ -110,8 +116,10 @@ def test_models_in_files_of_diffusers(pipeline, tmp_path, file):
     # As of Arc2Face, and of Stable Diffusion 1.5, whose autoencoder has the old names.
     convert(pipeline / "unet" / UNET.weights, tmp_path / "dest", pipeline)
     weights = load_file(pipeline / "vae" / VAE.weights)
-    old = old_vae_names(settings(blank_model(VAE, read_config(pipeline / "vae") or {})))
-    save_file({old[name]: value for name, value in weights.items()}, file)
+    for old, new in OLD_VAE_ATTENTION.items():
+        weights = {name.replace(f".attentions.0.{new}.", f".attentions.0.{old}."): w for name, w in weights.items()}
+    assert sum(".attentions.0.query." in name for name in weights) == 4
+    save_file(weights, file)
     convert(file, tmp_path / "dest", pipeline)
     assert same(pipeline, tmp_path / "dest", "unet", "vae")
 
@@ -141,16 +149,16 @@ def test_half_precision_stays_half(pipeline, released, tmp_path, file):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "here"),
     [
-        "model.diffusion_model.output_blocks.5.2.conv.bias",
-        "first_stage_model.decoder.mid.attn_1.q.weight",
-        "conditioner.embedders.0.encoder.text_model.final_layer_norm.bias",
+        ("model.diffusion_model.output_blocks.5.0.in_layers.2.weight", "up_blocks.1.resnets.2.conv1.weight"),
+        ("first_stage_model.decoder.mid.attn_1.q.weight", "decoder.mid_block.attentions.0.to_q.weight"),
+        ("conditioner.embedders.0.encoder.text_model.final_layer_norm.bias", "final_layer_norm.bias"),
     ],
 )
-def test_a_tensor_that_is_missing_or_wrong_is_named(pipeline, released, tmp_path, file, name):
+def test_a_tensor_that_is_missing_or_wrong_is_named(pipeline, released, tmp_path, file, name, here):
     save_file({k: v for k, v in released.items() if k != name}, file)
-    refused(file, tmp_path / "dest", rf"lacks {name} \(1 of the \d+ tensors of a ", pipeline)
+    refused(file, tmp_path / "dest", rf"lacks what diffusers calls {here} \(1 of the \d+ tensors of a ", pipeline)
     save_file({**released, name: released[name][:-1].contiguous()}, file)
     refused(file, tmp_path / "dest", rf": {name} has the shape \(\d+.*; it must be \(\d+", pipeline)
     bad = released[name].clone().fill_(float("nan"))
@@ -160,10 +168,17 @@ def test_a_tensor_that_is_missing_or_wrong_is_named(pipeline, released, tmp_path
     refused(file, tmp_path / "dest", f": {name} is not made of finite floating point numbers", pipeline)
 
 
-def test_a_matrix_where_a_convolution_was_is_named(pipeline, released, tmp_path, file):
+def test_a_bias_that_diffusers_expects_is_named(pipeline, released, tmp_path, file):
+    name = "model.diffusion_model.output_blocks.5.2.conv.bias"
+    save_file({k: v for k, v in released.items() if k != name}, file)
+    refused(file, tmp_path / "dest", r"the unet of the checkpoint is not like its config .*5\.2\.conv\.bias", pipeline)
+
+
+def test_only_convolutions_of_one_pixel_become_matrices(pipeline, released, tmp_path, file):
     name = "first_stage_model.encoder.mid.attn_1.q.weight"
-    save_file({**released, name: released[name][..., 0, 0].contiguous()}, file)
-    refused(file, tmp_path / "dest", rf"{name} has the shape \(32, 32\); it must be \(32, 32, 1, 1\)", pipeline)
+    wide = released[name].repeat(1, 1, 3, 3)
+    save_file({**released, name: wide}, file)
+    refused(file, tmp_path / "dest", rf"{name} has the shape \(32, 32, 3, 3\); it must be \(32, 32\)", pipeline)
 
 
 def test_a_tensor_that_is_not_known_is_named(pipeline, released, tmp_path, file):
@@ -192,15 +207,9 @@ def test_models_that_are_there_are_not_overwritten(pipeline, tmp_path):
     convert(file, tmp_path / "dest", pipeline)
     with pytest.raises(ValueError, match="dest/text_encoder is there already; remove it, or give another folder"):
         convert(file, tmp_path / "dest", pipeline)
-    with pytest.raises(ValueError, match=r"spmr\.safetensors is there already; remove it, or give another name"):
-        export_ldm(pipeline, pipeline / "spmr.safetensors")
 
 
-def test_a_folder_that_lacks_a_model_is_not_exported(pipeline, tmp_path):
-    convert(pipeline / "unet" / UNET.weights, tmp_path / "dest", pipeline)
-    with pytest.raises(FileNotFoundError, match=r"dest/vae has no config\.json; a SpinMeRound checkpoint needs that"):
-        export_ldm(tmp_path / "dest", tmp_path / "spmr.safetensors")
-    assert not (tmp_path / "spmr.safetensors").exists()
+def test_sizes_are_those_of_a_folder_with_configs(pipeline, tmp_path):
     with pytest.raises(FileNotFoundError, match="has no unet, vae or text_encoder folder with a config"):
         convert(pipeline / "spmr.safetensors", tmp_path / "other", like=tmp_path)
 
@@ -213,7 +222,7 @@ def test_configs_of_other_models_are_refused(pipeline, tmp_path):
         ('{"block_out_channels": [8]}', "the config of unet builds no model known here"),
         (
             '{"use_linear_projection": true, "encoder_hid_dim": 8}',
-            "is not of Stable Diffusion 1.5's kind .it differs in ",
+            "lacks what diffusers calls encoder_hid_proj.weight .2 of the ",
         ),
     ):
         (like / "unet").mkdir(parents=True, exist_ok=True)
@@ -224,7 +233,7 @@ def test_configs_of_other_models_are_refused(pipeline, tmp_path):
 def test_sizes_are_the_released_ones_unless_told_otherwise(pipeline, released, tmp_path, file):
     text = "conditioner.embedders.0.encoder.text_model.embeddings.token_embedding.weight"
     save_file({k: v for k, v in released.items() if k.startswith("conditioner.")}, file)
-    refused(file, tmp_path / "dest", r"lacks conditioner\..*2\.self_attn\.q_proj\.weight \(160 of the 196 tensors")
+    refused(file, tmp_path / "dest", r"lacks what diffusers calls encoder\.layers\.2\..* \(160 of the 196 tensors")
     save_file({k: v for k, v in released.items() if k.startswith("first_stage_model.")}, file)
     refused(file, tmp_path / "dest", r"conv.* has the shape .*; it must be ")
     assert TEXT_CONFIG["hidden_size"] == released[text].shape[1]
@@ -245,4 +254,4 @@ def test_the_channels_of_a_unet_tell_which_it_is(tmp_path):
     torch.save({**weights, "conv_in.weight": torch.zeros(320, 4, 3, 3)}, path)
     refused(path, dest, "its UNet has 4 channels in and 8 out; Stable Diffusion 1.5 has 4 and 4, SpinMeRound 153 and 8")
     torch.save({k: v for k, v in weights.items() if k != "conv_in.weight"}, path)
-    refused(path, dest, r"lacks conv_in\.weight \(1 of the 686 tensors of a unet")
+    refused(path, dest, r"lacks what diffusers calls conv_in\.weight \(1 of the 686 tensors of a unet")

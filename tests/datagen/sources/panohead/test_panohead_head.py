@@ -9,11 +9,13 @@ import pytest
 import torch
 from panohead_files import KWARGS, config, generator, write
 
+from datagen.config import PanoHeadConfig
 from datagen.heads import Head, HeadSource
+from datagen.identity import rig_cameras
 from datagen.meshing import density_grid, marching_cubes
 from datagen.rigs import find_rig
 from datagen.sources.panohead.build import untrained
-from datagen.sources.panohead.head import PanoHead, PanoHeadConfig, PanoHeadSource, SphereHeadSource
+from datagen.sources.panohead.head import PanoHead, PanoHeadSource, SphereHeadSource
 from datagen.sources.panohead.official import frontal_label, latent, vertices_to_world
 from geometry.cameras import eg3d_labels, orbit
 from geometry.embree import EmbreeCaster
@@ -140,7 +142,7 @@ def test_mesh_lies_in_the_frame_of_the_pictures(source, rig):
     last.bias[0] = 10 + 400 * (last.bias[0] - 10)
     head_ = PanoHead(sharp, 1, PanoHeadConfig("-", neural_resolution=64))
     mesh = marching_cubes(density_grid(head_, 64), head_.iso_level)
-    cameras = ring(0.0, 70.0, 200.0) if rig == "orbit-8" else find_rig(rig).cameras(0, 0)[[0, 1, 3]]
+    cameras = ring(0.0, 70.0, 200.0) if rig == "orbit-8" else rig_cameras(find_rig(rig), 0, 0)[[0, 1, 3]]
     views = head_.render(cameras, 64)
     for view, surface in enumerate(EmbreeCaster(mesh).cast(cameras, 64)):
         drawn, met = views.alpha[view].numpy() > 0.5, surface.mask

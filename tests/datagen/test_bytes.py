@@ -1,0 +1,85 @@
+"""The bytes of small datasets of fixed seeds, of a pack, score tables and every export, against the hashes of before.
+
+A change of code must not change them. `PYTHONPATH=.:tests python tests/datagen/test_bytes.py` prints the hashes anew, for a
+change that means to.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from egg import egg_job
+from small import choose
+
+from datagen.config import GenerateConfig, ImageConfig, MeshConfig, ProceduralConfig, SourceConfig
+from datagen.generate import generate
+from exports.config import ExportConfig, PackConfig
+from exports.export import export
+from exports.pack import pack
+from filters.config import ScoreConfig
+from filters.score import score
+from jobs.pool import PoolConfig
+from manifests.dataset import Dataset
+
+HASHES = Path(__file__).parents[1] / "golden" / "dataset_bytes.json"
+LIBRARIES = ("embreex", "numpy", "pillow", "pyarrow", "scikit-image", "scipy", "torch", "trimesh")
+"""Their versions decide bytes too: encoders, meshing, the layout of tables."""
+INLINE = PoolConfig(inline=True)
+
+
+def make(folder: Path) -> None:
+    """Make one of everything that is written for others to read."""
+    source = SourceConfig(procedural=ProceduralConfig(defect_rate=0.5))
+    generate(
+        GenerateConfig(
+            *(str(folder / "procedural"), source),
+            **{"identities": 2, "seed": 7, "rig": "orbit-5", "resolution": 32, "identities_per_shard": 1},
+            mesh=MeshConfig(64),
+            pool=INLINE,
+        )
+    )
+    score(ScoreConfig(str(folder / "procedural"), ("mesh", "image"), pool=INLINE))
+    eggs = _eggs(folder, "eggs", "scatter-3", identities=3, save_meshes=True, image=ImageConfig("webp"))
+    choose(eggs, "clean", {(1, -1), (1, 0), (1, 1), (1, 2), (2, 2)})
+    pack(PackConfig(eggs.storage.root, str(folder / "pack"), selection="clean", shard_mb=1))
+    for format in ("nerfstudio", "colmap", "eg3d", "huggingface", "croissant", "energon"):
+        export(ExportConfig(eggs.storage.root, str(folder / format), format, selection="clean"))
+    for rig in ("facelift-6", "facelift-32"):
+        made = _eggs(folder, rig, rig, identities=1, image=ImageConfig("png"), resolution=16)
+        export(ExportConfig(made.storage.root, str(folder / f"{rig}.export"), "facelift"))
+
+
+def _eggs(folder: Path, name: str, rig: str, **changes) -> Dataset:
+    return generate(egg_job(str(folder / name), INLINE, rig=rig, **changes))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hash of every file that is meant to be the same each time, by its name; lists hold absolute folders."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.endswith((".done.json", ".sqlite")))
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes().replace(bytes(folder), b"")).hexdigest()[:16]
+        for f in files
+    }
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
+
+
+def test_the_bytes_are_those_of_before(tmp_path):
+    before = json.loads(HASHES.read_text())
+    if before["versions"] != versions():
+        pytest.skip(f"the hashes are of other library versions: {before['versions']}")
+    make(tmp_path)
+    assert hashes(tmp_path) == before["hashes"]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder))
+        json.dump({"versions": versions(), "hashes": hashes(Path(folder))}, sys.stdout, indent=1)
+        print()

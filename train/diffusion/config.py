@@ -1,0 +1,46 @@
+"""Settings of the noise process and of the loss."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from manifests.errors import UserError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """Distribution of noise levels in training: ln sigma is normal, with one level for all views of a scene."""
+
+    mean: float = 0.7
+    """Mean of ln sigma for a single view (P_mean of EDM)."""
+    std: float = 1.6
+    """Standard deviation of ln sigma (P_std of EDM)."""
+    shift: Literal["sqrtN", "N", "none"] = "sqrtN"
+    """Shift of the mean with the number N of views, which carry information about each other: ln(N) / 2 for sqrtN (as in
+    CAT3D), ln(N) for N, and no shift for none."""
+    shift_views: int = 7
+    """The number N of views in the shift; 0 counts the target views of each scene."""
+
+    def __post_init__(self) -> None:
+        if self.shift not in ("sqrtN", "N", "none"):
+            raise UserError(f"noise.shift is {self.shift!r}; it must be sqrtN, N or none")
+        if self.std <= 0 or self.shift_views < 0:
+            raise UserError(f"noise.std is {self.std:g}, noise.shift-views {self.shift_views}; they are not negative")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Training objective."""
+
+    noise: NoiseLevels = field(default_factory=NoiseLevels)
+    drop: float = 0.15
+    """Probability with which a scene loses its conditions in training, which classifier-free guidance needs."""
+    drop_mode: Literal["joint", "independent"] = "joint"
+    """joint drops all conditions of a scene together, as guidance does; independent drops each one for itself."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop <= 1:
+            raise UserError(f"objective.drop is {self.drop:g}; it is a probability from 0 to 1")
+        if self.drop_mode not in ("joint", "independent"):
+            raise UserError(f"objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
