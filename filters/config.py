@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from filters.rules import policy_file
+from filters.policies import policy_file
 from filters.scorers import SCORERS
 from jobs.devices import check_device
 from jobs.pool import PoolConfig

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, UInt8
 
+from filters.config import RejectConfig, ScoreConfig
 from geometry.cameras import Cameras
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData
@@ -25,8 +26,7 @@ Columns = Mapping[str, Any]
 class ScorerContext:
     """What every scorer is opened with; each reads the options that concern it."""
 
-    options: Any
-    """The ScoreConfig or RejectConfig that names the models."""
+    options: ScoreConfig | RejectConfig
     source: str
     """Name of the source that made the heads."""
     device: str = "cpu"
