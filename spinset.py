@@ -381,9 +381,12 @@ def _evaluate(parse: Parse) -> int:
             return loaded.pictures(loaded.prepare(pictures)).numpy()
 
         clip = embed
-    out = evaluate(config, clip)
+    out, failed = evaluate(config, clip)
+    print(
+        "\n".join(f"{name} could not be measured: {reason}" for name, reason in failed.items()), end="\n" * bool(failed)
+    )
     print(f"{out}/results.md\nworst people: {out}/failures.html")
-    return DONE
+    return DONE if len(failed) <= config.max_failed else FAULTS
 
 
 def _require_dataset(url: str) -> Any:

@@ -16,10 +16,11 @@ OUTPUTS = ("images", "sheet", "gif", "mp4", "viewer", "nerfstudio", "colmap", "m
 
 
 DEFAULT = ("images", "sheet", "gif", "mp4", "viewer")
-PULL = {"released": 6.103515625, "paper": 0.6103515625}
-"""How far the model's belief is moved towards the photo at each step, in units of their difference: 2 a / (8 64 64) for a
-weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 cells. Above 1 it goes beyond the photo."""
-SAMPLERS = ("euler", "heun", "ddim")
+INPAINT_STRENGTH = {"released": 6.103515625, "paper": 0.6103515625}
+"""How far the denoised image is moved towards the photo in each step of in-painting, as a share of their difference.
+
+2 a / (8 64 64) for a weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 latents; above 1 it goes beyond the photo."""
+SAMPLERS = ("euler", "heun")
 ProtocolName = Literal["spinmeround", "gen3d-face", "diffportrait360"]
 Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
 
@@ -55,7 +56,7 @@ class SamplerConfig:
     scale: float = 0.0
     """Of guidance; the model's own unless told. The paper takes 3, and 3.5 for heads from an identity alone."""
     sampler: str = "euler"
-    """Sampler: euler evaluates the network once a step, as released, heun twice; ddim is euler for models of DDPM."""
+    """euler, one evaluation a step as released, or heun, two."""
     seed: int = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
@@ -118,7 +119,7 @@ class ViewsConfig:
     allow_embedded: bool = False
     """Let --face.arcface be the embedded recogniser, of procedural heads, for a model that was trained with another."""
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
-    pull: float = PULL["released"]
+    pull: float = INPAINT_STRENGTH["released"]
     """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
     device: str = "cpu"
     """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
@@ -213,12 +214,14 @@ class EvaluateConfig:
     """Sampling steps; the protocol's unless told."""
     scale: float = 0.0
     """Guidance; the protocol's unless told."""
-    stages: int = 1
-    """1 makes all views from the input; 2 makes seven anchors first, as `spinset views` does."""
+    stages: int = 2
+    """Stages of sampling: 2 samples seven anchors first, as `spinset views` does; 1 samples all views from the input."""
     input_normals: Literal["own", "stored"] = "own"
     """Normals of the input: in-painted by the model as for a photo, or the stored ones, which a photo does not have."""
     seed: int = 0
     """Of people, views and noise."""
+    max_failed: int = 0
+    """Largest number of people that may fail, because they cannot be read or placed, without exit code 3."""
     device: str = "cpu"
     """Where the model and the metrics run: cpu, cuda, or cuda:N for the GPU of index N."""
 
@@ -234,6 +237,8 @@ class EvaluateConfig:
             raise UserError(f"--stages is {self.stages}; 1 makes all views from the input, 2 makes anchors first")
         if self.identities < 0 or self.steps < 0 or self.reid_limit < 0 or (self.scale and self.scale < 1):
             raise UserError("--identities, --steps and --reid-limit are 0 or more, --scale is 1 or more")
+        if self.max_failed < 0:
+            raise UserError(f"--max-failed is {self.max_failed}; it must be 0 or more")
         if self.layout != "spinset" and (self.selection or self.embeddings):
             raise UserError(f"--selection and --embeddings are of datasets of spinset; --layout is {self.layout}")
         if self.layout != "spinset" and self.input_normals == "stored":

@@ -90,7 +90,7 @@ def test_views_match_pytorch3d(backend: str):
         assert same.sum() >= 0.995 * both.sum()
         np.testing.assert_allclose(surface.depth[same], GOLDEN["depth_z"][view][same], atol=1e-4)
         normals = surface.smooth_normals("world")[same]
-        np.testing.assert_allclose(normals, GOLDEN["smooth_normal_world"][view][same], atol=1e-3)
+        np.testing.assert_allclose(normals, GOLDEN["smooth_normal_world"][view][same].astype(np.float32), atol=1e-3)
         np.testing.assert_allclose(surface.face_normals("world")[same], HEAD.face_normals[face[same]], atol=1e-6)
 
 
