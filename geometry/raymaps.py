@@ -20,12 +20,12 @@ RELEASED_FOV = 18.837
 
 
 def ray_maps(
-    rotation: Float[Tensor, "v 3 3"],
+    rotation: Float[Tensor, "*b 3 3"],
     cells: int,
     mode: Literal["released", "geometric"] = "released",
     origin_octaves: int = 15,
     direction_octaves: int = 8,
-) -> Float[Tensor, "v c h w"]:
+) -> Float[Tensor, "*b c h w"]:
     """The maps of views at a latent resolution, in single precision, with 6 + 6 (origin_octaves + direction_octaves) channels.
 
     Mode `released` encodes the rays that the released weights know (see `released_rays`), `geometric` the true rays through
