@@ -13,7 +13,7 @@ from datagen import report
 from datagen.config import GenerateConfig, MeshConfig, ProceduralConfig, SourceConfig
 from datagen.generate import generate
 from filters.config import ScoreConfig, SelectConfig
-from filters.report import sections as selection_sections
+from filters.report import selection_sections
 from filters.score import score
 from filters.scorer import read_pictures
 from filters.select import select

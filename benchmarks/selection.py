@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from filters.config import SelectConfig
-from filters.decisions import place
+from filters.decisions import place_decisions
 from filters.policy import Column, judge
 from filters.rules import parse_policy
 from filters.select import heads_of, open_tables, select
@@ -132,7 +132,7 @@ def main() -> None:
         columns = {c: Column(opened[c.split(".")[0]].level(c.split(".")[1]), *opened[c.split(".")[0]].numbers(c.split(".")[1]))
                    for rule in policy.rules for c in rule.columns}  # fmt: skip
         heads = heads_of(next(iter(opened.values())))
-        nobody, _ = place([], heads)
+        nobody, _ = place_decisions([], heads)
         judgement, ours = min((timed("judge, columns in memory", lambda: judge(policy, heads, columns.get, nobody))
                                for _ in range(3)), key=lambda r: r[1])  # fmt: skip
         frames = frames_of(opened)

@@ -1,41 +1,29 @@
 """Encodes what a view consists of into the members of a sample, with the same bytes every time."""
 
-import io
 import json
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
 from datagen.config import ImageConfig
-from geometry.meshes import Mesh
-from geometry.normals import encode_normals
+from geometry.meshes import Mesh, encode_normals
+from manifests.pictures import encode_picture
+from manifests.ply import encode_mesh
 
 
 def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], config: ImageConfig) -> bytes:
-    image, out = Image.fromarray(rgb), io.BytesIO()
+    """A colour image in the format of the config."""
     if config.format == "jpg":
-        image.save(out, "JPEG", quality=config.quality, subsampling=0)
-    elif config.format == "webp":
-        image.save(out, "WEBP", lossless=True)
-    else:
-        image.save(out, "PNG")
-    return out.getvalue()
-
-
-def encode_png(pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", compress_level=4)
-    return out.getvalue()
+        return encode_picture(rgb, "JPEG", quality=config.quality, subsampling=0)
+    if config.format == "webp":
+        return encode_picture(rgb, "WEBP", lossless=True)
+    return encode_picture(rgb, compress_level=6)
 
 
 def encode_ply(mesh: Mesh) -> bytes:
     """A mesh as binary PLY."""
-    import trimesh
-    from trimesh.exchange.ply import export_ply
-
-    return export_ply(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
+    return encode_mesh(mesh.vertices, mesh.faces)
 
 
 def encode_view(
@@ -48,7 +36,7 @@ def encode_view(
     """The members of one sample, in the order in which they lie in the shard."""
     return {
         "rgb": encode_rgb(rgb, config),
-        "alpha": encode_png(alpha),
-        "normal": encode_png(encode_normals(normal)),
+        "alpha": encode_picture(alpha),
+        "normal": encode_picture(encode_normals(normal)),
         "json": json.dumps(view, separators=(",", ":")).encode(),
     }

@@ -1,6 +1,5 @@
 """The sections of a generated dataset on a page: its heads, the directions of its views, and its figures."""
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from geometry.cameras import orbit
+from geometry.directions import wrapped
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.pictures import decode_picture
+from manifests.reader import read_members
 from pages.page import Section, picture, render, round_numbers
 
 TURN = 24
@@ -52,7 +54,8 @@ def _cards(dataset: Dataset, shard: int) -> list[Card]:
         if row["outcome"] != schema.KEPT:
             continue
         own = views.filter([identity == row["identity"] for identity in views.column("identity").to_pylist()])
-        rgb, normal = (_pictures(dataset, shard, own, member) for member in ("rgb", "normal"))
+        members = read_members(dataset, shard, own, "rgb", "normal")
+        rgb, normal = ([decode_picture(data) for data in member] for member in members)
         azimuth, elevation = (own.column(name).to_numpy() for name in ("azimuth", "elevation"))
         turn = _turn(azimuth, elevation)
         columns = len(np.unique(np.round(azimuth / 7.2))) if len(azimuth) < 40 else 25
@@ -70,14 +73,10 @@ def _cards(dataset: Dataset, shard: int) -> list[Card]:
     return cards
 
 
-def _pictures(dataset: Dataset, shard: int, rows: Any, member: str) -> list[UInt8[np.ndarray, "h w 3"]]:
-    return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in dataset.members(shard, member, rows)]
-
-
 def _turn(azimuth: np.ndarray, elevation: np.ndarray) -> list[int]:
     """About TURN views once around the head near eye level, from the front on; the nearest view to each step."""
-    steps = [(360 * k / TURN + 180) % 360 - 180 for k in range(TURN)]
-    away = [np.hypot((azimuth - step + 180) % 360 - 180, 2 * elevation) for step in steps]
+    steps = [wrapped(360 * k / TURN) for k in range(TURN)]
+    away = [np.hypot(wrapped(azimuth - step), 2 * elevation) for step in steps]
     return list(dict.fromkeys(int(distance.argmin()) for distance in away))
 
 

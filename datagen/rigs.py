@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from geometry.directions import FOCAL, RADIUS
+from geometry.directions import FOCAL, RADIUS, wrapped
 from manifests.draws import generator
 from manifests.errors import UserError
 
@@ -41,7 +41,7 @@ class Rig:
         draw[:, (azimuth == 0) & (elevation == 0)] = 0
         azimuth = azimuth + self.azimuth_jitter * draw[0]
         elevation = elevation + self.elevation_jitter * draw[1]
-        return (azimuth + 180) % 360 - 180, elevation.clip(-self.elevation_limit, self.elevation_limit)
+        return wrapped(azimuth), elevation.clip(-self.elevation_limit, self.elevation_limit)
 
     def document(self) -> dict[str, Any]:
         """The rig as JSON values for a plan; the lens is left out where it is the usual one, as in plans of older versions."""
@@ -51,7 +51,7 @@ class Rig:
 
 def ring(views: int) -> list[float]:
     """Evenly spaced azimuths in [-180, 180), the front first."""
-    return [(360 * k / views + 180) % 360 - 180 for k in range(views)]
+    return [wrapped(360 * k / views) for k in range(views)]
 
 
 def _product(id: str, azimuth: list[float], elevation: list[float], **settings: float) -> Rig:
@@ -81,7 +81,7 @@ RIGS = {
         # FaceLift (weijielyu/FaceLift): front, front right, right, back, left, front left, where right is the subject's
         # own; and the 32 cameras of its released sample, which start at the subject's left and go round by the back.
         _product("facelift-6", [0.0, -45.0, -90.0, -180.0, 90.0, 45.0], [0.0], **_FACELIFT),
-        _product("facelift-32", [(90 + 11.25 * k + 180) % 360 - 180 for k in range(32)], [20.0], **_FACELIFT),
+        _product("facelift-32", [wrapped(90 + 11.25 * k) for k in range(32)], [20.0], **_FACELIFT),
     )
 }  # fmt: skip
 

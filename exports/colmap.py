@@ -1,16 +1,12 @@
-"""COLMAP's text model: per identity images, masks and sparse/0 with cameras, poses and points sampled from the mesh.
-
-Source: COLMAP, "Output Format". Poses are world-to-camera with OpenCV axes as a quaternion (w first) and a translation,
-and the centre of the first pixel is (0.5, 0.5), as ours is. The world is ours too.
-"""
+"""COLMAP's text model: per identity images, masks and sparse/0 with cameras, poses and points sampled from the mesh."""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from exports.pictures import cameras_of, mask_png, pinhole
-from exports.points import Points, points_of
-from geometry.cameras import Cameras, to_colmap
+from exports.cameras import colmap_files
+from exports.pictures import cameras_of, mask_png
+from exports.points import points_of
 from manifests.dataset import Dataset
 from manifests.keep import Keep, KeptIdentity
 from manifests.schema import mesh_file
@@ -33,35 +29,14 @@ class Colmap:
             )
 
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
-        folder, cameras = f"{identity.number:07d}", cameras_of(identity)
+        folder = f"{identity.number:07d}"
         names = [f"{view:03d}.{self.picture}" for view in identity.views.column("view").to_pylist()]
-        for name, rgb, alpha in zip(names, identity.members("rgb"), identity.members("alpha"), strict=True):
+        for name, rgb, alpha in zip(names, *identity.members("rgb", "alpha"), strict=True):
             yield f"{folder}/images/{name}", rgb
             yield f"{folder}/masks/{name}.png", mask_png(alpha)
-        mesh = identity.mesh()
-        lens = " ".join(map(repr, pinhole(cameras, self.resolution)))
-        yield f"{folder}/sparse/0/cameras.txt", f"1 PINHOLE {self.resolution} {self.resolution} {lens}\n".encode()
-        yield f"{folder}/sparse/0/images.txt", _images(cameras, names, self.resolution)
-        yield f"{folder}/sparse/0/points3D.txt", _points(points_of(identity, mesh)) if mesh else NO_POINTS
+        files = colmap_files(cameras_of(identity), self.resolution, names, points_of(identity), NO_POINTS)
+        for name, data in files:
+            yield f"{folder}/{name}", data
 
     def finish(self, root: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
         yield from ()
-
-
-def _images(cameras: Cameras, names: list[str], resolution: int) -> bytes:
-    """Two lines per image, the second for its (no) keypoints."""
-    quaternions, translations, _ = to_colmap(cameras, resolution)
-    lines = [
-        f"{number} {' '.join(map(repr, q + t))} 1 {name}\n\n"
-        for number, (q, t, name) in enumerate(zip(quaternions.tolist(), translations.tolist(), names, strict=True), 1)
-    ]
-    return "".join(lines).encode()
-
-
-def _points(points: Points) -> bytes:
-    """Points without tracks: nobody matched them, they lie on the surface."""
-    lines = [
-        f"{number} {x:.6f} {y:.6f} {z:.6f} {r} {g} {b} 0\n"
-        for number, ((x, y, z), (r, g, b)) in enumerate(zip(points.xyz.tolist(), points.rgb.tolist(), strict=True), 1)
-    ]
-    return "".join(lines).encode()

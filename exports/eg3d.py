@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from datagen.encode import encode_png
-from exports.pictures import cameras_of, decode
+from exports.pictures import cameras_of
 from geometry.cameras import eg3d_labels
 from manifests.dataset import Dataset
 from manifests.keep import Keep, KeptIdentity, kept_identities
+from manifests.pictures import decode_picture, encode_picture
 
 
 class Eg3d:
@@ -23,8 +23,8 @@ class Eg3d:
         self.dataset, self.keep = dataset, keep
 
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
-        for name, rgb, alpha in zip(_names(identity), identity.members("rgb"), identity.members("alpha"), strict=True):
-            yield f"images/{name}", encode_png(decode(rgb))
+        for name, rgb, alpha in zip(_names(identity), *identity.members("rgb", "alpha"), strict=True):
+            yield f"images/{name}", encode_picture(decode_picture(rgb))
             yield f"masks/{name}", alpha
 
     def finish(self, root: Path) -> Iterator[tuple[str, Iterator[bytes]]]:

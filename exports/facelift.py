@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datagen.rigs import find_rig
-from exports.pictures import background_of, cameras_of, pinhole, rgba_png, rows
+from exports.cameras import pinhole, rows
+from exports.pictures import background_of, cameras_of, rgba_png
 from geometry.cameras import to_z_up
 from geometry.directions import FOCAL, RADIUS
 from manifests.dataset import Dataset
@@ -51,7 +52,7 @@ class Facelift:
         sample, background = f"{identity.number:07d}", background_of(self.plan)
         folder = "images/" if self.rig == "facelift-32" else ""
         names = [f"{folder}cam_{view:03d}.png" for view in identity.views.column("view").to_pylist()]
-        for name, rgb, alpha in zip(names, identity.members("rgb"), identity.members("alpha"), strict=True):
+        for name, rgb, alpha in zip(names, *identity.members("rgb", "alpha"), strict=True):
             yield f"{sample}/{name}", rgba_png(rgb, alpha, background)
         if self.rig == "facelift-32":
             yield f"{sample}/opencv_cameras.json", self._cameras(sample, identity, names)

@@ -1,15 +1,11 @@
 """The pictures and cameras of one identity in the forms that other tools want."""
 
-import io
-
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
 
-from datagen.encode import encode_png
 from geometry.cameras import Cameras
 from manifests.keep import KeptIdentity
+from manifests.pictures import decode_picture, encode_picture
 from manifests.plan import Plan
 
 COLOURS = {"white": "ffffff", "black": "000000", "grey": "808080"}
@@ -21,38 +17,19 @@ def cameras_of(identity: KeptIdentity) -> Cameras:
     return Cameras(torch.from_numpy(c2w.reshape(-1, 4, 4).copy()), torch.from_numpy(K.reshape(-1, 3, 3).copy()))
 
 
-def pinhole(cameras: Cameras, resolution: int) -> tuple[float, float, float, float]:
-    """fx, fy, cx, cy in pixels, which all cameras of an identity share."""
-    K = cameras.pixel_K(resolution)
-    assert torch.equal(K, K[:1].expand_as(K)), "the views of an identity have one focal length"
-    return K[0, 0, 0].item(), K[0, 1, 1].item(), K[0, 0, 2].item(), K[0, 1, 2].item()
-
-
-def rows(matrix: Float[torch.Tensor, "r c"]) -> list[list[float]]:
-    """A matrix for JSON, in double precision so that no reader sees the noise of a float's shortest decimal."""
-    return matrix.double().tolist()
-
-
-def decode(data: bytes) -> UInt8[np.ndarray, "h w *c"]:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
-
-
 def mask_png(alpha: bytes) -> bytes:
     """A mask whose pixels are 255 where the head covers at least half of them, else 0."""
-    return encode_png(np.where(decode(alpha) >= 128, np.uint8(255), np.uint8(0)))
+    return encode_picture(np.where(decode_picture(alpha, grey=True) >= 128, np.uint8(255), np.uint8(0)))
 
 
 def rgba_png(rgb: bytes, alpha: bytes, background: tuple[int, int, int] | None) -> bytes:
     """Straight (not premultiplied) RGBA, so that compositing it over any colour gives no rim of the old background."""
-    colour, opacity = decode(rgb), decode(alpha)
+    colour, opacity = decode_picture(rgb), decode_picture(alpha, grey=True)
     if background is not None:
         a, under = opacity[..., None].astype(np.float32) / 255, np.array(background, np.float32)
         straight = np.where(a > 0, under + (colour - under) / np.maximum(a, 1 / 255), 0)
         colour = (straight.clip(0, 255) + 0.5).astype(np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(np.dstack([colour, opacity])).save(out, "PNG", compress_level=4)
-    return out.getvalue()
+    return encode_picture(np.dstack([colour, opacity]))
 
 
 def background_of(plan: Plan) -> tuple[int, int, int] | None:

@@ -1,19 +1,19 @@
 """Coloured points on the mesh of an identity, which splats and radiance fields start from."""
 
-import io
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from scipy.spatial import KDTree
 
-from exports.pictures import cameras_of, decode
+from exports.cameras import Points
+from exports.pictures import cameras_of
 from geometry.cameras import Cameras
 from geometry.embree import EmbreeCaster
 from geometry.meshes import Mesh
 from manifests.draws import generator
 from manifests.keep import KeptIdentity
+from manifests.pictures import decode_picture
+from manifests.ply import decode_mesh
 
 POINTS = 20_000
 GRAZING = 0.2
@@ -22,40 +22,15 @@ LIFT = 1e-4
 """How far above the surface, in world units, a ray starts, so that it does not meet the face it leaves."""
 
 
-@dataclass(frozen=True, eq=False)
-class Points:
-    """Points of a surface and their colours."""
-
-    xyz: Float32[np.ndarray, "n 3"]
-    rgb: UInt8[np.ndarray, "n 3"]
-
-    def ply(self, turn: Float[torch.Tensor, "3 3"]) -> bytes:
-        """Binary PLY of the points in another world."""
-        table = np.empty(
-            len(self.xyz), [*((axis, "<f4") for axis in "xyz"), *((c, "u1") for c in ("red", "green", "blue"))]
-        )
-        for axis, values in zip("xyz", (self.xyz @ turn.numpy().T).T, strict=True):
-            table[axis] = values
-        for name, values in zip(("red", "green", "blue"), self.rgb.T, strict=True):
-            table[name] = values
-        fields = "".join(f"property {'float' if n in 'xyz' else 'uchar'} {n}\n" for n in table.dtype.names or ())
-        header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(table)}\n{fields}end_header\n"
-        return header.encode() + table.tobytes()
-
-
-def read_mesh(ply: bytes) -> Mesh:
-    import trimesh
-
-    loaded = trimesh.load_mesh(io.BytesIO(ply), file_type="ply", process=False)
-    return Mesh(np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int32))
-
-
-def points_of(identity: KeptIdentity, ply: bytes) -> Points:
-    """Points spread evenly over the surface, each in the colour of the view that sees it most squarely.
+def points_of(identity: KeptIdentity) -> Points | None:
+    """Points spread evenly over the surface of an identity, each in the colour of the view that sees it most squarely.
 
     Rays through the mesh tell which views see a point. A point that none sees has the colour of the nearest seen one.
+    Without a saved mesh there are no points.
     """
-    mesh = read_mesh(ply)
+    if (ply := identity.mesh()) is None:
+        return None
+    mesh = Mesh(*decode_mesh(ply))
     a, b, c = mesh.vertices[mesh.faces.T]
     areas = np.linalg.norm(np.cross(b - a, c - a), axis=1)
     draws = generator(identity.row["seed"], "points")
@@ -76,10 +51,10 @@ def _colours(
     in_frame = np.logical_and(pixels >= 0, pixels < resolution).all(axis=-1)
     best = _best_views(mesh, xyz, normals, cameras, np.asarray(in_frame))
     colours = np.zeros((len(xyz), 3), np.uint8)
-    for view, picture in enumerate(identity.members("rgb")):
+    for view, picture in enumerate(next(identity.members("rgb"))):
         own = best == view
         x, y = pixels[view, own].astype(int).T
-        colours[own] = decode(picture)[y, x]
+        colours[own] = decode_picture(picture)[y, x]
     seen = best >= 0
     if seen.any():
         colours[~seen] = colours[seen][KDTree(xyz[seen]).query(xyz[~seen])[1]]

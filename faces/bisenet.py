@@ -1,4 +1,4 @@
-"""The face parser that tells a head from its background: BiSeNet on a ResNet-18, 19 classes, for weights a person brings.
+"""BiSeNet, the face parser that tells a head from its background: 19 classes per pixel, with weights that the user brings.
 
 Parameters have the names and shapes of zllrunning's face-parsing weights (79999_iter.pth), which load as they are.
 Source: Yu et al. 2018 (BiSeNet), where ResNet features of an eighth of the size stand for the spatial path.
@@ -12,12 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from manifests.errors import MissingFile, UserError
 
 CLASSES = 19
 """0 is the background; then skin, brows, eyes, glasses, ears, earring, nose, mouth, lips, neck, necklace, cloth, hair, hat."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's pictures (sRGB, 0 to 1), with which the weights were trained."""
 
 
 class ConvNorm(nn.Module):
@@ -32,47 +34,22 @@ class ConvNorm(nn.Module):
         return relu(self.bn(self.conv(x)))
 
 
-class Block(nn.Module):
-    """ResNet-18's residual block."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        if stride != 1:
-            short = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(short, nn.BatchNorm2d(outputs))
-        else:
-            self.downsample = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        inner = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
-        return relu(inner + (x if self.downsample is None else self.downsample(x)))
-
-
-class Trunk(nn.Module):
-    """ResNet-18 without its classifier: features at an eighth, a sixteenth and a 32nd of the size."""
+class ResNetTrunk(ResNet):
+    """ResNet-18 without its classifier."""
 
     def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = nn.Sequential(Block(64, 64, 1), Block(64, 64, 1))
-        self.layer2 = nn.Sequential(Block(64, 128, 2), Block(128, 128, 1))
-        self.layer3 = nn.Sequential(Block(128, 256, 2), Block(256, 256, 1))
-        self.layer4 = nn.Sequential(Block(256, 512, 2), Block(512, 512, 1))
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+        del self.fc
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        eighth = self.layer2(self.layer1(self.maxpool(relu(self.bn1(self.conv1(x))))))
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features at 1/8, 1/16 and 1/32 of the size."""
+        eighth = self.layer2(self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x))))))
         sixteenth = self.layer3(eighth)
         return eighth, sixteenth, self.layer4(sixteenth)
 
 
-class Refinement(nn.Module):
-    """Channels weighed by what the whole picture holds."""
+class AttentionRefinement(nn.Module):
+    """The attention refinement module: channels weighted by their mean over the picture."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -87,25 +64,25 @@ class Refinement(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """The trunk, and its coarse features brought up to an eighth of the size."""
+    """The trunk, and its coarse features upsampled to 1/8 of the size."""
 
     def __init__(self):
         super().__init__()
-        self.resnet = Trunk()
-        self.arm16, self.arm32 = Refinement(256, 128), Refinement(512, 128)
+        self.resnet = ResNetTrunk()
+        self.arm16, self.arm32 = AttentionRefinement(256, 128), AttentionRefinement(512, 128)
         self.conv_head32, self.conv_head16 = ConvNorm(128, 128), ConvNorm(128, 128)
         self.conv_avg = ConvNorm(512, 128, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        eighth, sixteenth, coarse = self.resnet(x)
+        eighth, sixteenth, coarse = self.resnet.features(x)
         refined = self.arm32(coarse) + self.conv_avg(coarse.mean((2, 3), keepdim=True))
         refined = self.conv_head32(interpolate(refined, size=sixteenth.shape[2:]))
         refined = self.arm16(sixteenth) + refined
         return eighth, self.conv_head16(interpolate(refined, size=eighth.shape[2:]))
 
 
-class Fusion(nn.Module):
-    """Fine and coarse features together."""
+class FeatureFusion(nn.Module):
+    """The feature fusion module: fine and coarse features together, with weighted channels."""
 
     def __init__(self):
         super().__init__()
@@ -119,8 +96,8 @@ class Fusion(nn.Module):
         return features * (1 + weights.sigmoid())
 
 
-class Head(nn.Module):
-    """Class scores per cell."""
+class ClassHead(nn.Module):
+    """Scores of the 19 classes per cell."""
 
     def __init__(self, inputs: int, inner: int):
         super().__init__()
@@ -132,21 +109,22 @@ class Head(nn.Module):
 
 
 class BiSeNet(nn.Module):
-    """13.3 million parameters; the two heads that only served its training are kept so that official weights load whole."""
+    """13.3 million parameters; the two heads that only its training used are kept so that official weights load whole."""
 
     def __init__(self):
         super().__init__()
         self.cp = ContextPath()
-        self.ffm = Fusion()
-        self.conv_out, self.conv_out16, self.conv_out32 = Head(256, 256), Head(128, 64), Head(128, 64)
+        self.ffm = FeatureFusion()
+        self.conv_out, self.conv_out16, self.conv_out32 = ClassHead(256, 256), ClassHead(128, 64), ClassHead(128, 64)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 19 h w"]:
+        """Class scores per pixel of pictures that are normalised by MEAN and STD."""
         scores = self.conv_out(self.ffm(*self.cp(x)))
         return interpolate(scores, size=x.shape[2:], mode="bilinear", align_corners=True)
 
     @torch.inference_mode()
     def classes(self, rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
-        """The class of every pixel of a picture cut to a head, at 512 px as the weights were trained."""
+        """The class of every pixel of a picture (sRGB) cut to a head; the weights were trained at 512 px."""
         device = next(self.parameters()).device
         mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
         x = (rgb.to(device).float() / 255 - mean) / std
@@ -157,8 +135,8 @@ def load_bisenet(path: str | Path, device: str = "cpu") -> BiSeNet:
     """Load official weights, as their .pth or as safetensors; nothing in the file is executed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no file of weights, or not whole, or of another network.
+        MissingFile: there is no such file.
+        UserError: it is no file of weights, or not whole, or of another network.
     """
     file = Path(path)
     if not file.is_file():
@@ -176,7 +154,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     # The official file is a pickle; with weights_only torch reads tensors and refuses to call anything.
     try:
         return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
-    except Exception as error:  # its reader stumbles over anything
+    except Exception as error:  # its reader raises errors of many classes
         raise UserError("it is no file of tensors alone") from error
 
 

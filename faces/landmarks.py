@@ -69,5 +69,7 @@ def crops(
     pictures: UInt8[np.ndarray, "v h w 3"], points: Float[np.ndarray, "v 5 2"], size: int = SIZE
 ) -> UInt8[np.ndarray, "v s s 3"]:
     """Each picture turned, scaled and cut so that its points lie where recognisers want them; black beyond its border."""
-    matrices = similarity(points, TEMPLATE * (size / SIZE))
-    return np.stack([cv2.warpAffine(p, m, (size, size)) for p, m in zip(pictures, matrices, strict=True)])
+    out = np.empty((len(pictures), size, size, 3), np.uint8)
+    for crop, picture, matrix in zip(out, pictures, similarity(points, TEMPLATE * (size / SIZE)), strict=True):
+        cv2.warpAffine(picture, matrix, (size, size), dst=crop)
+    return out

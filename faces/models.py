@@ -12,9 +12,11 @@ from jaxtyping import Float, Float32, UInt8
 
 from faces.alignment import Frame
 from faces.config import FaceConfig
+from faces.detector import DetectedFace, largest_face, load_detector
 from faces.landmarks import crops
+from faces.onnx import onnx_session
 from faces.pose import HeadPose, landmark_pose
-from faces.recogniser import ArcFace, Face, largest_face, load_arcface, load_detector, onnx_session
+from faces.recogniser import ArcFace, load_arcface
 from manifests.errors import MissingFile, UserError
 from weights.files import existing
 
@@ -35,11 +37,11 @@ class FaceModels:
     """Why there is no recogniser, if so."""
     min_detection: float
 
-    def largest(self, rgb: UInt8[np.ndarray, "h w 3"]) -> Face | None:
+    def largest(self, rgb: UInt8[np.ndarray, "h w 3"]) -> DetectedFace | None:
         """The largest face, if there is any."""
         return largest_face(self.detector, rgb, self.min_detection)
 
-    def pose(self, rgb: UInt8[np.ndarray, "h w 3"], face: Face, frame: Frame) -> HeadPose:
+    def pose(self, rgb: UInt8[np.ndarray, "h w 3"], face: DetectedFace, frame: Frame) -> HeadPose:
         """How the head lies against a frame, from 68 landmarks (see `faces.pose`)."""
         found = self.landmarks.get(np.ascontiguousarray(rgb[..., ::-1]), _Box(face.box))
         return landmark_pose(found.astype(np.float64), self.landmarks.mean_lmk.astype(np.float64), frame)

@@ -62,7 +62,9 @@ def read_decisions(storage: Storage, selection: str) -> list[Decision]:
     return decisions
 
 
-def place(decisions: list[Decision], heads: Heads) -> tuple[Decisions, dict[tuple[int, int | None], Decision]]:
+def place_decisions(
+    decisions: list[Decision], heads: Heads
+) -> tuple[Decisions, dict[tuple[int, int | None], Decision]]:
     """The decisions that count, at the heads they are about, and by identity and view.
 
     Raises:

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from filters.config import RejectConfig
+from filters.policies import PRESETS
 from filters.policy import Decisions, judge
-from filters.rules import PRESETS, Policy, read_policy
+from filters.rules import Policy, read_policy
 from filters.scorer import Scorer, ScorerContext, identity_rows, prepare
 from filters.scorers import SCORERS
 from filters.select import check_requires, column_of, heads_of

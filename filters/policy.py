@@ -7,35 +7,41 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int64, Integer, UInt64
 
-from filters.rules import IDENTITY, VIEW, Policy, Rule, Sector, Softmax
+from filters.rules import Policy, Rule, Sector, Softmax
 from manifests.errors import UserError
+from manifests.scores import IDENTITY, VIEW
 
 KEEP, DROP, UNDECIDED = 1, -1, 0
 
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """All identities, in order, and all their views, ordered by identity and view; `owner` is a view's place in `identity`."""
+    """All identities, in order, and all their views, ordered by identity and view."""
 
     identity: Int64[np.ndarray, " b"]
     owner: Int64[np.ndarray, " n"]
+    """Position in `identity` of the identity of each view."""
     view: Integer[np.ndarray, " n"]
     azimuth: Float32[np.ndarray, " n"]
+    """Degrees."""
     elevation: Float32[np.ndarray, " n"]
+    """Degrees."""
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Scores of all views or of all identities: NaN where the number could not be had, not valid where none was asked for."""
+    """Scores of all views or of all identities, by `level`."""
 
     level: str
     values: Float32[np.ndarray, " m"]
+    """The scores; NaN where the scorer found no number."""
     valid: Bool[np.ndarray, " m"]
+    """False where the scorer does not look, as CLIP at frontal views."""
 
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What people decided, KEEP, DROP or UNDECIDED, of each identity and of each view."""
+    """The decisions of people: KEEP, DROP or UNDECIDED for each identity and each view."""
 
     identities: Int8[np.ndarray, " b"]
     views: Int8[np.ndarray, " n"]
@@ -47,10 +53,12 @@ class Decisions:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """Who fails what at one level: bit i of `failed` is rule i; `value` is the score that failed the first of them."""
+    """The rules that each identity or each view fails."""
 
     failed: UInt64[np.ndarray, " m"]
+    """Bit i is set where rule i failed."""
     value: Float32[np.ndarray, " m"]
+    """The score that failed the first of them, or the number of views that did; NaN without one."""
 
     @classmethod
     def start(cls, rows: int) -> "Verdict":
@@ -62,39 +70,50 @@ class Verdict:
         self.failed[failing] |= np.uint64(1 << rule)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tally:
-    """How many scores of a level (view or identity) a rule judged, how many failed, and the level of what it drops."""
+    """The scores that one rule compared with its limits, and the outcome."""
 
     level: str
-    judged: int
-    failing: int
+    """Whether the scores are of views or of identities."""
     drops: str
+    """Whether a failure drops the view or the identity."""
+    values: Float32[np.ndarray, " m"]
+    judged: Bool[np.ndarray, " m"]
+    failing: Bool[np.ndarray, " m"]
+    """Which of the judged fail: scores beyond the limits and NaN, except views that a decision keeps."""
+    low: float
+    """The lowest score that passes; for a quantile, the lowest of those that it keeps."""
+    high: float
+    """The highest score that passes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What a policy and people's decisions make of all heads; `empty` and `incomplete` identities fail no rule."""
+    """The outcome of a policy and of decisions for all heads."""
 
     tallies: tuple[Tally, ...]
+    """One per rule."""
     identities: Verdict
     views: Verdict
     keep_identity: Bool[np.ndarray, " b"]
     keep_view: Bool[np.ndarray, " n"]
     empty: Bool[np.ndarray, " b"]
+    """Identities that pass every rule but have no view left."""
     incomplete: Bool[np.ndarray, " b"]
+    """Identities that pass every rule but lose a view, under a policy of whole identities."""
 
 
 def judge(policy: Policy, heads: Heads, column: Callable[[str], Column], decisions: Decisions) -> Judgement:
-    """Apply the rules in order, then people's decisions; `column` gives the scores of a name such as "arcface.mean_cosine".
+    """Apply the rules in order, then the decisions; `column` returns the scores of a name such as "arcface.mean_cosine".
 
-    A view that a person keeps passes every rule, one that a person drops is not judged. Decisions on identities come
-    last, so that none of them moves a quantile. Raises ValueError where a rule judges views that were not scored.
+    A view that a decision keeps passes every rule, one that a decision drops is not judged. Decisions on identities come
+    last, so that none of them moves a quantile. Raises UserError where a rule judges views that were not scored.
     """
     views, identities = Verdict.start(len(heads.view)), Verdict.start(len(heads.identity))
     tallies = []
     for i, rule in enumerate(policy.rules):
-        scores = rule_scores(rule, column)
+        scores = _scores_of(rule, column)
         if scores.level == IDENTITY:
             tallies.append(_judge_identities(i, rule, scores, heads, identities))
         else:
@@ -102,8 +121,8 @@ def judge(policy: Policy, heads: Heads, column: Callable[[str], Column], decisio
     return _conclude(policy, heads, tuple(tallies), identities, views, decisions)
 
 
-def rule_scores(rule: Rule, column: Callable[[str], Column]) -> Column:
-    """The numbers that a rule compares with its limits; raises ValueError where they mix views and identities."""
+def _scores_of(rule: Rule, column: Callable[[str], Column]) -> Column:
+    """The numbers that a rule compares with its limits; raises UserError where they mix views and identities."""
     columns = [column(name) for name in rule.columns]
     if len({c.level for c in columns}) > 1:
         raise UserError(f"rule {rule.name} mixes scores of views and of identities: {', '.join(rule.columns)}")
@@ -126,7 +145,7 @@ def _judge_identities(i: int, rule: Rule, scores: Column, heads: Heads, identiti
     judged = identities.failed == 0 if rule.is_quantile else np.ones(len(heads.identity), bool)
     failing = _failing(rule, scores.values, judged)
     identities.add(i, failing, scores.values)
-    return Tally(IDENTITY, int(judged.sum()), int(failing.sum()), IDENTITY)
+    return Tally(IDENTITY, IDENTITY, scores.values, judged, failing, *_limits(rule, scores.values[judged & ~failing]))
 
 
 def _judge_views(
@@ -141,13 +160,15 @@ def _judge_views(
         )
     if rule.is_quantile:
         judged &= (views.failed == 0) & (identities.failed == 0)[heads.owner]
-    failing = _failing(rule, scores.values, judged) & (decisions.views != KEEP)
+    failing = _failing(rule, scores.values, judged)
+    limits = _limits(rule, scores.values[judged & ~failing])
+    failing &= decisions.views != KEEP
     if rule.drop == IDENTITY:
         failures, judgements = (np.bincount(heads.owner[x], minlength=len(heads.identity)) for x in (failing, judged))
         identities.add(i, _too_many(rule, failures, judgements), failures.astype(np.float32))
     else:
         views.add(i, failing, scores.values)
-    return Tally(VIEW, int(judged.sum()), int(failing.sum()), rule.drop or VIEW)
+    return Tally(VIEW, rule.drop or VIEW, scores.values, judged, failing, *limits)
 
 
 def _failing(rule: Rule, values: Float32[np.ndarray, " m"], judged: Bool[np.ndarray, " m"]) -> Bool[np.ndarray, " m"]:
@@ -175,11 +196,10 @@ def _too_many(
     return failing > (rule.max_failing or 0)
 
 
-def limits(rule: Rule, values: Float32[np.ndarray, " m"], judged: Bool[np.ndarray, " m"]) -> tuple[float, float]:
-    """The lowest and the highest score that passes; of a quantile, over the scores judged."""
+def _limits(rule: Rule, passing: Float32[np.ndarray, " k"]) -> tuple[float, float]:
+    """The lowest and the highest score that passes; for a quantile, from the scores that it keeps."""
     if not rule.is_quantile:
         return (-math.inf if rule.min is None else rule.min), (math.inf if rule.max is None else rule.max)
-    passing = values[judged & ~_failing(rule, values, judged)]
     if not len(passing):
         return math.inf, -math.inf
     return (float(passing.min()), math.inf) if rule.keep_top is not None else (-math.inf, float(passing.max()))

@@ -1,30 +1,37 @@
-"""The sections of a selection on a page: what each rule drops, its scores and limits, the worst and the borderline heads."""
+"""The sections of a selection on a page: counts of each rule, its scores and limits, the worst and the borderline heads."""
 
-import io
 import json
 import math
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
-from filters.policy import Heads, in_sector, limits, rule_scores
+from filters.policy import Heads, Tally
 from filters.rules import Rule, Softmax, parse_policy
-from filters.select import column_of, heads_of, open_tables
+from filters.select import JudgedDataset, judge_dataset
+from filters.summary import rule_counts
+from geometry.directions import wrapped
 from manifests.dataset import Dataset
+from manifests.errors import UserError
+from manifests.pictures import decode_picture
+from manifests.reader import read_members
 from manifests.scores import VIEW, WHOLE, Scores
 from manifests.selection import read_selection, selection_file
 from pages.page import Section, picture, render, round_numbers
 
 BINS = 48
+"""Intervals of a histogram; at the width of the chart each is 12 px."""
 SHOWN = 10
+"""Pictures in a row of heads."""
 THUMB = 96
+"""Side of a picture, in pixels."""
 SOUND = "sound head"
-"""What is written at a head in which a source that plants defects planted none."""
+"""Caption of a head without a defect, where the source records the defects that it plants."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One identity or view under a rule; `planted` is empty where the truth is not known."""
+class ExampleHead:
+    """One identity or view under a chart; `planted` is empty where the truth is not known."""
 
     caption: str
     score: float
@@ -83,19 +90,27 @@ class Chart:
     without: int
     sound: list[int]
     """Identities that fail the rule, or of which a view fails it, although nothing is planted in them."""
-    worst: list[Shown]
-    borderline: list[Shown]
+    worst: list[ExampleHead]
+    borderline: list[ExampleHead]
 
 
-def sections(dataset: Dataset, selection: str) -> list[Section]:
-    """A selection's counts, and its rules with their scores and heads (reads all scores, and a few pictures)."""
+def selection_sections(dataset: Dataset, selection: str) -> list[Section]:
+    """A selection's counts, and its rules with their scores and heads (reads all scores, and a few pictures).
+
+    Raises:
+        UserError: the scores or the decisions changed after the selection was made.
+    """
     summary, document = (json.loads(dataset.storage.read(selection_file(selection, f"{name}.json")))
                          for name in ("summary", "policy"))  # fmt: skip
     policy = parse_policy(document)
-    opened = open_tables(dataset, policy)
-    heads = heads_of(next(iter(opened.values())))
+    judged = judge_dataset(dataset, policy, selection)
+    if rule_counts(policy, judged.judgement) != summary["rules"]:
+        raise UserError(f"selection {selection} is older than its scores or decisions; run spinset select again")
     planted = _planted(dataset)
-    charts = [_chart(dataset, rule, heads, opened, planted) for rule in policy.rules]
+    charts = [
+        _chart(dataset, rule, tally, judged, planted)
+        for rule, tally in zip(policy.rules, judged.judgement.tallies, strict=True)
+    ]
     truth = _compare(read_selection(dataset, selection).rows, planted)
     return [
         Section(
@@ -131,36 +146,34 @@ def _compare(rows: pa.Table, planted: dict[int, str]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _chart(dataset: Dataset, rule: Rule, heads: Heads, opened: dict[str, Scores], planted: dict[int, str]) -> Chart:
-    scores = rule_scores(rule, partial(column_of, opened))
-    of_views, values = scores.level == VIEW, scores.values
-    judged = in_sector(rule.where, heads) & scores.valid if of_views else scores.valid
-    low, high = limits(rule, values, judged)
-    known = np.flatnonzero(judged & ~np.isnan(values))
-    beyond = np.maximum(low - values, values - high)
+def _chart(dataset: Dataset, rule: Rule, tally: Tally, judged: JudgedDataset, planted: dict[int, str]) -> Chart:
+    heads, values, failing = judged.heads, tally.values, tally.failing
+    of_views = tally.level == VIEW
     owners = heads.owner if of_views else np.arange(len(values))
+    known = np.flatnonzero(tally.judged & ~np.isnan(values))
+    beyond = np.maximum(tally.low - values, values - tally.high)
     ranked = known[np.argsort(-beyond[known], kind="stable")]
-    failing, passing = ranked[beyond[ranked] > 0], ranked[beyond[ranked] <= 0]
-    worst = _one_each(failing, owners)[:SHOWN]
-    near = [*_one_each(passing, owners)[: SHOWN // 2][::-1], *_one_each(failing[::-1], owners)[: SHOWN // 2]]
-    fails = np.unique(owners[judged & ~(beyond <= 0)])
+    # A view that a decision keeps passes far beyond the limit, so it is no borderline head.
+    fails, passes = ranked[failing[ranked]], ranked[~failing[ranked] & (beyond[ranked] <= 0)]
+    worst = _one_each(fails, owners)[:SHOWN]
+    near = [*_one_each(passes, owners)[: SHOWN // 2][::-1], *_one_each(fails[::-1], owners)[: SHOWN // 2]]
 
     @cache
-    def show(row: int) -> Shown:
+    def show(row: int) -> ExampleHead:
         owner = int(owners[row])
         identity = int(heads.identity[owner])
         which = row if of_views else _most_frontal(heads, owner)
         caption = f"identity {identity}" + (f" view {heads.view[row]}" if of_views else "")
-        pixels = _picture(dataset, identity, int(heads.view[which]))
-        return Shown(caption, float(values[row]), bool(beyond[row] > 0), picture(pixels), planted.get(identity, ""))
+        pixels = _thumbnail(dataset, identity, int(heads.view[which]))
+        return ExampleHead(caption, float(values[row]), bool(failing[row]), picture(pixels), planted.get(identity, ""))
 
     return Chart(
         str(rule),
-        _meaning(rule, opened),
+        _meaning(rule, judged.tables),
         "views" if of_views else "identities",
-        histogram(values[known], low, high) if len(known) else None,
-        int(judged.sum()) - len(known),
-        [int(i) for i in heads.identity[fails] if planted.get(int(i)) == SOUND],
+        histogram(values[known], failing[known], tally.low, tally.high) if len(known) else None,
+        int((failing & np.isnan(values)).sum()),
+        [int(i) for i in heads.identity[np.unique(owners[failing])] if planted.get(int(i)) == SOUND],
         [show(int(row)) for row in worst],
         [show(int(row)) for row in near],
     )
@@ -180,11 +193,12 @@ def _one_each(rows: Int64[np.ndarray, " k"], owners: Int64[np.ndarray, " m"]) ->
     return rows[np.sort(first)]
 
 
-def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> Histogram:
-    """Bars of which each holds only passing (low to high) or only failing scores; heights are logarithms of counts.
+def histogram(values: Float32[np.ndarray, " k"], failing: Bool[np.ndarray, " k"], low: float, high: float) -> Histogram:
+    """Bars that each hold only passing or only failing scores; heights are logarithms of counts.
 
     The limits are edges of bars, and the axis reaches them. If scores and limits are whole numbers, each number has one
-    bar, in its middle, and a limit lies between the last number that passes and the first that fails.
+    bar, in its middle, and a limit lies between the last number that passes and the first that fails. Where equal scores
+    or decisions make an interval hold both, a passing and a failing bar share its width.
     """
     finite = [x for x in (low, high) if math.isfinite(x)]
     first, last = min([float(values.min()), *finite]), max([float(values.max()), *finite])
@@ -192,30 +206,34 @@ def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> His
         # One more number than there are: a limit at the last one is not the end of the axis.
         ends = (first - 0.5, last + 1.5)
         edges, ticks = np.arange(ends[0], ends[1] + 1), [x for x in round_numbers(first, last + 1) if x.is_integer()]
-        below, above = drawn = low - 0.5, high + 0.5
+        drawn = low - 0.5, high + 0.5
     else:
         ticks = round_numbers(first, last)
         ends, drawn = (ticks[0], ticks[-1]), (low, high)
         # Scores have 32 bits, and so has a limit that they are compared with; what equals the upper one still passes.
-        below, above = float(np.float32(low)), float(np.nextafter(np.float32(high), np.float32(np.inf)))
-        edges = np.unique([*np.linspace(*ends, BINS + 1), *(x for x in (below, above) if ends[0] < x < ends[1])])
+        splits = float(np.float32(low)), float(np.nextafter(np.float32(high), np.float32(np.inf)))
+        edges = np.unique([*np.linspace(*ends, BINS + 1), *(x for x in splits if ends[0] < x < ends[1])])
     # The first and the last tick equal the ends of the scores only up to rounding.
-    counts, _ = np.histogram(values.astype(np.float64).clip(*ends), edges)
-    tallest = np.log1p(counts.max())
+    inside = values.astype(np.float64).clip(*ends)
+    passed, failed = (np.histogram(inside[which], edges)[0] for which in (~failing, failing))
+    most = int(np.maximum(passed, failed).max())
 
     def place(x: float) -> float:
         return 100 * (x - ends[0]) / (ends[1] - ends[0])
 
-    steps = [m * 10**k for k in range(10) for m in ((1, 2, 5) if counts.max() < 50 else (1,))]
+    bars = []
+    for left, right, *counts in zip(edges[:-1], edges[1:], passed, failed, strict=True):
+        shown = [(int(count), fails) for count, fails in zip(counts, (False, True), strict=True) if count]
+        width = (place(right) - place(left)) / max(len(shown), 1)
+        bars += [
+            Bar(place(left) + i * width, width, float(np.log1p(count) / np.log1p(most)), count, fails)
+            for i, (count, fails) in enumerate(shown)
+        ]
+    steps = [m * 10**k for k in range(10) for m in ((1, 2, 5) if most < 50 else (1,))]
     return Histogram(
-        [
-            Bar(place(left), place(right) - place(left), float(np.log1p(n) / tallest), int(n),
-                not below <= (left + right) / 2 <= above)
-            for left, right, n in zip(edges[:-1], edges[1:], counts, strict=True)
-            if n
-        ],
+        bars,
         [Mark(place(x), f"{x:g}") for x in ticks if ends[0] <= x <= ends[1]],
-        [Mark(float(100 * np.log1p(n) / tallest), str(n)) for n in steps if n <= counts.max()],
+        [Mark(float(100 * np.log1p(n) / np.log1p(most)), str(n)) for n in steps if n <= most],
         [Mark(place(x), f"{name} {limit:.4g}") for name, limit, x in zip(("min", "max"), (low, high), drawn, strict=True)
          if math.isfinite(limit)],
     )  # fmt: skip
@@ -224,14 +242,14 @@ def histogram(values: Float32[np.ndarray, " k"], low: float, high: float) -> His
 def _most_frontal(heads: Heads, owner: int) -> int:
     """The view of an identity that is nearest to the front."""
     rows = np.flatnonzero(heads.owner == owner)
-    away = np.hypot((heads.azimuth[rows] + 180) % 360 - 180, heads.elevation[rows])
+    away = np.hypot(wrapped(heads.azimuth[rows]), heads.elevation[rows])
     return int(rows[away.argmin()])
 
 
-def _picture(dataset: Dataset, identity: int, view: int) -> UInt8[np.ndarray, "h w 3"]:
+def _thumbnail(dataset: Dataset, identity: int, view: int) -> UInt8[np.ndarray, "h w 3"]:
     shard = dataset.plan.shard_of(identity)
-    views = dataset.views(shard, ["identity", "view", "rgb"])
+    views = dataset.views(shard)
     own = (views.column("identity").to_numpy() == identity) & (views.column("view").to_numpy() == view)
-    data = next(dataset.members(shard, "rgb", views.filter(pa.array(own))))
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB").resize((THUMB, THUMB), Image.Resampling.LANCZOS))
+    ((data,),) = read_members(dataset, shard, views.filter(pa.array(own)), "rgb")
+    image = Image.fromarray(decode_picture(data))
+    return np.asarray(image.resize((THUMB, THUMB), Image.Resampling.LANCZOS))

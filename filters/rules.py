@@ -1,75 +1,128 @@
-"""What a policy is: a small JSON of rules on scores, checked when read; and the presets."""
+"""Policies: small JSON files of rules on scores, checked when they are read; and the presets."""
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+
+from filters.policies import policy_file
 from manifests.errors import UserError
-from manifests.scores import IDENTITY, VIEW
 
-PRESETS = ("gen3d-face", "spinmeround", "diffportrait360", "early")
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-_COLUMN = re.compile(r"\w+\.\w+")
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""Unknown fields are errors, and so are values of another type, such as a number written as a text."""
 
 
+def _checked(test: Callable[[Any], bool], rule: str) -> AfterValidator:
+    """A check of one value; `rule` completes the sentence that begins with the value."""
+
+    def check(value: Any) -> Any:
+        if not test(value):
+            raise ValueError(rule)
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_column(name: str) -> bool:
+    table, _, column = name.partition(".")
+    return table.isidentifier() and column.isidentifier()
+
+
+ColumnName = Annotated[str, _checked(_is_column, "a score is written table.column, as arcface.mean_cosine")]
+Degrees = Annotated[
+    tuple[FiniteFloat, ...],
+    _checked(lambda ends: len(ends) == 2 and ends[0] <= ends[1], "a range is [from, to] in degrees with from <= to"),
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Sector:
-    """Where the views of a rule lie, in degrees; an azimuth range runs from its first number up, so [120, 240] is the back."""
+    """Directions of views, in degrees; an azimuth range goes upwards from its first number, so [120, 240] is the back."""
 
-    azimuth: tuple[float, float] = (-180.0, 180.0)
-    elevation: tuple[float, float] = (-90.0, 90.0)
+    azimuth: Degrees = (-180.0, 180.0)
+    elevation: Degrees = (-90.0, 90.0)
 
     def __str__(self) -> str:
         parts = [
-            f"{name} {low:g} to {high:g}"
-            for name, (low, high), everything in (
-                ("azimuth", self.azimuth, (-180.0, 180.0)),
-                ("elevation", self.elevation, (-90.0, 90.0)),
-            )
-            if (low, high) != everything
+            f"{one.name} {low:g} to {high:g}"
+            for one, (low, high) in ((one, getattr(self, one.name)) for one in fields(self))
+            if (low, high) != one.default
         ]
         return ", ".join(parts) or "all views"
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Softmax:
-    """The probability of the first of some columns, whose numbers are scaled: zero-shot classification by raw cosines."""
+    """The probability of the first of some columns after a softmax: zero-shot classification by cosines."""
 
-    columns: tuple[str, ...]
-    scale: float = 100.0
+    softmax: Annotated[
+        tuple[ColumnName, ...], _checked(lambda names: len(names) > 1, "a softmax has two columns or more")
+    ]
+    """Columns of scores, two or more."""
+    scale: Annotated[FiniteFloat, Field(gt=0)] = 100.0
+    """Factor of the scores before the softmax; CLIP's logit scale is 100."""
 
     def __str__(self) -> str:
-        return f"softmax({', '.join(self.columns)})"
+        return f"softmax({', '.join(self.softmax)})"
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Rule:
-    """One criterion; exactly one of min/max (either or both), keep_top and keep_bottom says who passes."""
+    """One criterion. What passes is given by min and/or max, or by keep_top, or by keep_bottom."""
 
-    name: str
-    score: str | Softmax
-    min: float | None = None
-    max: float | None = None
-    keep_top: float | None = None
-    """The share of the survivors of the rules before with the highest scores; keep_bottom: the lowest."""
-    keep_bottom: float | None = None
+    name: Annotated[str, Field(min_length=1)]
+    score: Annotated[
+        Annotated[ColumnName, Tag("column")] | Annotated[Softmax, Tag("classes")],
+        Discriminator(lambda value: "classes" if isinstance(value, dict) else "column"),
+    ]
+    min: FiniteFloat | None = None
+    max: FiniteFloat | None = None
+    keep_top: Share | None = None
+    """Share with the highest scores, of what the rules before let pass."""
+    keep_bottom: Share | None = None
+    """Share with the lowest scores, of what the rules before let pass."""
     where: Sector = field(default_factory=Sector)
-    drop: str | None = None
-    """What a failing view costs: the view, or its identity. Identity scores always judge the identity."""
-    max_failing: int | None = None
-    """With drop = identity: the identity goes when more of its views fail (0 unless told)."""
-    max_failing_share: float | None = None
-    """The same as a share of the views judged."""
-    min_passing: int | None = None
-    """The identity goes when fewer of its views pass."""
+    drop: Literal["view", "identity"] | None = None
+    """What a failing view costs: the view, or its identity. Scores of identities always judge the identity."""
+    max_failing: Count | None = None
+    """With drop = identity, the identity is dropped when more of its views fail; the default is 0."""
+    max_failing_share: Share | None = None
+    """With drop = identity, the same limit as a share of the identity's views that the rule judges."""
+    min_passing: Count | None = None
+    """With drop = identity, the identity is dropped when fewer of its views pass."""
+
+    def __post_init__(self) -> None:
+        ways = (self.min is not None or self.max is not None, self.keep_top is not None, self.keep_bottom is not None)
+        if sum(ways) != 1:
+            raise UserError("a rule must have min and/or max, or keep_top, or keep_bottom")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise UserError(f"min {self.min:g} is above max {self.max:g}, so nothing passes")
+        counts = [k for k in ("max_failing", "max_failing_share", "min_passing") if getattr(self, k) is not None]
+        if len(counts) > 1:
+            raise UserError(f"a rule has at most one of {' and '.join(counts)}")
+        if counts and self.drop != "identity":
+            raise UserError(f"{counts[0]} needs drop = identity")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (self.score,) if isinstance(self.score, str) else self.score.columns
+        return (self.score,) if isinstance(self.score, str) else self.score.softmax
 
     @property
     def is_quantile(self) -> bool:
@@ -77,13 +130,13 @@ class Rule:
 
     @property
     def share(self) -> float:
-        """What a quantile keeps."""
+        """The share that a quantile keeps."""
         share = self.keep_top if self.keep_top is not None else self.keep_bottom
         assert share is not None, f"rule {self.name} is no quantile"
         return share
 
     def __str__(self) -> str:
-        """Why something fails this rule."""
+        """The reason of a row that fails this rule."""
         if self.is_quantile:
             end = "highest" if self.keep_top is not None else "lowest"
             why = f"{self.score} not among the {end} {100 * self.share:g} %"
@@ -94,17 +147,24 @@ class Rule:
         return f"{self.name}: {why}" + (f" ({self.where})" if self.where != Sector() else "")
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Policy:
-    """Rules in order. Thresholds judge everything alike; quantiles judge what survived the rules before them."""
+    """Rules in order. Thresholds judge everything alike; quantiles judge what the rules before them let pass."""
 
-    name: str
-    rules: tuple[Rule, ...]
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*$")]
+    rules: Annotated[tuple[Rule, ...], _checked(lambda rules: 0 < len(rules) <= 60, "a policy has 1 to 60 rules")]
+    """At most 60, because a verdict has one bit of 64 per rule."""
     about: str = ""
     whole_identities: bool = False
-    """An identity that loses a view goes altogether, as rings with fixed places need."""
+    """Whether an identity that loses any view is dropped, as rings with a fixed number of views need."""
     requires: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Tables that must be there, and what their lineage must say, e.g. {"clip_janus": {"weights_sha256": "..."}}."""
+    """Fields that the lineage of a table must have, such as {"clip_janus": {"weights_sha256": "..."}}."""
+
+    def __post_init__(self) -> None:
+        names = [rule.name for rule in self.rules]
+        if double := next((n for n in names if names.count(n) > 1), None):
+            raise UserError(f"two rules are called {double!r}")
 
     @property
     def tables(self) -> dict[str, list[str]]:
@@ -116,160 +176,60 @@ class Policy:
         return found
 
 
-def policy_file(name: str) -> Path:
-    """The file of a preset, or the path of a JSON file; raises UserError if it is neither."""
-    path = Path(__file__).parent / "policies" / f"{name}.json" if name in PRESETS else Path(name)
-    if not path.is_file():
-        raise UserError(f"there is no policy {name!r}: it is neither a preset ({', '.join(PRESETS)}) nor a file")
-    return path
+_POLICY = TypeAdapter(Policy)
 
 
 def read_policy(name: str) -> tuple[Policy, dict[str, Any]]:
-    """A preset or a JSON file, checked, and the document as it stands there.
+    """Read a preset or a JSON file; returns the policy and its document.
 
     Raises:
-        ValueError: neither of the two, or a document that is no policy; one line says where and why.
+        UserError: neither of the two, or a document that is no policy; one line with the field and what it must be.
     """
     path = policy_file(name)
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object_of)
+        return parse_policy(document), document
     except json.JSONDecodeError as error:
         raise UserError(f"policy {name} is not JSON: {error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"policy {name} is not UTF-8 text: {error}") from None
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"policy {name}: {error}") from None
-    try:
-        return parse_policy(document), document
-    except ValueError as error:
-        raise UserError(f"policy {name}: {error}") from None
-
-
-def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; raises UserError for a key that stands twice, of which `json` would silently keep the last."""
-    keys = [key for key, _ in pairs]
-    if double := next((key for key in keys if keys.count(key) > 1), None):
-        raise UserError(f"the key {double!r} stands twice in one object")
-    return dict(pairs)
 
 
 def parse_policy(document: Any) -> Policy:
-    """A policy of its JSON document; raises ValueError with the rule and the field at fault."""
-    known = _object(document, "the policy", Policy)
-    name = _text(known, "name", "the policy")
-    if not _NAME.fullmatch(name):
-        raise UserError(f"name is {name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
-    rules = known.get("rules")
-    if not isinstance(rules, list) or not 1 <= len(rules) <= 60:
-        raise UserError("rules must be a list of 1 to 60 rules")
-    parsed = tuple(_rule(rule, i) for i, rule in enumerate(rules, 1))
-    names = [rule.name for rule in parsed]
-    if double := next((n for n in names if names.count(n) > 1), None):
-        raise UserError(f"two rules are called {double!r}")
-    requires, whole, about = known.get("requires", {}), known.get("whole_identities", False), known.get("about", "")
-    if not isinstance(requires, dict) or not all(isinstance(pins, dict) for pins in requires.values()):
-        raise UserError('requires must map tables to what their lineage must say, e.g. {"arcface": {"version": 1}}')
-    if not isinstance(whole, bool) or not isinstance(about, str):
-        raise UserError("whole_identities must be true or false, about a text")
-    return Policy(name, parsed, about, whole, requires)
+    """A policy from its JSON document; raises UserError in one line with the field at fault."""
+    try:
+        return _POLICY.validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise UserError(_one_line(document, error)) from None
 
 
-def _rule(document: Any, number: int) -> Rule:
-    known = _object(document, f"rule {number}", Rule)
-    name = _text(known, "name", f"rule {number}")
-    at = f"rule {number} ({name})"
-    rule = Rule(
-        name,
-        _score(known.get("score"), at),
-        **{k: _number(known, k, at) for k in ("min", "max")},
-        **{k: _share(known, k, at) for k in ("keep_top", "keep_bottom", "max_failing_share")},
-        **{k: _count(known, k, at) for k in ("max_failing", "min_passing")},
-        where=_sector(known.get("where", {}), at),
-        drop=known.get("drop"),
-    )
-    _check_sense(rule, at)
-    return rule
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises UserError for a key that occurs twice, of which `json` would silently keep the last."""
+    keys = [key for key, _ in pairs]
+    if double := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"the key {double!r} occurs twice in one object")
+    return dict(pairs)
 
 
-def _check_sense(rule: Rule, at: str) -> None:
-    ways = (rule.min is not None or rule.max is not None, rule.keep_top is not None, rule.keep_bottom is not None)
-    if sum(ways) != 1:
-        raise UserError(f"{at} must have min and/or max, or keep_top, or keep_bottom")
-    if rule.min is not None and rule.max is not None and rule.min > rule.max:
-        raise UserError(f"{at} has min {rule.min:g} above max {rule.max:g}, so nothing passes")
-    if rule.drop not in (None, VIEW, IDENTITY):
-        raise UserError(f"{at} has drop {rule.drop!r}; it must be view or identity")
-    counts = [k for k in ("max_failing", "max_failing_share", "min_passing") if getattr(rule, k) is not None]
-    if len(counts) > 1:
-        raise UserError(f"{at} has {' and '.join(counts)}; one of them is enough")
-    if counts and rule.drop != IDENTITY:
-        raise UserError(f"{at} has {counts[0]}, which needs drop = identity")
-
-
-def _object(document: Any, at: str, kind: type) -> Mapping[str, Any]:
-    known = [f.name for f in fields(kind)]
-    if not isinstance(document, dict):
-        raise UserError(f"{at} must be an object with {', '.join(known)}")
-    if unknown := [k for k in document if k not in known]:
-        raise UserError(f"{at} has an unknown field {unknown[0]!r}; there are {', '.join(known)}")
-    return document
-
-
-def _text(known: Mapping[str, Any], name: str, at: str) -> str:
-    if not isinstance(known.get(name), str) or not known[name]:
-        raise UserError(f"{at} needs a {name}")
-    return known[name]
-
-
-def _score(value: Any, at: str) -> str | Softmax:
-    if isinstance(value, dict):
-        if unknown := [k for k in value if k not in ("softmax", "scale")]:
-            raise UserError(f"{at}: score has an unknown field {unknown[0]!r}; there are softmax and scale")
-        columns, scale = value.get("softmax"), value.get("scale", 100.0)
-        if not isinstance(columns, list) or len(columns) < 2:
-            raise UserError(f"{at}: softmax needs two columns or more")
-        if not _is_number(scale) or scale <= 0:
-            raise UserError(f"{at}: scale is {scale!r}; it must be a positive number")
-        return Softmax(tuple(_column(c, at) for c in columns), float(scale))
-    return _column(value, at)
-
-
-def _column(value: Any, at: str) -> str:
-    if not isinstance(value, str) or not _COLUMN.fullmatch(value):
-        raise UserError(f"{at}: {value!r} is no score; scores are written table.column, as arcface.mean_cosine")
-    return value
-
-
-def _sector(document: Any, at: str) -> Sector:
-    known = _object(document, f"{at}: where", Sector)
-    ranges = {}
-    for name, value in known.items():
-        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_number, value)) or value[0] > value[1]:
-            raise UserError(f"{at}: {name} is {value!r}; it must be [from, to] in degrees, from <= to")
-        ranges[name] = (float(value[0]), float(value[1]))
-    return Sector(**ranges)
-
-
-def _number(known: Mapping[str, Any], name: str, at: str) -> float | None:
-    value = known.get(name)
-    if value is not None and not _is_number(value):
-        raise UserError(f"{at}: {name} is {value!r}; it must be a number")
-    return None if value is None else float(value)
-
-
-def _share(known: Mapping[str, Any], name: str, at: str) -> float | None:
-    value = _number(known, name, at)
-    if value is not None and not 0 <= value <= 1:
-        raise UserError(f"{at}: {name} is {value:g}; it must be between 0 and 1")
-    return value
-
-
-def _count(known: Mapping[str, Any], name: str, at: str) -> int | None:
-    value = known.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise UserError(f"{at}: {name} is {value!r}; it must be a whole number from 0")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+def _one_line(document: Any, error: ValidationError) -> str:
+    """The first fault of a document: the path of the field, its value, and what is expected."""
+    faults = error.errors()
+    fault = next((one for one in faults if one["type"] == "unexpected_keyword_argument"), faults[0])
+    path, where = [str(part) for part in fault["loc"] if part not in ("column", "classes")], "the policy"
+    if path[:1] == ["rules"] and len(path) > 1:
+        index, path = int(path[1]), path[2:]
+        rule = document["rules"][index]
+        where = (
+            f"rule {index + 1} ({rule['name']})" if isinstance(rule, dict) and rule.get("name") else f"rule {index + 1}"
+        )
+    what = ".".join(path)
+    if fault["type"] == "unexpected_keyword_argument":
+        kind = {"where": Sector, "score": Softmax}.get(path[0], Policy if where == "the policy" else Rule)
+        return f"{where} has an unknown field {what!r}; there are {', '.join(f.name for f in fields(kind))}"
+    if fault["type"] == "missing":
+        return f"{where} has no {what}"
+    expected = fault["msg"].removeprefix("Value error, ")
+    expected = expected[0].lower() + expected[1:]
+    return f"{where}: {what} is {json.dumps(fault['input'])[:80]}; {expected}" if what else f"{where}: {expected}"

@@ -1,6 +1,5 @@
 """The interface of scorers: pictures of one identity in, numbers about the identity and its views out, no judgement."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
+from filters.config import RejectConfig, ScoreConfig
 from geometry.cameras import Cameras
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData
+from manifests.pictures import decode_picture
+from manifests.reader import read_members
 from manifests.scores import VIEW, WHOLE, Lineage, table_schema
 from weights.embedded import beyond_embedded
 
@@ -25,8 +26,7 @@ Columns = Mapping[str, Any]
 class ScorerContext:
     """What every scorer is opened with; each reads the options that concern it."""
 
-    options: Any
-    """The ScoreConfig or RejectConfig that names the models."""
+    options: ScoreConfig | RejectConfig
     source: str
     """Name of the source that made the heads."""
     device: str = "cpu"
@@ -128,16 +128,16 @@ def prepare(
 
 def read_pictures(dataset: Dataset, shard: int, views: pa.Table, member: str) -> list[UInt8[np.ndarray, "h w *c"]]:
     """Decode a member of some views; raises DamagedData naming the view whose picture does not decode."""
+    (members,) = read_members(dataset, shard, views, member)
     keys = views.column("key").to_pylist()
-    return [_decode(data, key, member) for key, data in zip(keys, dataset.members(shard, member, views), strict=True)]
+    return [_decode(data, key, member) for key, data in zip(keys, members, strict=True)]
 
 
 def _decode(data: bytes, key: str, member: str) -> UInt8[np.ndarray, "h w *c"]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("L" if member == "alpha" else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedData(f"{key}.{member} does not decode ({error}); spinset repair makes its shard again") from None
+        return decode_picture(data, grey=member == "alpha")
+    except ValueError as error:
+        raise DamagedData(f"{key}.{member} {error}; spinset repair makes its shard again") from None
 
 
 def identity_rows(scorer: Scorer, identity: int, views: pa.Table, numbers: Columns | None) -> pa.Table:

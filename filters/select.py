@@ -1,19 +1,19 @@
-"""Makes a selection: scores, a policy and people's decisions in; rows with reasons and a summary out."""
+"""Makes a selection from scores, a policy and decisions: rows with reasons, and a summary."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from filters.config import SelectConfig
-from filters.decisions import Decision, place, read_decisions
+from filters.decisions import Decision, place_decisions, read_decisions
 from filters.policy import Column, Decisions, Heads, Judgement, judge
 from filters.rules import Policy, read_policy
-from filters.summary import summarise
+from filters.summary import selection_summary
 from manifests import scores as tables
 from manifests.dataset import Dataset
 from manifests.errors import UserError
@@ -23,7 +23,7 @@ from manifests.selection import ROWS, read_selection, selection_file, write_sele
 
 @dataclass(frozen=True)
 class Selected:
-    """A selection that was made; `summary` is what summary.json holds."""
+    """A finished selection; `summary` is the content of summary.json."""
 
     name: str
     fingerprint: str
@@ -48,22 +48,17 @@ def select(config: SelectConfig) -> Selected:
     """Judge all heads of a dataset and commit the selection; the same inputs give the same bytes.
 
     Raises:
-        ValueError: a bad policy, scores that are missing or older than the shards, a damaged log of decisions.
+        UserError: a bad policy, scores that are missing or older than the shards, a damaged log of decisions.
     """
     policy, document = read_policy(config.policy)
     dataset, name = Dataset(config.out), config.name or policy.name
-    opened = open_tables(dataset, policy)
-    heads = heads_of(next(iter(opened.values())))
-    log = read_decisions(dataset.storage, name)
-    decisions, standing = place(log, heads)
-    judgement = judge(policy, heads, partial(column_of, opened), decisions)
-    rows = _rows(policy, heads, judgement, decisions, standing)
-    summary = summarise(policy, heads, judgement, decisions)
+    judged = judge_dataset(dataset, policy, name)
+    rows = _rows(policy, judged.heads, judged.judgement, judged.decisions, judged.standing)
     summary = {
-        **summary,
+        **selection_summary(policy, judged.heads, judged.judgement, judged.decisions),
         "dataset": dataset.plan.fingerprint,
         "generated": _outcomes(dataset),
-        "scores": {table: asdict(scores.lineage) for table, scores in opened.items()},
+        "scores": {table: asdict(scores.lineage) for table, scores in judged.tables.items()},
     }
     dataset.storage.write(selection_file(name, "policy.json"), _json(document))
     fingerprint = write_selection(dataset, name, rows)
@@ -72,10 +67,31 @@ def select(config: SelectConfig) -> Selected:
     return Selected(name, fingerprint, summary)
 
 
+class JudgedDataset(NamedTuple):
+    """All heads of a dataset with the outcome of a policy, and what it was computed from."""
+
+    tables: dict[str, Scores]
+    heads: Heads
+    decisions: Decisions
+    standing: dict[tuple[int, int | None], Decision]
+    """The decisions that count, by identity and view."""
+    judgement: Judgement
+
+
+def judge_dataset(dataset: Dataset, policy: Policy, name: str) -> JudgedDataset:
+    """Judge all heads by a policy and by the decisions of the selection of this name; raises UserError as `select` does."""
+    opened = open_tables(dataset, policy)
+    heads = heads_of(next(iter(opened.values())))
+    decisions, standing = place_decisions(read_decisions(dataset.storage, name), heads)
+    return JudgedDataset(
+        opened, heads, decisions, standing, judge(policy, heads, partial(column_of, opened), decisions)
+    )
+
+
 def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
     """The score tables of a policy, with the columns its rules read, all of the same rows and of the lineage it requires.
 
-    Where the views lie around the head is read from the first of them.
+    The directions of the views are read from the first of them.
     """
     hashes, directions, opened = shard_hashes(dataset), ["azimuth", "elevation"], {}
     for table, columns in policy.tables.items():
@@ -92,7 +108,7 @@ def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
 
 
 def check_requires(policy: Policy, lineages: Mapping[str, Lineage]) -> None:
-    """Raise UserError unless the scores were made by what a policy's limits belong to."""
+    """Raise UserError unless the scores have the lineage that a policy's limits were set for."""
     for name, pins in policy.requires.items():
         lineage = asdict(lineages[name])
         for key, value in pins.items():
@@ -104,7 +120,7 @@ def check_requires(policy: Policy, lineages: Mapping[str, Lineage]) -> None:
 
 
 def heads_of(scores: Scores) -> Heads:
-    """The identities and views that a table has rows for."""
+    """The identities and views of a table's rows."""
     identity, view, azimuth, elevation = (scores.rows.column(f.name).to_numpy() for f in tables.ROW)
     is_view = view != WHOLE
     owner = np.cumsum(~is_view)[is_view] - 1
@@ -188,11 +204,11 @@ def _json(document: Any) -> bytes:
 
 
 def diff(dataset: Dataset, a: str, b: str) -> list[str]:
-    """One line per row whose fate differs between two selections, with the reason of the one that drops it."""
+    """One line per row that only one of two selections keeps, with the reason of the one that drops it."""
     first, second = (read_selection(dataset, name).rows for name in (a, b))
     for key in ("identity", "view"):
         if not first.column(key).equals(second.column(key)):
-            raise UserError(f"selections {a} and {b} were made of different heads; make both anew with spinset select")
+            raise UserError(f"selections {a} and {b} are of different heads; run spinset select for both again")
     keep_a, keep_b = (rows.column("keep").to_numpy() for rows in (first, second))
     flips = np.flatnonzero(keep_a != keep_b)
     lines = []

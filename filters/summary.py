@@ -1,4 +1,4 @@
-"""Counts what a policy did: by rule, alone and together, and where around the head."""
+"""Counts of a judgement: by rule, by sets of rules that fail together, and by direction around the head."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from jaxtyping import Bool
 
 from filters.policy import DROP, KEEP, Decisions, Heads, Judgement, Verdict
 from filters.rules import Policy
+from geometry.directions import wrapped
 from manifests.scores import VIEW
 
 AZIMUTH_STEP, ELEVATION_STEP = 30, 15
@@ -14,8 +15,8 @@ AZIMUTH_STEP, ELEVATION_STEP = 30, 15
 _PLURAL = {"view": "views", "identity": "identities"}
 
 
-def summarise(policy: Policy, heads: Heads, judgement: Judgement, decisions: Decisions) -> dict[str, Any]:
-    """What summary.json says of a judgement; kept and dropped add up to judged, and every dropped row has one cause."""
+def selection_summary(policy: Policy, heads: Heads, judgement: Judgement, decisions: Decisions) -> dict[str, Any]:
+    """The counts in summary.json; kept and dropped add up to judged, and every dropped row has one cause."""
     gone = ~judgement.keep_identity
     return {
         "policy": policy.name,
@@ -36,7 +37,7 @@ def summarise(policy: Policy, heads: Heads, judgement: Judgement, decisions: Dec
             level: {"keep": int((made == KEEP).sum()), "drop": int((made == DROP).sum())}
             for level, made in (("identities", decisions.identities), ("views", decisions.views))
         },
-        "rules": _rules(policy, judgement),
+        "rules": rule_counts(policy, judgement),
         "failed_together": {
             "identities": _together(policy, judgement.identities),
             "views": _together(policy, judgement.views),
@@ -45,8 +46,8 @@ def summarise(policy: Policy, heads: Heads, judgement: Judgement, decisions: Dec
     }
 
 
-def _rules(policy: Policy, judgement: Judgement) -> list[dict[str, Any]]:
-    """Of each rule: what it judged, what it drops, and what no other rule would have dropped."""
+def rule_counts(policy: Policy, judgement: Judgement) -> list[dict[str, Any]]:
+    """The counts of each rule: scores judged and failing, rows dropped, and rows that no other rule would have dropped."""
     rows = []
     for i, (rule, tally) in enumerate(zip(policy.rules, judgement.tallies, strict=True)):
         failed = (judgement.views if tally.drops == VIEW else judgement.identities).failed
@@ -56,8 +57,8 @@ def _rules(policy: Policy, judgement: Judgement) -> list[dict[str, Any]]:
                 "name": rule.name,
                 "why": str(rule),
                 "judges": _PLURAL[tally.level],
-                "judged": tally.judged,
-                "failing": tally.failing,
+                "judged": int(tally.judged.sum()),
+                "failing": int(tally.failing.sum()),
                 "drops": _PLURAL[tally.drops],
                 "dropped": int((failed & bit > 0).sum()),
                 "alone": int((failed == bit).sum()),
@@ -67,7 +68,7 @@ def _rules(policy: Policy, judgement: Judgement) -> list[dict[str, Any]]:
 
 
 def _together(policy: Policy, verdict: Verdict) -> list[dict[str, Any]]:
-    """How many rows each set of rules drops together, most first; every row that fails anything is in one set."""
+    """Number of rows that each set of rules drops together, largest first; every row that fails a rule is in one set."""
     sets, counts = np.unique(verdict.failed[verdict.failed > 0], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [
@@ -77,7 +78,7 @@ def _together(policy: Policy, verdict: Verdict) -> list[dict[str, Any]]:
 
 
 def _sectors(heads: Heads, passing: Bool[np.ndarray, " n"], kept: Bool[np.ndarray, " n"]) -> list[dict[str, Any]]:
-    """Around each direction of a coarse grid: how many views pass the rules on views, and how many are kept."""
+    """Views, views that pass the rules on views, and views kept, for each cell of a grid of directions (degrees)."""
     turns = 360 // AZIMUTH_STEP
     column = np.round(heads.azimuth / AZIMUTH_STEP).astype(np.int64) % turns
     row = np.round(heads.elevation / ELEVATION_STEP).astype(np.int64) + 90 // ELEVATION_STEP
@@ -86,7 +87,7 @@ def _sectors(heads: Heads, passing: Bool[np.ndarray, " n"], kept: Bool[np.ndarra
     total, passed, left = (np.bincount(c, minlength=size) for c in (cell, cell[passing], cell[kept]))
     return [
         {
-            "azimuth": (int(c) % turns * AZIMUTH_STEP + 180) % 360 - 180,
+            "azimuth": wrapped(int(c) % turns * AZIMUTH_STEP),
             "elevation": int(c) // turns * ELEVATION_STEP - 90,
             "views": int(total[c]),
             "passing": int(passed[c]),

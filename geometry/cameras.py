@@ -21,10 +21,13 @@ _OPENGL_SIGNS = torch.tensor([1.0, -1.0, -1.0])
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """A batch of pinhole cameras: OpenCV camera-to-world matrices and intrinsics normalised by the image size."""
+    """Pinhole cameras of any batch shape: OpenCV camera-to-world matrices and intrinsics normalised by the image size.
 
-    c2w: Float[Tensor, "v 4 4"]
-    K: Float[Tensor, "v 3 3"]
+    Indexing and `len` go by the first axis, as with tensors.
+    """
+
+    c2w: Float[Tensor, "*b 4 4"]
+    K: Float[Tensor, "*b 3 3"]
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
@@ -33,31 +36,31 @@ class Cameras:
         return Cameras(self.c2w[views], self.K[views])
 
     @property
-    def positions(self) -> Float[Tensor, "v 3"]:
+    def positions(self) -> Float[Tensor, "*b 3"]:
         """Camera centres in the world."""
-        return self.c2w[:, :3, 3]
+        return self.c2w[..., :3, 3]
 
     @property
-    def w2c(self) -> Float[Tensor, "v 4 4"]:
+    def w2c(self) -> Float[Tensor, "*b 4 4"]:
         """World-to-camera matrices (the rigid inverse of `c2w`)."""
-        rotation = self.c2w[:, :3, :3].transpose(1, 2)
-        return _rigid(rotation, -(rotation @ self.c2w[:, :3, 3, None])[..., 0])
+        rotation = self.c2w[..., :3, :3].mT
+        return _rigid(rotation, -(rotation @ self.c2w[..., :3, 3, None])[..., 0])
 
     @property
-    def view_rotation(self) -> Float[Tensor, "v 3 3"]:
+    def view_rotation(self) -> Float[Tensor, "*b 3 3"]:
         """Rotations from the world to OpenGL camera axes (x right, y up, z to the viewer), the frame of normal maps."""
-        return _OPENGL_SIGNS.to(self.c2w)[:, None] * self.c2w[:, :3, :3].transpose(1, 2)
+        return _OPENGL_SIGNS.to(self.c2w)[:, None] * self.c2w[..., :3, :3].mT
 
-    def pixel_K(self, resolution: int) -> Float[Tensor, "v 3 3"]:
+    def pixel_K(self, resolution: int) -> Float[Tensor, "*b 3 3"]:
         """Intrinsics in pixels of a square image."""
         scale = torch.tensor([resolution, resolution, 1.0], dtype=self.K.dtype, device=self.K.device)
         return self.K * scale[:, None]
 
-    def project(self, points: Float[Tensor, "n 3"], resolution: int) -> Float[Tensor, "v n 3"]:
+    def project(self, points: Float[Tensor, "n 3"], resolution: int) -> Float[Tensor, "*b n 3"]:
         """Pixel x, pixel y and z depth of world points in every view; pixel (0, 0) has its centre at (0.5, 0.5)."""
         w2c = self.w2c
-        in_camera = points @ w2c[:, :3, :3].transpose(1, 2) + w2c[:, None, :3, 3]
-        in_image = in_camera @ self.pixel_K(resolution).transpose(1, 2)
+        in_camera = points @ w2c[..., :3, :3].mT + w2c[..., None, :3, 3]
+        in_image = in_camera @ self.pixel_K(resolution).mT
         return torch.cat([in_image[..., :2] / in_image[..., 2:], in_camera[..., 2:]], dim=-1)
 
     def to(self, device: torch.device | str) -> "Cameras":
@@ -78,7 +81,7 @@ def focal_from_fov(fov_degrees: float) -> float:
     return 1 / (math.tan(fov_degrees * 3.14159 / 360) * 1.414)
 
 
-def look_at(eyes: Float[Tensor, "v 3"], target: Float[Tensor, "v 3"] | Float[Tensor, "3"]) -> Float[Tensor, "v 4 4"]:
+def look_at(eyes: Float[Tensor, "*b 3"], target: Float[Tensor, "*b 3"] | Float[Tensor, "3"]) -> Float[Tensor, "*b 4 4"]:
     """Camera-to-world matrices of upright cameras at `eyes` that look at `target`.
 
     A camera straight above or below its target has no upright pose: its matrix holds NaN, as the official sampler's.
@@ -104,21 +107,16 @@ def orbit(
     return Cameras(c2w.float(), intrinsics(focal, len(eyes)))
 
 
-def azimuth_elevation(c2w: Float[Tensor, "v 4 4"]) -> tuple[Float[Tensor, " v"], Float[Tensor, " v"]]:
+def azimuth_elevation(c2w: Float[Tensor, "*b 4 4"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
     """Azimuth in (-180, 180] and elevation of camera positions seen from the origin, in degrees."""
-    x, y, z = c2w[:, :3, 3].unbind(-1)
+    x, y, z = c2w[..., :3, 3].unbind(-1)
     return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
 
 
-def to_opengl(cameras: Cameras) -> Float[Tensor, "v 4 4"]:
+def to_opengl(cameras: Cameras) -> Float[Tensor, "*b 4 4"]:
     """Camera-to-world matrices in OpenGL camera axes, as in nerfstudio's and Blender's transforms.json."""
     signs = torch.cat([_OPENGL_SIGNS, torch.ones(1)])
     return cameras.c2w * signs.to(cameras.c2w)
-
-
-def from_opengl(c2w: Float[Tensor, "v 4 4"], K: Float[Tensor, "v 3 3"]) -> Cameras:
-    """Cameras of OpenGL camera-to-world matrices; the change of axes is its own inverse."""
-    return Cameras(to_opengl(Cameras(c2w, K)), K)
 
 
 Z_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
@@ -141,21 +139,6 @@ def to_colmap(
     return _quaternion(w2c[:, :3, :3]), w2c[:, :3, 3], pinhole
 
 
-def from_colmap(
-    quaternions: Float[Tensor, "v 4"],
-    translations: Float[Tensor, "v 3"],
-    pinhole: Float[Tensor, "v 4"],
-    resolution: int,
-) -> Cameras:
-    """Cameras of COLMAP images; its pixel centres lie at +0.5 as ours do."""
-    rotation = _rotation(quaternions).transpose(1, 2)
-    c2w = _rigid(rotation, -(rotation @ translations[..., None])[..., 0])
-    K = torch.zeros_like(c2w[:, :3, :3])
-    K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2] = (pinhole / resolution).unbind(-1)
-    K[:, 2, 2] = 1
-    return Cameras(c2w, K)
-
-
 def eg3d_labels(cameras: Cameras) -> Float[Tensor, "v 25"]:
     """EG3D's camera labels: the 16 numbers of c2w and the 9 of the normalised K, row by row."""
     return torch.cat([cameras.c2w.flatten(1), cameras.K.flatten(1)], dim=-1)
@@ -164,11 +147,6 @@ def eg3d_labels(cameras: Cameras) -> Float[Tensor, "v 25"]:
 def from_eg3d_labels(labels: Float[Tensor, "v 25"]) -> Cameras:
     """Cameras of EG3D's 25 numbers, which follow the same axes and normalised intrinsics as ours."""
     return Cameras(labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3))
-
-
-def panohead_v(elevation: Float[Tensor, " v"]) -> Float[Tensor, " v"]:
-    """The vertical angle (radians) that makes PanoHead's sampler put the camera at a true elevation in degrees."""
-    return math.pi / 2 * (1 - torch.sin(torch.deg2rad(elevation)))
 
 
 def panohead_look_at(
@@ -185,36 +163,18 @@ def panohead_look_at(
     return look_at(eyes, pivot)
 
 
-def spinmeround_rotation(
-    pitch: Float[Tensor, " v"], yaw: Float[Tensor, " v"], roll: Float[Tensor, " v"]
-) -> Float[Tensor, "v 3 3"]:
-    """SpinMeRound's R = Rz(roll) Ry(yaw) Rx(pitch) from degrees, where Ry turns the other way than the textbook's.
-
-    R takes the world to OpenGL camera axes, so it equals `Cameras.view_rotation`. Source: SpinMeRound's ray maps and
-    the label builder of its cropping code.
-    """
-    # Multiplied first and divided then, as there: its last digits matter to the octaves of a ray map.
-    radians = [angle * math.pi / 180 for angle in (pitch, yaw, roll)]
-    (cp, cy, cr), (sp, sy, sr) = [r.cos() for r in radians], [r.sin() for r in radians]
-    zero, one = torch.zeros_like(cp), torch.ones_like(cp)
-    Rx = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], dim=-1).reshape(-1, 3, 3)
-    Ry = torch.stack([cy, zero, -sy, zero, one, zero, sy, zero, cy], dim=-1).reshape(-1, 3, 3)
-    Rz = torch.stack([cr, -sr, zero, sr, cr, zero, zero, zero, one], dim=-1).reshape(-1, 3, 3)
-    return Rz @ Ry @ Rx
-
-
-def from_view_rotation(rotation: Float[Tensor, "v 3 3"], radius: float = RADIUS, focal: float = FOCAL) -> Cameras:
+def from_view_rotation(rotation: Float[Tensor, "*b 3 3"], radius: float = RADIUS, focal: float = FOCAL) -> Cameras:
     """Cameras that look at the head's centre with a given world-to-OpenGL rotation, such as SpinMeRound's."""
     signs = _OPENGL_SIGNS.to(rotation)
-    c2w = _rigid(rotation.transpose(1, 2) * signs, radius * rotation[:, 2])
-    return Cameras(c2w, intrinsics(focal, len(rotation)).to(rotation))
+    c2w = _rigid(rotation.mT * signs, radius * rotation[..., 2, :])
+    return Cameras(c2w, intrinsics(focal)[0].to(rotation).expand_as(rotation))
 
 
-def _rigid(rotation: Float[Tensor, "v 3 3"], translation: Float[Tensor, "v 3"]) -> Float[Tensor, "v 4 4"]:
-    matrix = torch.zeros(len(rotation), 4, 4, dtype=rotation.dtype, device=rotation.device)
-    matrix[:, :3, :3] = rotation
-    matrix[:, :3, 3] = translation
-    matrix[:, 3, 3] = 1
+def _rigid(rotation: Float[Tensor, "*b 3 3"], translation: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 4 4"]:
+    matrix = torch.zeros(*rotation.shape[:-2], 4, 4, dtype=rotation.dtype, device=rotation.device)
+    matrix[..., :3, :3] = rotation
+    matrix[..., :3, 3] = translation
+    matrix[..., 3, 3] = 1
     return matrix
 
 
@@ -231,13 +191,3 @@ def _quaternion(rotation: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 4"]:
     largest = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)
     q = torch.nn.functional.normalize(outer[torch.arange(len(outer)), largest], dim=-1)
     return torch.where(q[:, :1] < 0, -q, q)
-
-
-def _rotation(quaternion: Float[Tensor, "v 4"]) -> Float[Tensor, "v 3 3"]:
-    w, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
-    entries = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(entries, dim=-1).reshape(-1, 3, 3)

@@ -1,13 +1,24 @@
-"""Triangle meshes and what cameras see of them, whichever backend looks."""
+"""Triangle meshes, the surfaces that cameras see of them, and their normals.
 
+A normal map is in the camera's OpenGL axes unless it is stated otherwise (`Cameras.view_rotation`: x right, y up, z towards
+the viewer), so a surface that faces the camera is light blue.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64, UInt8
 
-from geometry.normals import unit
+from geometry.cameras import Cameras
+
+
+def unit(vectors: Float[np.ndarray, "*n"], axis: int = -1) -> Float[np.ndarray, "*n"]:
+    """Vectors scaled to length one; zero stays zero."""
+    lengths = np.sqrt(np.square(vectors).sum(axis, keepdims=True))
+    return vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +102,34 @@ class Surface:
         image = np.zeros((*self.face.shape, 3), dtype=np.float32)
         image.reshape(-1, 3)[seen] = normals.T
         return image
+
+
+def look(
+    mesh: Mesh, cameras: Cameras, resolution: int, backend: Literal["embree", "pytorch3d"] = "embree"
+) -> Iterator[Surface]:
+    """The surfaces that cameras see of a mesh in square images, one at a time so that memory stays that of one view.
+
+    A caster that is to be used again is built once from its class: `EmbreeCaster(mesh).cast(cameras, resolution)`.
+    """
+    if backend == "embree":
+        from geometry.embree import EmbreeCaster
+
+        return EmbreeCaster(mesh).cast(cameras, resolution)
+    if backend == "pytorch3d":
+        from geometry.pytorch3d import PyTorch3DCaster
+
+        return PyTorch3DCaster(mesh).cast(cameras, resolution)
+    raise ValueError(f"unknown mesh backend {backend!r}: it is 'embree' or 'pytorch3d'")
+
+
+def encode_normals(normals: Float[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 3"]:
+    """Colours (n + 1) / 2 rounded to the nearest of 255 steps, halves up: background, the zero vector, is grey 128."""
+    return np.floor(127.5 * normals + 128).astype(np.uint8)
+
+
+def decode_normals(rgb: UInt8[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Unit normals of their colours, within 0.4 degrees of those encoded; grey is background and gives zero."""
+    vectors = rgb.astype(np.float32) / 127.5 - 1
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    # A unit vector has a component of at least 0.57, so nothing shorter than this was a normal.
+    return np.where(lengths > 0.5, vectors / lengths, 0)

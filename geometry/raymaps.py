@@ -33,14 +33,14 @@ def ray_maps(
     """
     # Octave 14 makes 16384 times as much of an error, so half precision has no place here.
     with torch.autocast(rotation.device.type, enabled=False):
-        rotation = rotation.float()
+        shape, rotation = rotation.shape[:-2], rotation.float().reshape(-1, 3, 3)
         if mode == "released":
             origins, directions = released_rays(rotation, cells)
         else:
             origins, directions = rays(from_view_rotation(rotation, RADIUS, FOCAL), cells)
         spread = encode(origins, origin_octaves)[:, None, None].expand(-1, cells, cells, -1)
         map = torch.cat([spread, encode(directions, direction_octaves)], dim=-1)
-    return map.permute(0, 3, 1, 2).contiguous()
+    return map.permute(0, 3, 1, 2).reshape(*shape, -1, cells, cells)
 
 
 def encode(points: Float[Tensor, "*n 3"], octaves: int) -> Float[Tensor, "*n c"]:

@@ -1,7 +1,6 @@
-"""Reads a dataset: which shards are committed, their tables, and the bytes of any member by its index."""
+"""Reads a dataset: which shards are committed, and their tables; `manifests.reader` reads their members."""
 
 import json
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -64,14 +63,6 @@ class Dataset:
         """The views of all committed shards: schema.ALL_VIEWS, with the shard of each and hashes as hexadecimal text."""
         tables = [_united(self.views(shard), shard) for shard in self.committed()]
         return pa.concat_tables(tables or [schema.ALL_VIEWS.empty_table()])
-
-    def members(self, shard: int, name: str, rows: pa.Table | None = None) -> Iterator[bytes]:
-        """The bytes of one member (rgb, alpha, normal, json) of every view of a shard, or of `rows` of its views table."""
-        index = (rows if rows is not None else self.views(shard, [name])).column(name).to_pylist()
-        with self.storage.open(self.file(shard, ".tar")) as tar:
-            for entry in index:
-                tar.seek(entry["offset"])
-                yield tar.read(entry["size"])
 
     def file(self, shard: int, suffix: str) -> str:
         """The name of one file of a shard inside the dataset."""

@@ -5,6 +5,7 @@ machine. All are ValueErrors, so that callers in Python may treat them as the us
 """
 
 import shlex
+from typing import Any
 
 
 class UserError(ValueError):
@@ -20,21 +21,40 @@ class StorageError(OSError):
 
 
 class DamagedData(ValueError):
-    """Files of a dataset are missing, cut short or altered; the message names them and the command that repairs them."""
+    """Files of a dataset are missing, cut short or altered; the message names them and the command that repairs them.
 
-    def __init__(self, message: str, file: str = "", problem: str = ""):
+    `file` and `problem` are the parts of the message; `member` is the damaged member of a shard and `row` its row in the
+    index, where one member is concerned.
+    """
+
+    def __init__(self, message: str, file: str = "", problem: str = "", member: str = "", row: int | None = None):
         super().__init__(message)
-        self.file, self.problem = file, problem
+        self.file, self.problem, self.member, self.row = file, problem, member, row
 
 
-class BadMember(DamagedData):
-    """A member that cannot be read or decoded; says where it is, and of which of the rows asked for."""
+def damaged(
+    file: str, problem: str, url: str, mend: str = "spinset repair {}", member: str = "", row: int | None = None
+) -> DamagedData:
+    """The error for a damaged file of the dataset at `url`, or for one member of a shard.
 
-    def __init__(self, shard: str, member: str, reason: str, row: int):
-        super().__init__(f"{shard}, {member}: {reason}")
-        self.shard, self.member, self.reason, self.row = shard, member, reason, row
+    Args:
+        mend: the command that makes the file again, `{}` being the dataset's address.
+    """
+    where = f"{file}, {member}" if member else file
+    return DamagedData(f"{where} {problem}; run {mend.format(shlex.quote(url))}", file, problem, member, row)
 
 
-def damaged(file: str, problem: str, url: str, mend: str = "spinset repair {}") -> DamagedData:
-    """The error for a damaged file of the dataset at `url`; `mend` is the command that makes the file again."""
-    return DamagedData(f"{file} {problem}; run {mend.format(shlex.quote(url))}", file, problem)
+def check_ranges(config: Any, prefix: str = "--", /, **bounds: tuple[int | float, int | float]) -> None:
+    """Raise UserError if a number of a config is NaN or outside its bounds, which are inclusive; None is not checked.
+
+    Args:
+        prefix: beginning of the options that set the fields of this config, such as `--loader.`
+        bounds: lower and upper bound by the name of a field, which holds a number or a tuple of numbers.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            # Compared so that NaN is refused, too.
+            if number is not None and not low <= number <= high:
+                option = prefix + name.replace("_", "-")
+                raise UserError(f"{option} is {number}; it must be from {low} to {high}")

@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float32, Int16, Int32, Int64
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import WHOLE
 from manifests.selection import Selection
 from manifests.storage import Storage
+from manifests.tables import as_array
 
 FILE = "index.arrow"
 THREADS = 16
@@ -95,15 +95,15 @@ class Index:
         again = "make it anew with spinset select"
         if selection.dataset != self.plan:
             raise UserError(f"selection {selection.name!r} was made for another dataset; {again}")
-        keep, known = _kept(self, selection)
+        known = schema.is_among(selection.judged_views, self.identity, self.view)
         if not known.all():
             raise UserError(
                 f"selection {selection.name!r} does not know {(~known).sum()} of the {len(self)} views "
                 f"(first: {self.key(int((~known).argmax()))}); {again}"
             )
-        if not keep.any():
+        rows = np.flatnonzero(schema.is_among(selection.kept_views, self.identity, self.view))
+        if not len(rows):
             raise UserError(f"selection {selection.name!r} keeps none of the {len(self)} views")
-        rows = np.flatnonzero(keep)
         return Subset(self, rows, _starts(self.identity[rows]), selection.fingerprint)
 
     def __reduce__(self) -> tuple[Callable[..., "Index"], tuple[Any, ...]]:
@@ -172,11 +172,11 @@ def _stored(dataset: Dataset, fingerprint: str) -> Index | None:
 
 
 def _make(dataset: Dataset, shards: list[int], fingerprint: str) -> Index:
-    table = pa.concat_tables(_threads(lambda shard: _rows(dataset, shard), shards))
+    columns = [*_CAMERA, *(f"{member}.{part}" for member, part in _SPANS)]
+    table = pa.concat_tables(_threads(lambda shard: _rows(dataset.views(shard, columns), shard), shards))
     if not len(table):
         raise UserError(f"{dataset.storage.url} has no views: every identity of its {len(shards)} shards failed")
-    about = {"fingerprint": fingerprint, "plan": dataset.plan.fingerprint}
-    batch = table.replace_schema_metadata({_META: json.dumps(about)}).combine_chunks().to_batches()[0]
+    batch = _batch(dataset, table, fingerprint)
     try:
         _write(dataset.storage, batch)
     except OSError as error:
@@ -195,12 +195,20 @@ def _write(storage: Storage, batch: pa.RecordBatch) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _rows(dataset: Dataset, shard: int) -> pa.Table:
-    """The index of one shard."""
-    views = dataset.views(shard, [*_CAMERA, *(f"{m}.{part}" for m, part in _SPANS)])
-    # Fields of a struct come without its name: they are known by their place.
-    members = [pc.fill_null(column, 0) for column in views.columns[len(_CAMERA) :]]
+def index_of(dataset: Dataset, shard: int, views: pa.Table) -> Index:
+    """An index in memory of some rows of one shard's views table, which must have all of its columns."""
+    return _index(_batch(dataset, _rows(views.flatten(), shard), ""), None)
+
+
+def _batch(dataset: Dataset, rows: pa.Table, fingerprint: str) -> pa.RecordBatch:
+    about = {"fingerprint": fingerprint, "plan": dataset.plan.fingerprint}
+    return rows.replace_schema_metadata({_META: json.dumps(about)}).combine_chunks().to_batches()[0]
+
+
+def _rows(views: pa.Table, shard: int) -> pa.Table:
+    """Rows of the index from rows of a views table, whose structs are flattened."""
     columns = [views.column(name) for name in _CAMERA]
+    members = [pc.fill_null(views.column(f"{member}.{part}"), 0) for member, part in _SPANS]
     numbers = pa.array(np.full(len(views), shard, np.int32))
     return pa.table([*columns, numbers, *members], names=SCHEMA.names).cast(SCHEMA)
 
@@ -220,37 +228,17 @@ def _open(source: Any, fingerprint: str, mapped: str | None) -> Index:
 def _index(batch: pa.RecordBatch, mapped: str | None) -> Index:
     """The columns of a batch as arrays, without a copy."""
     about = json.loads(batch.schema.metadata[_META])
-    plain = {name: _array(batch.column(name)) for name in SCHEMA.names if name not in ("c2w", "K")}
+    plain = {name: as_array(batch.column(name)) for name in SCHEMA.names if name not in ("c2w", "K")}
     return Index(
         fingerprint=about["fingerprint"],
         plan=about["plan"],
         **{name: plain[name] for name in ("identity", "view", "shard", "azimuth", "elevation")},
-        c2w=_array(batch.column("c2w").flatten()).reshape(-1, 4, 4),
-        K=_array(batch.column("K").flatten()).reshape(-1, 3, 3),
+        c2w=as_array(batch.column("c2w").flatten()).reshape(-1, 4, 4),
+        K=as_array(batch.column("K").flatten()).reshape(-1, 3, 3),
         offset={m: plain[f"{m}.offset"] for m in schema.MEMBERS},
         size={m: plain[f"{m}.size"] for m in schema.MEMBERS},
         mapped=mapped,
     )
-
-
-def _kept(index: Index, selection: Selection) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Which rows a selection keeps, and which it speaks of at all."""
-    rows = {name: selection.rows.column(name).combine_chunks() for name in ("identity", "view", "keep")}
-    is_view = _array(rows["view"]) != WHOLE
-    # DLPack knows no packed bits.
-    identity, view, keep = (_array(rows[name].cast(pa.int64()))[is_view] for name in rows)
-    there, wanted = schema.view_codes(identity, view), schema.view_codes(index.identity, index.view)
-    at = np.searchsorted(there, wanted)
-    known = at < len(there)
-    known[known] = there[at[known]] == wanted[known]
-    kept = known.copy()
-    kept[known] = keep[at[known]]
-    return kept, known
-
-
-def _array(column: pa.Array) -> np.ndarray:
-    """A column without a copy; its own `to_numpy` would import pandas, which takes longer than all the rest."""
-    return np.from_dlpack(column)
 
 
 def _starts(identity: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:

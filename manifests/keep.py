@@ -12,6 +12,7 @@ import pyarrow as pa
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError, damaged
+from manifests.reader import read_members
 from manifests.selection import Selection, read_selection
 from manifests.shards import member_name
 
@@ -24,19 +25,14 @@ class Keep:
     selection: Selection | None
     counts: np.ndarray
     """How many views of each are wanted."""
-    _codes: np.ndarray | None
-    """The kept views of the selection as sorted numbers."""
 
     def mask(self, views: pa.Table) -> np.ndarray:
         """Which rows of a views table are wanted."""
         identity, view = (views.column(name).to_numpy() for name in ("identity", "view"))
         wanted = np.isin(identity, self.identities)
-        if self._codes is None:
-            return wanted
-        # np.isin would sort a million codes for every shard.
-        codes = schema.view_codes(identity, view)
-        place = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        return wanted & (self._codes[place] == codes)
+        if self.selection is not None:
+            wanted &= schema.is_among(self.selection.kept_views, identity, view)
+        return wanted
 
     def incomplete(self, views: int) -> np.ndarray:
         """The wanted identities of which fewer than all `views` are wanted."""
@@ -56,14 +52,22 @@ class KeptIdentity:
     def number(self) -> int:
         return self.row["identity"]
 
-    def members(self, name: str) -> Iterator[bytes]:
-        """One member (rgb, alpha, normal, json) of each view; raises ValueError if it is not what the index promises."""
-        keys, index = (self.views.column(column).to_pylist() for column in ("key", name))
-        for key, entry, data in zip(keys, index, self.dataset.members(self.shard, name, self.views), strict=True):
-            if hashlib.sha256(data).digest() != entry["sha256"]:
-                where = f"{self.dataset.file(self.shard, '.tar')}, {member_name(key, self.dataset.plan.members[name])}"
-                raise damaged(where, "is damaged", self.dataset.storage.url)
-            yield data
+    def members(self, *names: str) -> Iterator[list[bytes]]:
+        """Some members (rgb, alpha, normal, json), one list each in the order of the views.
+
+        Raises:
+            DamagedData: the bytes of a member are not those that were written.
+        """
+        keys = self.views.column("key").to_pylist()
+        for name, members in zip(names, read_members(self.dataset, self.shard, self.views, *names), strict=True):
+            for key, entry, data in zip(keys, self.views.column(name).to_pylist(), members, strict=True):
+                if hashlib.sha256(data).digest() != entry["sha256"]:
+                    file, member = (
+                        self.dataset.file(self.shard, ".tar"),
+                        member_name(key, self.dataset.plan.members[name]),
+                    )
+                    raise damaged(file, "is damaged", self.dataset.storage.url, member=member)
+            yield members
 
     def mesh(self) -> bytes | None:
         """The mesh as PLY, where the dataset was generated with --save-meshes."""
@@ -85,22 +89,15 @@ def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
         )
     made = dataset.all_identities.sort_by("identity").to_pydict()
     views = {identity: count for identity, count in zip(made["identity"], made["views"], strict=True) if count}
-    chosen, codes = read_selection(dataset, selection) if selection else None, None
+    chosen = read_selection(dataset, selection) if selection else None
     if chosen is not None:
-        identity, view, keep = (chosen.rows.column(name).to_numpy() for name in ("identity", "view", "keep"))
-        judged, of_each = np.unique(identity[view >= 0], return_counts=True)
-        if dict(zip(judged.tolist(), of_each.tolist(), strict=True)) != views:
-            raise UserError(
-                f"selection {selection!r} judged other views than there are now; make it anew with spinset select"
-            )
-        kept = keep & (view >= 0)
-        codes = np.sort(schema.view_codes(identity[kept], view[kept]))
-        left, counts = np.unique(identity[kept], return_counts=True)
-        views = dict(zip(left.tolist(), counts.tolist(), strict=True))
+        if _views_of_each(chosen.judged_views) != views:
+            raise UserError(f"selection {selection!r} judged other views than there are now; run spinset select again")
+        views = _views_of_each(chosen.kept_views)
     there = _some(np.array(sorted(views), np.int64), identities)
     if not len(there):
         raise UserError(f"nothing is left of {dataset.storage.url} to copy: no view of these identities is kept")
-    return Keep(there, chosen, np.array([views[i] for i in there.tolist()]), codes)
+    return Keep(there, chosen, np.array([views[i] for i in there.tolist()]))
 
 
 def check_identities(text: str) -> None:
@@ -122,6 +119,12 @@ def kept_identities(dataset: Dataset, keep: Keep, identities: Iterable[int]) -> 
         if not len(own):
             raise UserError(f"identity {identity} has no view in {dataset.storage.url}; make the selection anew")
         yield KeptIdentity(dataset, shard, rows[identity], own)
+
+
+def _views_of_each(codes: np.ndarray) -> dict[int, int]:
+    """How many views each identity has among those of some `schema.view_codes`."""
+    identity, counts = np.unique(schema.identity_of(codes), return_counts=True)
+    return dict(zip(identity.tolist(), counts.tolist(), strict=True))
 
 
 def _some(identities: np.ndarray, text: str) -> np.ndarray:

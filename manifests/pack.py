@@ -72,7 +72,7 @@ def write_pack(source: Dataset, keep: Keep, pack: Dataset) -> Iterator[tuple[int
     for shard in pack.pending():
         with ShardWriter(pack.storage, pack.plan, shard) as writer:
             for identity in kept_identities(source, keep, pack.plan.identities_of(shard)):
-                members = zip(*(identity.members(name) for name in schema.MEMBERS), strict=True)
+                members = zip(*identity.members(*schema.MEMBERS), strict=True)
                 for row, data in zip(identity.views.select(_CAMERA).to_pylist(), members, strict=True):
                     writer.add_view(row, dict(zip(schema.MEMBERS, data, strict=True)))
                 writer.add_identity({**identity.row, "views": len(identity.views)})

@@ -9,12 +9,13 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int
 
 from manifests.cache import ShardCache, tar_file
 from manifests.dataset import Dataset
-from manifests.errors import BadMember, MissingFile
-from manifests.index import Index
+from manifests.errors import DamagedData, MissingFile, damaged
+from manifests.index import Index, index_of
 from manifests.shards import member_name
 from manifests.storage import Storage
 
@@ -73,8 +74,8 @@ class Reader:
         """The members of some rows of the index, each in the order of its rows.
 
         Raises:
-            BadMember: a shard ends before a member does.
-            FileNotFoundError: a shard is no longer there.
+            DamagedData: a shard ends before a member does.
+            MissingFile: a shard is no longer there.
         """
         rows = np.concatenate(list(wants.values()))
         offset = np.concatenate([self.index.offset[name][own] for name, own in wants.items()])
@@ -92,16 +93,18 @@ class Reader:
                 # A slice of everything is the same object: a member that was read alone is not copied.
                 found[k] = data[start : start + sizes[k]]
                 if len(found[k]) < sizes[k]:
-                    reason = f"the shard ends at byte {span.begin + len(data)}, the member at {starts[k] + sizes[k]}"
+                    reason = (
+                        f"is cut: the shard ends at byte {span.begin + len(data)}, the member at {starts[k] + sizes[k]}"
+                    )
                     raise self.bad(names[k], int(rows[k]), reason)
         self.needed += int(size.sum())
         members = iter(found)
         return {name: [next(members) for _ in own] for name, own in wants.items()}
 
-    def bad(self, member: str, row: int, reason: str) -> BadMember:
+    def bad(self, member: str, row: int, problem: str) -> DamagedData:
         """The error that names a member."""
         name = member_name(self.index.key(row), self.extensions[member])
-        return BadMember(tar_file(int(self.index.shard[row])), name, reason, row)
+        return damaged(tar_file(int(self.index.shard[row])), problem, self.url, member=name, row=row)
 
     def _fetch(self, spans: list[Stretch]) -> Iterable[bytes]:
         if self.cache is not None:
@@ -151,6 +154,22 @@ class Reader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_files"}
+
+
+def read_members(dataset: Dataset, shard: int, views: pa.Table, *names: str) -> Iterator[list[bytes]]:
+    """Some members (rgb, alpha, normal, json) of the views in `views`, rows of the views table of a shard.
+
+    Returns:
+        One list per name, in the order of the rows.
+
+    Raises:
+        DamagedData: the shard ends before a member does.
+    """
+    if not len(views):
+        return iter([[] for _ in names])
+    rows = np.arange(len(views))
+    found = Reader(dataset, index_of(dataset, shard, views)).read(dict.fromkeys(names, rows))
+    return (found[name] for name in names)
 
 
 def _opened(storage: Storage, shard: int) -> OpenFile:

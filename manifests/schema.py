@@ -2,11 +2,14 @@
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 
 VERSION = 1
 
 _VERSIONED = {b"spinset.schema": str(VERSION).encode()}
+
+WHOLE = -1
+"""The view number of an identity's own row in score tables and selections."""
 
 MEMBERS = ("rgb", "alpha", "normal", "json")
 """The members of a sample, in the order in which they lie in the tar."""
@@ -102,3 +105,19 @@ def mesh_file(identity: int) -> str:
 def view_codes(identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """One number per view of a dataset, sorted as the views are; view numbers have 16 bits."""
     return (identity.astype(np.int64) << 16) | view.astype(np.int64)
+
+
+def identity_of(codes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The identities of some `view_codes`."""
+    return codes >> 16
+
+
+def is_among(
+    codes: Int64[np.ndarray, " k"], identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Which views are among those of some `view_codes`, which must be sorted."""
+    wanted = view_codes(identity, view)
+    if not len(codes):
+        return np.zeros(len(wanted), bool)
+    # np.isin would sort a million codes for every shard.
+    return codes[np.searchsorted(codes, wanted).clip(max=len(codes) - 1)] == wanted

@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
+from manifests.schema import WHOLE
 from manifests.storage import Storage
 from manifests.tables import open_parquet, reading
 
 FOLDER = "scores"
 AGAIN = "spinset score {} --replace"
 """The command that makes a damaged table again."""
-WHOLE = -1
-"""The view number of an identity's own row."""
 
 VIEW, IDENTITY = "view", "identity"
 

@@ -8,13 +8,18 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int64
 
+from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
+from manifests.tables import as_array
 
 FOLDER = "selections"
 
@@ -45,6 +50,26 @@ class Selection:
     dataset: str
     """The fingerprint of the dataset it was made for."""
     rows: pa.Table
+    """The columns of ROWS, sorted by identity and view."""
+
+    @cached_property
+    def judged_views(self) -> Int64[np.ndarray, " n"]:
+        """The `schema.view_codes` of all views that were judged, sorted."""
+        return self._codes[as_array(self._column("view")) != schema.WHOLE]
+
+    @cached_property
+    def kept_views(self) -> Int64[np.ndarray, " k"]:
+        """The `schema.view_codes` of the views that are kept, sorted."""
+        # DLPack has no packed bits.
+        keep = as_array(self._column("keep").cast(pa.int8())) == 1
+        return self._codes[keep & (as_array(self._column("view")) != schema.WHOLE)]
+
+    @cached_property
+    def _codes(self) -> Int64[np.ndarray, " m"]:
+        return schema.view_codes(as_array(self._column("identity")), as_array(self._column("view")))
+
+    def _column(self, name: str) -> pa.Array:
+        return self.rows.column(name).combine_chunks()
 
 
 def write_selection(dataset: Dataset, name: str, rows: pa.Table) -> str:

@@ -5,19 +5,20 @@ the rest is zero. So damage is found without trusting the tar, and named by shar
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData
+from manifests.pictures import decode_picture
+from manifests.reader import read_members
 from manifests.shards import DONE, member_name, padding, tar_header
 
 
@@ -80,7 +81,8 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
             yield Fault(tar, "damaged, and the index that would say where is damaged too")
         return
     try:
-        rows = dataset.views(shard).to_pylist()
+        views = dataset.views(shard)
+        rows = views.to_pylist()
         identities = dataset.identities(shard) if ".identities.parquet" not in damaged else None
     except DamagedData as error:
         yield Fault(error.file, error.problem)
@@ -90,7 +92,7 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
     if identities is not None:
         yield from _verify_counts(dataset, shard, rows, identities)
     if deep and ".tar" not in damaged:
-        yield from _verify_content(dataset, shard, rows)
+        yield from _verify_content(dataset, shard, views)
 
 
 def _verify_meshes(dataset: Dataset, meshes: dict[str, dict[str, Any]], deep: bool) -> Iterator[Fault]:
@@ -169,26 +171,26 @@ def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], ide
             )
 
 
-def _verify_content(dataset: Dataset, shard: int, rows: list[dict[str, Any]]) -> Iterator[Fault]:
+def _verify_content(dataset: Dataset, shard: int, views: pa.Table) -> Iterator[Fault]:
     """Every picture decodes at the planned size, and every JSON member says what the index says."""
-    if not rows:
-        return
-    table = pa.Table.from_pylist([{name: row[name] for name in schema.MEMBERS} for row in rows])
-    for name in schema.MEMBERS:
-        for row, data in zip(rows, dataset.members(shard, name, table), strict=True):
-            problem = _wrong_json(data, row) if name == "json" else _wrong_picture(data, dataset.plan.resolution)
-            if problem:
-                member = member_name(row["key"], dataset.plan.members[name])
-                yield Fault(dataset.file(shard, ".tar"), problem, member, row[name]["offset"])
+    of_identity = views.column("identity").to_numpy()
+    for identity in np.unique(of_identity).tolist():
+        own = views.filter(pa.array(of_identity == identity))
+        rows = own.to_pylist()
+        for name, members in zip(schema.MEMBERS, read_members(dataset, shard, own, *schema.MEMBERS), strict=True):
+            for row, data in zip(rows, members, strict=True):
+                problem = _wrong_json(data, row) if name == "json" else _wrong_picture(data, dataset.plan.resolution)
+                if problem:
+                    member = member_name(row["key"], dataset.plan.members[name])
+                    yield Fault(dataset.file(shard, ".tar"), problem, member, row[name]["offset"])
 
 
 def _wrong_picture(data: bytes, resolution: int) -> str | None:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except (OSError, SyntaxError) as error:
-        return f"does not decode ({error})"
-    return None if image.size == (resolution, resolution) else f"is {image.size}, planned {resolution} px"
+        height, width = decode_picture(data).shape[:2]
+    except ValueError as error:
+        return str(error)
+    return None if height == width == resolution else f"is {width} x {height} px, planned {resolution} px"
 
 
 def _wrong_json(data: bytes, row: dict[str, Any]) -> str | None:

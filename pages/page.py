@@ -1,7 +1,6 @@
 """A self-contained HTML page: sections of other packages in one frame, pictures inside the file, no outside requests."""
 
 import base64
-import io
 import math
 from dataclasses import dataclass
 
@@ -9,7 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from PIL import Image
+
+from manifests.pictures import encode_picture
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ def page(title: str, lead: str, sections: list[Section]) -> str:
 
 def picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     """A data URI that an <img> shows without another file."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_picture(pixels, 'JPEG', quality=85)).decode()}"
 
 
 def round_numbers(low: float, high: float, most: int = 6) -> list[float]:

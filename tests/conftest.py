@@ -1,6 +1,7 @@
 """Shared by all tests: where the large golden files lie, and a small dataset to read."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,20 @@ def small_dataset(tmp_path) -> Dataset:
     for shard in range(plan.shards):
         write_shard(storage, plan, shard)
     return Dataset(storage)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Dataset]:
+    """Makes a dataset of noise pictures seen from a ring that begins at the front."""
+
+    def make(identities: int = 6, per_shard: int = 2, views: int = 3, name: str = "heads", **plan) -> Dataset:
+        storage = Storage(tmp_path / name)
+        azimuth = [120.0 * view for view in range(views)]
+        rig = {"id": f"orbit-{views}", "azimuth": azimuth, "azimuth_jitter": 0.0, "elevation_jitter": 0.0}
+        made = small_plan(identities, per_shard, **{"rig": rig, **plan})
+        write_plan(storage, made)
+        for shard in range(made.shards):
+            write_shard(storage, made, shard, views)
+        return Dataset(storage)
+
+    return make

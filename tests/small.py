@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,13 @@ def choose(dataset: Dataset, name: str, dropped: set[tuple[int, int]], views: in
     columns = [[i for i, _ in rows], [v for _, v in rows], keep, [None] * len(rows), [None] * len(rows)]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
     write_selection(dataset, name, pa.table(arrays, schema=ROWS))
+
+
+def members_of(dataset: Dataset, shard: int, name: str) -> list[bytes]:
+    """One member of every view of a shard, as Python's tarfile finds it under its name."""
+    with tarfile.open(dataset.storage.path(dataset.file(shard, ".tar"))) as tar:
+        keys = dataset.views(shard).column("key").to_pylist()
+        return [tar.extractfile(f"{key}.{dataset.plan.members[name]}").read() for key in keys]
 
 
 def hide_normals(monkeypatch) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from datagen.config import ImageConfig
-from datagen.encode import encode_png, encode_rgb
+from datagen.encode import encode_rgb
 from faces.recogniser import load_arcface
 from gpu_parts.common import Budget, Table, seconds
 from gpu_parts.views import model_of
+from manifests.pictures import encode_picture
 from weights.embedded import EMBEDDED
 
 
@@ -37,7 +38,7 @@ def scoring(budget: Budget) -> Iterator[Table]:
     decode = Table("Decoding pictures of 512 px", ("format", "kB", "1 core, pictures/s", f"{cores} cores, pictures/s"))
     side = 64 if budget.toy else 512
     picture = photo_like(side)
-    for name, encoded in (("jpg, quality 95", encode_rgb(picture, ImageConfig())), ("png", encode_png(picture))):
+    for name, encoded in (("jpg, quality 95", encode_rgb(picture, ImageConfig())), ("png", encode_picture(picture))):
         one = rate(encoded, 1, 0.1 if budget.toy else 1.0)
         yield decode.add(name, len(encoded) / 1000, one, rate(encoded, cores, 0.1 if budget.toy else 1.0))
 

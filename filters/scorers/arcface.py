@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, UInt8
 
-from faces.landmarks import SIZE, face_points, mirrored, project
-from faces.recogniser import crops_of, largest_face, load_arcface, load_detector
+from faces.detector import largest_faces, load_detector
+from faces.landmarks import SIZE, crops, face_points, mirrored, project
+from faces.recogniser import load_arcface
 from filters.config import ArcFaceConfig
 from filters.scorer import Columns, ScorerContext, Subject
-from geometry.directions import turned
+from geometry.directions import turned, wrapped
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 from weights.embedded import RECOGNISER
 from weights.files import existing, sha256
@@ -25,7 +26,7 @@ FAR = 60.0
 
 
 @dataclass(frozen=True, eq=False)
-class Faces:
+class FaceCrops:
     """The crops of one identity: views of the cone with a face, and views of the back aligned to its mirror image."""
 
     in_cone: Bool[np.ndarray, " v"]
@@ -71,34 +72,22 @@ class ArcFaceScorer:
     def _cone(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:
         return (turned(azimuth) <= self.config.max_turn) & (np.abs(elevation) <= self.config.max_elevation)
 
-    def prepare(self, subject: Subject) -> Faces:
+    def prepare(self, subject: Subject) -> FaceCrops:
         in_cone = self._cone(subject.azimuth, subject.elevation)
         if not len(in_cone):
             none = np.empty((0, SIZE, SIZE, 3), np.uint8)
-            return Faces(in_cone, in_cone, subject.azimuth, none, none)
-        pictures, points = subject.member("rgb"), face_points(subject.row)
-        expected = project(points, subject.cameras, pictures.shape[1])
-        behind = project(mirrored(points), subject.cameras, pictures.shape[1])
-        at, found = self._detect(pictures, in_cone, expected)
-        azimuth = (subject.azimuth + 180) % 360 - 180
-        return Faces(in_cone, found, azimuth, crops_of(pictures, at, found), crops_of(pictures, behind, ~in_cone))
-
-    def _detect(
-        self,
-        pictures: UInt8[np.ndarray, "v h w 3"],
-        in_cone: Bool[np.ndarray, " v"],
-        expected: Float[np.ndarray, "v 5 2"],
-    ) -> tuple[Float[np.ndarray, "v 5 2"], Bool[np.ndarray, " v"]]:
-        """The points of the largest face in each view of the cone; without a detector, where the camera says they are."""
+            return FaceCrops(in_cone, in_cone, subject.azimuth, none, none)
+        pictures, landmarks = subject.member("rgb"), face_points(subject.row)
         if self.detector is None:
-            return expected, in_cone
-        at, found = expected.copy(), np.zeros(len(in_cone), bool)
-        for i in np.flatnonzero(in_cone):
-            if (face := largest_face(self.detector, pictures[i], self.config.min_detection)) is not None:
-                at[i], found[i] = face.points, True
-        return at, found
+            points, found = project(landmarks, subject.cameras, pictures.shape[1]), in_cone
+        else:
+            points, found = largest_faces(self.detector, pictures, in_cone, self.config.min_detection)
+        front = crops(pictures[found], points[found])
+        behind = project(mirrored(landmarks), subject.cameras, pictures.shape[1])
+        back = crops(pictures[~in_cone], behind[~in_cone])
+        return FaceCrops(in_cone, found, wrapped(subject.azimuth), front, back)
 
-    def score(self, faces: Faces) -> Columns:
+    def score(self, faces: FaceCrops) -> Columns:
         both = self.arcface.embed(np.concatenate([faces.front, faces.back]))
         front, back = both[: len(faces.front)], both[len(faces.front) :]
         embedding = np.full((len(faces.found), self.arcface.dimensions), np.nan, np.float32)

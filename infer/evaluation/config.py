@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from faces.recogniser import load_arcface, load_detector
+from faces.detector import load_detector
+from faces.recogniser import load_arcface
 from infer.config import EvaluateConfig
 from infer.evaluation.measure import Metrics
 from infer.metrics.likeness import FaceEmbedder

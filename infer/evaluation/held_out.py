@@ -12,7 +12,7 @@ from torch import Tensor
 
 from faces.landmarks import face_points
 from geometry.cameras import Cameras
-from geometry.directions import turned
+from geometry.directions import angular_distance, turned
 from infer.evaluation.protocols import EvaluationProtocol
 from infer.photo import Photo
 from manifests.dataset import Dataset
@@ -23,7 +23,6 @@ from manifests.index import Subset, open_index
 from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.data.pixels import Pixels
-from train.data.sampling import distance
 
 MAX_ELEVATION = 30.0
 """Largest absolute elevation, in degrees, of an input view that is drawn at random."""
@@ -107,7 +106,7 @@ def choose_views(
     if protocol.input_turn and len(facing):
         first = int(rng.choice(facing))
     else:
-        first = int(distance(azimuth, elevation, 0.0, 0.0).argmin())
+        first = int(angular_distance(azimuth, elevation, 0.0, 0.0).argmin())
     order, turn = rng.permutation(len(azimuth)), turned(azimuth)
     places = [first]
     for targets in protocol.targets:
@@ -136,7 +135,7 @@ class StoredPerson:
         return self.people.subset.index.elevation[self.rows]
 
     def read(self, places: Int64[np.ndarray, " k"]) -> HeldOut:
-        """Read some of its views; raises BadMember if one of them cannot be read."""
+        """Read some of its views; raises DamagedData if one of them cannot be read."""
         index, rows = self.people.subset.index, self.rows[places]
         members = tuple(m for m in ("rgb", "normal", "alpha") if (index.size[m][rows] > 0).all())
         found = self.people.pixels.read(rows[None], np.ones((1, 3), np.float32), members)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
 from geometry.cameras import Cameras
+from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut
 from infer.evaluation.methods import EvaluatedViews
 from infer.metrics.consistency import chunk_borders, epipolar_distances, epipolar_figures
@@ -27,7 +28,6 @@ from infer.metrics.likeness import (
 from infer.metrics.perceptual import PictureMetrics, picture_metrics
 from infer.metrics.pixels import normal_error, to_unit
 from infer.views import to_bytes
-from train.data.sampling import distance
 
 PictureEmbedder = Callable[[UInt8[np.ndarray, "v h w 3"]], Float32[np.ndarray, "v d"]]
 """An embedding of 8-bit sRGB pictures whose cosines measure similarity, such as CLIP's image tower."""
@@ -176,5 +176,5 @@ def _spread(rgb: Float32[Tensor, "k 3 h w"], held: HeldOut) -> float:
 
 def near_pairs(azimuth: Float32[np.ndarray, " v"], elevation: Float32[np.ndarray, " v"]) -> Int[np.ndarray, "p 2"]:
     """All pairs of views whose directions differ by at most NEAR degrees."""
-    away = [distance(azimuth, elevation, float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
+    away = [angular_distance(azimuth, elevation, float(a), float(e)) for a, e in zip(azimuth, elevation, strict=True)]
     return np.argwhere(np.triu(np.array(away) <= NEAR, 1))

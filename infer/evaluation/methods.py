@@ -9,13 +9,13 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from geometry.cameras import Cameras, orbit
+from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut, StoredPeople
 from infer.metrics.likeness import cosines
 from infer.sampler import ViewSampler
 from infer.views import ViewPlan, from_bytes, plan_views, to_bytes
 from manifests.draws import generator
 from manifests.errors import UserError
-from train.data.sampling import distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ class NearestHead:
         """For each of a person's targets the view of one head that is nearest in direction."""
         person = self.people.person(name)
         positions = [
-            int(distance(person.azimuth, person.elevation, float(a), float(e)).argmin())
+            int(angular_distance(person.azimuth, person.elevation, float(a), float(e)).argmin())
             for a, e in zip(held.azimuth[1:], held.elevation[1:], strict=True)
         ]
         stored = person.read(np.array(positions, np.int64))

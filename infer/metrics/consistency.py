@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 from geometry.cameras import Cameras
-from geometry.epipolar import epipolar_distance, fundamental
+from geometry.rays import epipolar_distance, fundamental
 from infer.metrics.figures import Figure, absent
 from infer.metrics.pixels import Measure, l2
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from faces.landmarks import face_points, project
-from faces.recogniser import ArcFace, crops_of, largest_face
+from faces.detector import largest_faces
+from faces.landmarks import crops, face_points, project
+from faces.recogniser import ArcFace
 from geometry.cameras import Cameras, azimuth_elevation
 from geometry.directions import turned
 
@@ -32,7 +33,7 @@ class FaceEmbedder:
 
     arcface: ArcFace
     detector: Any = None
-    """An SCRFD detector of `faces.recogniser.load_detector`, or None."""
+    """An SCRFD detector of `faces.detector.load_detector`, or None."""
     points: Float[np.ndarray, "5 3"] | None = None
     """World positions of eyes, nose and corners of the mouth, or None for those of the average head."""
     max_turn: float = 60.0
@@ -48,16 +49,12 @@ class FaceEmbedder:
         self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras
     ) -> tuple[Float[np.ndarray, "v 5 2"], Bool[np.ndarray, " v"]]:
         """Pixels of eyes, nose and mouth of the largest face of each view, and which views have one."""
+        if self.detector is not None:
+            return largest_faces(self.detector, pictures, np.ones(len(pictures), bool), self.min_detection)
         points = face_points({"facts": None}) if self.points is None else self.points
-        at = project(points, cameras.to("cpu"), pictures.shape[1])
-        if self.detector is None:
-            azimuth, elevation = (angle.cpu().numpy() for angle in azimuth_elevation(cameras.c2w))
-            return at, (turned(azimuth) <= self.max_turn) & (np.abs(elevation) <= self.max_elevation)
-        found = np.zeros(len(pictures), bool)
-        for i, picture in enumerate(pictures):
-            if (face := largest_face(self.detector, picture, self.min_detection)) is not None:
-                at[i], found[i] = face.points, True
-        return at, found
+        azimuth, elevation = (angle.cpu().numpy() for angle in azimuth_elevation(cameras.c2w))
+        found = (turned(azimuth) <= self.max_turn) & (np.abs(elevation) <= self.max_elevation)
+        return project(points, cameras.to("cpu"), pictures.shape[1]), found
 
     def embed_at(
         self,
@@ -67,7 +64,7 @@ class FaceEmbedder:
     ) -> FaceEmbeddings:
         """Embed the faces whose points are at given pixels, such as those of the true views."""
         embedding = np.full((len(pictures), self.arcface.dimensions), np.nan, np.float32)
-        embedding[found] = self.arcface.embed(crops_of(pictures, points, found))
+        embedding[found] = self.arcface.embed(crops(pictures[found], points[found]))
         return FaceEmbeddings(embedding, found)
 
 

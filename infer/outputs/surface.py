@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from geometry.cameras import Cameras
 from geometry.embree import EmbreeCaster
-from geometry.meshes import Mesh
-from geometry.normals import unit
+from geometry.meshes import Mesh, unit
 from infer.metrics.hull import hull_depths
 from infer.views import HeadViews
 from manifests.errors import UserError

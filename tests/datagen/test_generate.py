@@ -15,6 +15,7 @@ import pytest
 import torch
 from egg import EggConfig, egg_job
 from PIL import Image
+from small import members_of
 
 from datagen.config import MeshConfig, SourceConfig
 from datagen.generate import generate, make_plan
@@ -24,7 +25,7 @@ from exports.config import ExportConfig, PackConfig
 from exports.export import export
 from exports.pack import pack
 from geometry.cameras import azimuth_elevation
-from geometry.normals import decode_normals
+from geometry.meshes import decode_normals
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
 from manifests.errors import UserError
@@ -191,7 +192,7 @@ def test_a_head_that_kills_its_worker_is_recorded_and_the_rest_is_kept(reference
 def test_every_view_says_what_its_row_says(reference):
     for shard in reference.committed():
         rows = reference.views(shard).to_pylist()
-        for row, data in zip(rows, reference.members(shard, "json"), strict=True):
+        for row, data in zip(rows, members_of(reference, shard, "json"), strict=True):
             view = json.loads(data)
             assert (view["identity"], view["seed"], view["view"]) == (row["identity"], row["identity"], row["view"])
             assert np.allclose(view["c2w"], row["c2w"], atol=1e-6) and np.allclose(view["K"], row["K"], atol=1e-6)
@@ -205,7 +206,7 @@ def test_colour_alpha_and_normals_of_a_view_align(tmp_path, source):
     """Their silhouettes, as stored, have an IoU above 0.98 in every view."""
     made = {"source": source, "identities": 1, "resolution": 128, "mesh": MeshConfig(256)}
     dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, **made))
-    members = [dataset.members(0, name) for name in ("rgb", "alpha", "normal")]
+    members = [members_of(dataset, 0, name) for name in ("rgb", "alpha", "normal")]
     for rgb, alpha, normal in zip(*members, strict=True):
         seen = _pixels(alpha) > 127
         meshed = np.abs(decode_normals(_pixels(normal))).sum(-1) > 0

@@ -13,8 +13,7 @@ from datagen.identity import rig_cameras
 from datagen.meshing import clean, density_grid, extract, marching_cubes
 from datagen.rigs import RIGS, find_rig
 from datagen.sources.procedural import ProceduralSource
-from geometry.look import look
-from geometry.meshes import Mesh
+from geometry.meshes import Mesh, look
 from manifests.errors import UserError
 
 
@@ -150,9 +149,9 @@ def test_no_surface():
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("resolution", 100, "mesh resolution is 100"),
-        ("method", "x", "mesh method is 'x'"),
-        ("dust", 1.0, "mesh dust is 1.0"),
+        ("resolution", 100, "--mesh.resolution is 100"),
+        ("method", "x", "--mesh.method is 'x'"),
+        ("dust", 1.0, "--mesh.dust is 1.0"),
     ],
 )
 def test_bad_config(field, value, says):

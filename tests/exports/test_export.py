@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datagen.encode import encode_png
 from exports import export as job
 from exports.config import SHARDED, UNPACKED, ExportConfig, PackConfig
 from exports.export import export
@@ -18,6 +17,7 @@ from exports.huggingface import BIASES
 from exports.pack import pack
 from exports.pictures import background_of, rgba_png
 from manifests.dataset import Dataset
+from manifests.pictures import encode_picture
 from manifests.verify import verify
 
 from .conftest import make
@@ -170,7 +170,7 @@ def test_straight_colour_is_that_of_the_head_alone():
     a = alpha[..., None] / 255
     for background in ((255, 255, 255), (0, 0, 0), (16, 128, 32)):
         seen = (a * colour + (1 - a) * background + 0.5).astype(np.uint8)
-        with Image.open(io.BytesIO(rgba_png(encode_png(seen), encode_png(alpha), background))) as image:
+        with Image.open(io.BytesIO(rgba_png(encode_picture(seen), encode_picture(alpha), background))) as image:
             rgba = np.asarray(image)
         assert (rgba[..., 3] == alpha).all() and (rgba[0, 0] == 0).all()
         assert np.abs(rgba[0, 1:, :3].astype(int) - colour[0, 1:]).max() <= 4

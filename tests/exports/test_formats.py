@@ -14,9 +14,9 @@ from datagen.rigs import RIGS, Rig
 from exports.config import ExportConfig
 from exports.export import export
 from exports.pictures import cameras_of
-from exports.points import read_mesh
 from manifests.dataset import Dataset
 from manifests.keep import KeptIdentity, choose, kept_identities
+from manifests.ply import decode_mesh
 from manifests.selection import ROWS, write_selection
 
 from .conftest import make
@@ -33,7 +33,7 @@ def egg(eggs) -> KeptIdentity:
 
 @pytest.fixture(scope="module")
 def vertices(egg) -> np.ndarray:
-    return read_mesh(egg.mesh()).vertices.astype(float)
+    return decode_mesh(egg.mesh())[0].astype(float)
 
 
 def truth(identity: KeptIdentity, vertices: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def homogeneous(points: np.ndarray) -> np.ndarray:
 
 def test_the_truth_is_what_the_pictures_show(egg, vertices):
     """The box around the vertices is the box around the silhouette, to a pixel."""
-    for pixels, alpha in zip(truth(egg, vertices), egg.members("alpha"), strict=True):
+    for pixels, alpha in zip(truth(egg, vertices), *egg.members("alpha"), strict=True):
         rows, columns = np.nonzero(picture(alpha) >= 128)
         box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         assert np.abs(np.concatenate([pixels.min(0), pixels.max(0)]) - box).max() < 1.2
@@ -69,7 +69,7 @@ def test_nerfstudio(egg, vertices, exported, eggs):
     assert np.allclose(np.array(meta["applied_transform"])[:, :3] @ [0, 1, 0], [0, 0, 1])
     frames = sorted(meta["frames"], key=lambda frame: frame["file_path"])
     assert [frame["file_path"] for frame in frames] == [f"images/{view:03d}.jpg" for view in VIEWS]
-    for frame, pixels, rgb in zip(frames, truth(egg, vertices), egg.members("rgb"), strict=True):
+    for frame, pixels, rgb in zip(frames, truth(egg, vertices), *egg.members("rgb"), strict=True):
         x, y, z = (np.linalg.inv(frame["transform_matrix"]) @ homogeneous(world.T))[:3]
         found = [meta["cx"] + meta["fl_x"] * x / -z, meta["cy"] - meta["fl_y"] * y / -z]
         assert np.abs(np.stack(found, 1) - pixels).max() < 0.5
@@ -119,7 +119,7 @@ def test_eg3d(egg, vertices, exported):
     for kind in ("images", "masks"):
         assert sorted(labels) == sorted(str(p.relative_to(folder / kind)) for p in (folder / kind).rglob("*.png"))
     assert np.array(list(labels.values())).shape == (9, 25)
-    for view, pixels, rgb in zip(VIEWS, truth(egg, vertices), egg.members("rgb"), strict=True):
+    for view, pixels, rgb in zip(VIEWS, truth(egg, vertices), *egg.members("rgb"), strict=True):
         name = f"{EGG:07d}/{EGG:07d}_v{view:03d}.png"
         c2w, K = np.array(labels[name][:16]).reshape(4, 4), np.array(labels[name][16:]).reshape(3, 3)
         in_image = K @ (np.linalg.inv(c2w) @ homogeneous(vertices))[:3]
@@ -145,7 +145,7 @@ def test_facelift_reconstructor(lifted):
     """w2c takes Blender's world (z up, face to -y) to OpenCV cameras; fx fy cx cy in pixels."""
     dataset, folder = lifted("facelift-32")
     (egg,) = kept_identities(dataset, choose(dataset), [1])
-    vertices = read_mesh(egg.mesh()).vertices.astype(float)
+    vertices = decode_mesh(egg.mesh())[0].astype(float)
     blender = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], 1) * 2.7 / 0.81
     document = json.loads((folder / "0000001/opencv_cameras.json").read_text())
     assert document["id"] == "0000001" and len(document["frames"]) == 32
@@ -212,6 +212,6 @@ def test_facelift_multiview(lifted):
     diagonal = np.sqrt(0.5)
     expected = [[0, 0, 1], [-diagonal, 0, diagonal], [-1, 0, 0], [0, 0, -1], [1, 0, 0], [diagonal, 0, diagonal]]
     assert np.abs(places - expected).max() < 1e-5
-    pairs = zip(sorted((folder / "0000002").iterdir()), egg.members("alpha"), strict=True)
+    pairs = zip(sorted((folder / "0000002").iterdir()), *egg.members("alpha"), strict=True)
     assert all((picture(path)[..., 3] == picture(alpha)).all() for path, alpha in pairs)
     assert (folder / "data_mvdiff_train.txt").exists() and (folder / "data_mvdiff_val.txt").exists()

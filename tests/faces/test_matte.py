@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
-from faces.bisenet import BiSeNet, Trunk, load_bisenet
+from faces.bisenet import BiSeNet, ResNetTrunk, load_bisenet
 from faces.config import MatteConfig
 from faces.matte import emptiness, parsed_alpha, uniform_alpha
 
@@ -69,14 +69,14 @@ def test_the_official_file_s_names_and_shapes(parser):
 def test_the_trunk_is_torchvision_s_resnet18():
     torch.manual_seed(0)
     theirs = resnet18(weights=None).eval()
-    ours = Trunk().eval()
+    ours = ResNetTrunk().eval()
     ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
     x = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
         stem = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
         eighth = theirs.layer2(theirs.layer1(stem))
         sixteenth = theirs.layer3(eighth)
-        for found, expected in zip(ours(x), (eighth, sixteenth, theirs.layer4(sixteenth)), strict=True):
+        for found, expected in zip(ours.features(x), (eighth, sixteenth, theirs.layer4(sixteenth)), strict=True):
             torch.testing.assert_close(found, expected)
 
 

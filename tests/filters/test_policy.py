@@ -44,7 +44,7 @@ def twin(policy, heads: Heads, columns: dict[str, Column], decisions: Decisions)
     def value(rule, row):
         if not isinstance(rule.score, Softmax):
             return float(columns[rule.score].values[row])
-        raw = [rule.score.scale * float(columns[c].values[row]) for c in rule.score.columns]
+        raw = [rule.score.scale * float(columns[c].values[row]) for c in rule.score.softmax]
         return (
             nan if any(map(math.isnan, raw)) else math.exp(raw[0] - max(raw)) / sum(math.exp(x - max(raw)) for x in raw)
         )

@@ -12,10 +12,12 @@ from egg import Egg, EggConfig, EggSource, egg_job
 
 from datagen.generate import generate
 from filters.config import ScoreConfig, SelectConfig
-from filters.report import histogram, sections
+from filters.decisions import Decision, append_decision
+from filters.report import histogram, selection_sections
 from filters.score import score
 from filters.select import select
 from jobs.pool import PoolConfig
+from manifests.errors import UserError
 from pages.page import page
 
 DEFECTIVE = 1
@@ -48,7 +50,7 @@ def selected(dataset, tmp_path, rules):
     policy = tmp_path / "p.json"
     policy.write_text(json.dumps({"name": "mine", "about": "a <b>test</b>", "rules": rules}))
     select(SelectConfig(dataset.storage.url, policy=str(policy)))
-    made = sections(dataset, "mine")
+    made = selection_sections(dataset, "mine")
     return made, page("Eggs", "", made)
 
 
@@ -129,6 +131,43 @@ def test_a_chart_has_axes_units_and_its_limit_at_its_line(eggs, tmp_path):
         assert max(bars) == 100, "no blank chart"
 
 
+def test_equal_scores_of_which_a_share_passes_are_two_bars():
+    failing = np.array([False, False, True])
+    found = histogram(np.full(3, 0.5, np.float32), failing, 0.5, np.inf)
+    assert [(bar.count, bar.fails) for bar in found.bars] == [(2, False), (1, True)]
+    assert found.bars[0].x + found.bars[0].width == pytest.approx(found.bars[1].x)
+
+
+def test_the_bars_of_every_rule_add_up_to_its_tally(eggs, tmp_path):
+    """The page draws what `select` judged: after rules that drop heads, with equal scores at a limit, and with decisions."""
+    score(ScoreConfig(eggs.storage.url, scorers=("mesh", "image"), pool=PoolConfig(inline=True)))
+    rules = [
+        {"name": "small", "score": "image.coverage", "min": 0.4, "drop": "identity", "max_failing": 2},
+        {"name": "equal", "score": "mesh.components", "keep_top": 0.5},
+        {"name": "sharp", "score": "image.sharpness", "keep_top": 0.6},
+        {"name": "bright", "score": "image.contrast", "keep_bottom": 0.5, "where": {"azimuth": [-60, 120]}},
+    ]
+    policy = tmp_path / "bars.json"
+    policy.write_text(json.dumps({"name": "bars", "rules": rules}))
+    config = SelectConfig(eggs.storage.url, policy=str(policy))
+    undecided = select(config).summary["rules"]
+    for identity in range(7):
+        for view, verdict in ((0, "keep"), (1, "drop")):
+            append_decision(eggs.storage, "bars", Decision(identity, view, verdict, "looked", "ann", "2026-11-20"))
+    with pytest.raises(
+        UserError, match="selection bars is older than its scores or decisions; run spinset select again"
+    ):
+        selection_sections(eggs, "bars")
+    summary = select(config).summary
+    assert summary["rules"] != undecided, "the decisions change what the rules judge"
+    assert all(0 < rule["failing"] < rule["judged"] for rule in summary["rules"])
+    found = charts(page("Eggs", "", selection_sections(eggs, "bars")))
+    for rule in summary["rules"]:
+        titles = ["".join(title.itertext()).split() for title in found[rule["name"]].iter("title")]
+        counts = {word: sum(int(n) for n, _, said in titles if said == word) for word in ("pass", "fail")}
+        assert counts == {"pass": rule["judged"] - rule["failing"], "fail": rule["failing"]}, rule["name"]
+
+
 def test_a_sound_head_that_is_dropped_is_marked(planted, tmp_path):
     score(ScoreConfig(planted.storage.url, scorers=("image",), pool=PoolConfig(inline=True)))
     scores = pd.read_parquet(planted.storage.path("scores/image.parquet"))
@@ -156,8 +195,11 @@ def test_no_bar_mixes_passing_and_failing(low, high):
     """Scores that equal a limit pass, as 32-bit numbers: 0.7 is smaller as such than as 64 bits."""
     values = np.random.default_rng(0).random(500).astype(np.float32)
     values[:20], values[20:40] = min(high, 1), max(low, 0)
-    found = histogram(values, low, high)
+    found = histogram(values, (values > np.float32(high)) | (values < np.float32(low)), low, high)
     assert sum(bar.count for bar in found.bars) == 500
+    assert len({bar.x for bar in found.bars}) == len(found.bars), "no interval holds both"
+    edges = np.array([(bar.x, bar.x + bar.width) for bar in sorted(found.bars, key=lambda bar: bar.x)])
+    assert (edges[1:, 0] >= edges[:-1, 1] - 1e-9).all()
     assert sum(bar.count for bar in found.bars if bar.fails) == ((values > high) | (values < low)).sum()
     assert max(bar.height for bar in found.bars) == 1
     assert [mark.text for mark in found.limits] == [
@@ -167,13 +209,14 @@ def test_no_bar_mixes_passing_and_failing(low, high):
 
 
 def test_equal_scores_are_one_bar():
-    found = histogram(np.full(5, 0.3, np.float32), 0.0, 1.0)
+    found = histogram(np.full(5, 0.3, np.float32), np.zeros(5, bool), 0.0, 1.0)
     assert [bar.count for bar in found.bars] == [5]
     assert [(mark.at, mark.text) for mark in found.limits] == [(0.0, "min 0"), (100.0, "max 1")]
 
 
 def test_whole_numbers_have_a_bar_each():
-    found = histogram(np.array([0, 0, 0, 1, 2, 2], np.float32), -np.inf, 0.0)
+    values = np.array([0, 0, 0, 1, 2, 2], np.float32)
+    found = histogram(values, values > 0, -np.inf, 0.0)
     assert [(bar.x, bar.width, bar.count, bar.fails) for bar in found.bars] == [
         (0, 25, 3, False),
         (25, 25, 1, True),

@@ -6,7 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from filters.config import ClipConfig
-from filters.rules import PRESETS, Sector, Softmax, parse_policy, read_policy
+from filters.policies import PRESETS
+from filters.rules import Sector, Softmax, parse_policy, read_policy
 from filters.scorers.clip_janus import ClipScorer
 from filters.scorers.image import ImageScorer
 from filters.scorers.mesh import MeshScorer
@@ -46,26 +47,28 @@ def test_the_paper_s_policy_is_the_paper_s():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max": "high"}, "rule 1 .fog.: max is 'high'; it must be a number"),
-        ({"max": True}, "max is True"),
+        ({"max": "high"}, 'rule 1 .fog.: max is "high"; input should be a valid number'),
+        ({"max": True}, "max is true; input should be a valid number"),
         ({"max": None}, "must have min and/or max, or keep_top, or keep_bottom"),
         ({"keep_top": 0.7}, "must have min and/or max, or keep_top, or keep_bottom"),
-        ({"max": None, "keep_top": 1.2}, "keep_top is 1.2; it must be between 0 and 1"),
+        ({"max": None, "keep_top": 1.2}, "keep_top is 1.2; input should be less than or equal to 1"),
         ({"max": None, "keep_bottom": -0.1}, "keep_bottom is -0.1"),
-        ({"min": 1}, "has min 1 above max 0.05, so nothing passes"),
-        ({"score": "fog"}, "'fog' is no score; scores are written table.column"),
-        ({"score": {"softmax": ["a.b"]}}, "softmax needs two columns"),
+        ({"min": 1}, "rule 1 .fog.: min 1 is above max 0.05, so nothing passes"),
+        ({"score": "fog"}, 'score is "fog"; a score is written table.column, as arcface.mean_cosine'),
+        ({"score": {"softmax": ["a.b"]}}, "score.softmax is .*; a softmax has two columns or more"),
         ({"score": {"softmax": ["a.b", "a.c"], "scale": 0}}, "scale is 0"),
-        ({"score": {"softmin": []}}, "unknown field 'softmin'"),
-        ({"where": {"azimuth": [120]}}, r"azimuth is \[120\]; it must be"),
-        ({"where": {"azimuth": [240, 120]}}, "azimuth is"),
-        ({"where": {"roll": [0, 1]}}, "unknown field 'roll'; there are azimuth, elevation"),
-        ({"drop": "both"}, "drop 'both'; it must be view or identity"),
-        ({"max_failing": 2}, "has max_failing, which needs drop = identity"),
-        ({"drop": "identity", "max_failing": 1, "min_passing": 3}, "one of them is enough"),
-        ({"drop": "identity", "min_passing": 2.5}, "min_passing is 2.5; it must be a whole number"),
-        ({"threshold": 1}, "unknown field 'threshold'"),
-        ({"name": ""}, "rule 1 needs a name"),
+        ({"score": {"softmin": []}}, "unknown field 'score.softmin'; there are softmax, scale"),
+        ({"where": {"azimuth": [120]}}, r"where.azimuth is \[120\]; a range is \[from, to\]"),
+        ({"where": {"azimuth": [240, 120]}}, r"where.azimuth is \[240, 120\]; a range is"),
+        ({"where": {"roll": [0, 1]}}, "unknown field 'where.roll'; there are azimuth, elevation"),
+        ({"drop": "both"}, "drop is \"both\"; input should be 'view' or 'identity'"),
+        ({"max_failing": 2}, "max_failing needs drop = identity"),
+        ({"drop": "identity", "max_failing": 1, "min_passing": 3}, "at most one of max_failing and min_passing"),
+        ({"drop": "identity", "min_passing": 2.5}, "min_passing is 2.5; input should be a valid integer"),
+        ({"threshold": 1}, "rule 1 .fog. has an unknown field 'threshold'; there are name, score, min"),
+        ({"score": None}, "rule 1 .fog. has no score"),
+        ({"max": float("nan")}, "max is NaN; input should be a finite number"),
+        ({"name": ""}, 'rule 1: name is ""; string should have at least 1 character'),
     ],
 )
 def test_bad_rules_are_named(change, message):
@@ -77,13 +80,24 @@ def test_bad_rules_are_named(change, message):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([], "the policy must be an object"),
-        ({"name": "p", "rules": []}, "1 to 60 rules"),
-        ({"name": "p/q", "rules": [RULE]}, "name is 'p/q'"),
+        ([], "the policy: input should be an object"),
+        ({"name": "p", "rules": []}, r"rules is \[\]; a policy has 1 to 60 rules"),
+        ({"name": "p/q", "rules": [RULE]}, 'name is "p/q"; string should match pattern'),
         ({"name": "p", "rules": [RULE, RULE]}, "two rules are called 'fog'"),
-        ({"name": "p", "rules": [RULE], "requires": ["arcface"]}, "requires must map tables"),
-        ({"name": "p", "rules": [RULE], "whole_identities": 1}, "true or false"),
-        ({"name": "p", "rules": [RULE], "author": "me"}, "unknown field 'author'"),
+        (
+            {"name": "p", "rules": [RULE], "requires": ["arcface"]},
+            r"requires is \[\"arcface\"\]; input should be an object",
+        ),
+        (
+            {"name": "p", "rules": [RULE], "whole_identities": 1},
+            "whole_identities is 1; input should be a valid boolean",
+        ),
+        (
+            {"name": "p", "rules": [RULE], "author": "me"},
+            "the policy has an unknown field 'author'; there are name, rules",
+        ),
+        ({"name": "p", "rules": ["fog"]}, "rule 1: input should be an object"),
+        ({"name": "p"}, "the policy has no rules"),
     ],
 )
 def test_bad_documents_are_named(document, message):
@@ -106,7 +120,7 @@ def test_a_policy_that_is_not_there_or_not_json(tmp_path):
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     file = tmp_path / "p.json"
     file.write_text('{"name": "p", "rules": [{"name": "fog", "score": "image.fog", "max": 0.5, "max": -1}]}')
-    with pytest.raises(UserError, match="the key 'max' stands twice in one object"):
+    with pytest.raises(UserError, match="the key 'max' occurs twice in one object"):
         read_policy(str(file))
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from egg import egg_job
 from PIL import Image
-from small import small_plan, write_shard
+from small import members_of, small_plan, write_shard
 
 from datagen.generate import generate
 from filters.config import ArcFaceConfig, ClipConfig, RejectConfig, ScoreConfig, SelectConfig
@@ -315,7 +315,7 @@ def test_preparing_and_scoring_overlap_and_keep_their_order(tmp_path):
     assert [e.item for e in events if e.stage == "done"] == list(range(6))
     rows = read_part(dataset, "slow", 0)
     assert rows.column("order").to_pylist()[::7] == [1, 2, 3, 4, 5, 6]
-    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in dataset.members(0, "rgb")]
+    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in members_of(dataset, 0, "rgb")]
     is_view = rows.column("view").to_numpy() != WHOLE
     np.testing.assert_allclose(rows.column("mean").to_numpy()[is_view], [p.mean() for p in pictures], rtol=1e-6)
 

@@ -6,28 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conventions import from_colmap, from_opengl, panohead_v, spinmeround_rotation
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import Tensor
 
 from geometry.cameras import (
     Cameras,
     azimuth_elevation,
     eg3d_labels,
     focal_from_fov,
-    from_colmap,
     from_eg3d_labels,
-    from_opengl,
     from_view_rotation,
     intrinsics,
     orbit,
     panohead_look_at,
-    panohead_v,
-    spinmeround_rotation,
     to_colmap,
     to_opengl,
 )
-from geometry.directions import RADIUS
+from geometry.directions import RADIUS, wrapped
+from geometry.rays import rays
+from train.networks.config import RayMaps
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "geometry_cameras.safetensors")
 azimuths = st.floats(-179.9, 179.9)
@@ -185,3 +185,30 @@ def test_orbit_takes_angles_of_any_precision():
     angles = np.array([10.0, -170.0])
     single = orbit(angles.astype(np.float32), np.zeros(2, np.float32))
     torch.testing.assert_close(single.c2w, orbit(angles, np.zeros(2)).c2w)
+
+
+def test_cameras_of_any_batch_shape_equal_the_flat_ones():
+    """Two scenes of three views: every property and projection, and rays and ray maps of them."""
+    azimuth, elevation = np.linspace(-170, 170, 6), np.linspace(-40, 40, 6)
+    flat = orbit(azimuth, elevation, radius=2.0, focal=3.0)
+    nested = Cameras(flat.c2w.unflatten(0, (2, 3)), flat.K.unflatten(0, (2, 3)))
+    points = torch.linspace(-0.4, 0.4, 12).reshape(4, 3)
+
+    def everything(cameras: Cameras) -> list[Tensor]:
+        views = [cameras.positions, cameras.w2c, cameras.view_rotation, cameras.pixel_K(64), to_opengl(cameras)]
+        rotation = cameras.view_rotation
+        around = from_view_rotation(rotation, 2.0, 3.0)
+        maps = [RayMaps(mode)(rotation, 4) for mode in ("released", "geometric")]
+        return [*views, cameras.project(points, 64), *rays(cameras, 8), *maps, around.c2w, around.K]
+
+    for one, other in zip(everything(nested), everything(flat), strict=True):
+        assert one.shape[:2] == (2, 3) and one.shape[2:] == other.shape[1:]
+        # Matrix products of other batch shapes may round otherwise, which the octaves of ray maps multiply.
+        torch.testing.assert_close(one.flatten(0, 1), other, atol=2e-2, rtol=0)
+    assert [angle.shape for angle in azimuth_elevation(nested.c2w)] == [(2, 3), (2, 3)]
+    assert len(nested) == 2 and len(nested[[1]].c2w[0]) == 3
+
+
+def test_wrapped_angles():
+    assert wrapped(np.array([-180.0, 180.0, 190.0, -725.0])).tolist() == [-180.0, -180.0, -170.0, -5.0]
+    assert wrapped(540) == -180

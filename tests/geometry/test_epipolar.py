@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from geometry.cameras import Cameras, intrinsics, orbit
-from geometry.epipolar import epipolar_distance, fundamental
+from geometry.rays import epipolar_distance, fundamental
 
 POINTS = torch.from_numpy(np.random.default_rng(0).uniform(-0.4, 0.4, (50, 3)).astype(np.float32))
 FIRST = orbit(np.array([0.0, 40.0, 180.0]), np.array([0.0, -20.0, 10.0]))

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conventions import spinmeround_rotation
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import write_recogniser
@@ -18,7 +19,7 @@ from faces.config import FaceConfig, MatteConfig
 from faces.landmarks import crops
 from faces.models import load_face_models
 from faces.recogniser import load_arcface
-from geometry.cameras import from_view_rotation, orbit, spinmeround_rotation
+from geometry.cameras import from_view_rotation, orbit
 from infer.config import PortraitConfig
 from infer.photo import read_photo
 from infer.portrait import PhotoPreprocessor, Portrait, load_preprocessor

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small import small_plan, write_shard
+from small import members_of, small_plan, write_shard
 
 from manifests.dataset import Dataset
 from manifests.keep import choose
@@ -52,7 +52,9 @@ def members(dataset: Dataset) -> dict[tuple[str, str], bytes]:
         (key, name): data
         for shard in dataset.committed()
         for name in dataset.plan.members
-        for key, data in zip(dataset.views(shard).column("key").to_pylist(), dataset.members(shard, name), strict=True)
+        for key, data in zip(
+            dataset.views(shard).column("key").to_pylist(), members_of(dataset, shard, name), strict=True
+        )
     }
 
 

@@ -11,12 +11,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import small_plan, write_shard
+from small import members_of, small_plan, write_shard
 
 from manifests import schema
 from manifests.cache import LookAhead, ShardCache, tar_file
 from manifests.dataset import Dataset
-from manifests.errors import BadMember
+from manifests.errors import DamagedData
 from manifests.index import open_index
 from manifests.plan import write_plan
 from manifests.reader import Reader, stretches
@@ -28,7 +28,7 @@ def reader_of(dataset: Dataset, cache: ShardCache | None = None) -> Reader:
 
 
 def contents(dataset: Dataset, member: str) -> list[bytes]:
-    return [data for shard in dataset.committed() for data in dataset.members(shard, member)]
+    return [data for shard in dataset.committed() for data in members_of(dataset, shard, member)]
 
 
 def upload(dataset: Dataset, url: str) -> Dataset:
@@ -117,7 +117,9 @@ def test_a_cut_shard_is_told_by_its_first_lost_member(make):
     at = int(index.offset["normal"][8])
     os.truncate(tar, at + 100)
     reader.read({"normal": np.arange(6, 8)})
-    with pytest.raises(BadMember, match=r"heads-000001.tar, 0000002_v002.normal.png: the shard ends at byte") as error:
+    with pytest.raises(
+        DamagedData, match=r"heads-000001.tar, 0000002_v002.normal.png is cut: the shard ends at byte"
+    ) as error:
         reader.read({"rgb": np.arange(6, 9), "normal": np.arange(6, 9)})
     assert error.value.row == 8
 

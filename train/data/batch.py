@@ -74,5 +74,5 @@ class Source(Protocol):
         members: tuple[str, ...],
         keys: Sequence[Key],
     ) -> dict[str, Any]:
-        """Fields of the batch, by name, for rows of the index; raises BadMember for a sample that cannot be had."""
+        """Fields of the batch, by name, for rows of the index; raises DamagedData for a sample that cannot be had."""
         ...

@@ -14,7 +14,7 @@ from torch import Tensor
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.draws import generator
-from manifests.errors import BadMember, MissingFile, UserError
+from manifests.errors import MissingFile, UserError, damaged
 from manifests.index import Index, Subset
 from manifests.latents import DTYPE, PARTS, Record, Unusable, caches, latents_file, npy_header, read_record, short_name
 from manifests.storage import Storage
@@ -89,7 +89,7 @@ class LatentSource:
         """The members by name, and the background they do have: a colour that was drawn becomes the identity's own.
 
         Raises:
-            BadMember: a file ends before a view does.
+            DamagedData: a file ends before a view does.
             FileNotFoundError: a file is no longer there.
         """
         coloured = (background != 1).any(1)
@@ -142,7 +142,7 @@ class LatentSource:
             if len(short := np.flatnonzero(lengths < found[0].nbytes)):
                 row = int(rows.ravel()[places[short[0]]])
                 key = schema.sample_key(int(self.index.identity[row]), int(self.index.view[row]))
-                raise BadMember(name, key, "the file ends before it", row)
+                raise damaged(name, "is cut: the file ends before it", self.url, "spinset latents {}", key, row)
         return found.reshape(*rows.shape, *shape)
 
 

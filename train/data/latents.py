@@ -19,7 +19,7 @@ from jobs.pool import Event, Unit
 from jobs.progress import JobProgress
 from manifests import schema
 from manifests.dataset import Dataset
-from manifests.errors import BadMember, UserError
+from manifests.errors import UserError
 from manifests.index import Index, open_index
 from manifests.latents import PARTS, Record, Unusable, own_background, read_record, write_latents
 from manifests.reader import Reader
@@ -162,11 +162,8 @@ class LatentsWorker:
         """What PARTS are made of, exactly as the loader serves it."""
         rows, white = chunk.rows[None], np.ones((1, 3), np.float32)
         colour = np.array([own_background(self.dataset.plan.seed, chunk.identity)], np.float32) / 255
-        try:
-            over_white = self.pixels.read(rows, white, ("rgb", "normal"))
-            over_colour = self.pixels.read(rows, colour, ("rgb",))
-        except BadMember as error:
-            raise UserError(f"{error}; spinset verify --deep says what is damaged") from None
+        over_white = self.pixels.read(rows, white, ("rgb", "normal"))
+        over_colour = self.pixels.read(rows, colour, ("rgb",))
         return torch.stack([over_white["rgb"], over_colour["rgb"], over_white["normal"]], 2)[0]
 
     def _encode(self, chunk: Chunk, pictures: Pictures) -> Float16[np.ndarray, "v p 2 c _ _"]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
-from geometry.directions import turned
+from geometry.directions import angular_distance, turned
 from manifests.errors import UserError
 from manifests.index import Subset
 
@@ -39,13 +39,6 @@ class Recipe(Protocol):
         ...
 
     def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick: ...
-
-
-def distance(azimuth: Angles, elevation: Angles, to_azimuth: float, to_elevation: float) -> Angles:
-    """The angle between directions, in degrees (spherical law of cosines)."""
-    e, f = np.radians(elevation), np.radians(to_elevation)
-    cosine = np.sin(e) * np.sin(f) + np.cos(e) * np.cos(f) * np.cos(np.radians(azimuth - to_azimuth))
-    return np.degrees(np.arccos(cosine.clip(-1, 1)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,9 @@ class MultiView:
             order = np.concatenate([[first], order[order != first]])
         if self.nearest:
             given = order[: max(count, 1)].tolist()
-            away = np.min([distance(azimuth, elevation, float(azimuth[g]), float(elevation[g])) for g in given], 0)
+            away = np.min(
+                [angular_distance(azimuth, elevation, float(azimuth[g]), float(elevation[g])) for g in given], 0
+            )
             order[count:] = order[count:][np.argsort(away[order[count:]], kind="stable")]
         return Pick(order[: self.views], np.arange(self.views) < count)
 
@@ -185,7 +180,7 @@ class FrontBack:
         turn = turned(azimuth)
         front = int(rng.choice(np.flatnonzero(turn <= self.max_turn)))
         back = np.flatnonzero(turn >= self.min_turn)
-        away = distance(azimuth[back], elevation[back], azimuth[front], elevation[front])
+        away = angular_distance(azimuth[back], elevation[back], azimuth[front], elevation[front])
         return Pick(np.array([front, back[away.argmax()]]), np.array([True, False]))
 
 
@@ -220,7 +215,7 @@ class Anchors:
         return Pick(self._nearest(azimuth, elevation)[0], np.arange(self.views) < self.given)
 
     def _nearest(self, azimuth: Angles, elevation: Angles) -> tuple[Int64[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        away = np.stack([distance(azimuth, elevation, a, self.elevation) for a in self.azimuths])
+        away = np.stack([angular_distance(azimuth, elevation, a, self.elevation) for a in self.azimuths])
         return away.argmin(1), away.min(1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as Requests
 
 from manifests.draws import generator
-from manifests.errors import BadMember, DamagedData
+from manifests.errors import DamagedData
 from manifests.index import Subset
 from manifests.order import GlobalBatch
 from train.data.batch import Batch, Key, Source
@@ -79,8 +79,6 @@ class Worker(Requests):
         """The batch, or the error that stops the run: raised here, torch would bury it in a traceback."""
         try:
             return self.serve(request)
-        except BadMember as error:
-            return DamagedData(f"{error}; spinset verify --deep names all damage, and spinset repair mends it")
         except (ValueError, OSError) as error:
             return error
 
@@ -92,8 +90,8 @@ class Worker(Requests):
             try:
                 contents = self._read(views)
                 break
-            except BadMember as error:
-                bad.append(Bad(error.shard, error.member, error.reason))
+            except DamagedData as error:
+                bad.append(Bad(error.file, error.member, error.problem))
                 # Replacements may meet a bad member again, but not forever.
                 if len(set(bad)) > self.tolerance or len(bad) > self.tolerance * RETRIES:
                     raise

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from faces.alignment import SIZE, over_white
 from faces.bisenet import load_bisenet
+from faces.detector import largest_face
 from faces.matte import parsed_alpha, uniform_alpha
-from faces.recogniser import largest_face
 from geometry.cameras import Cameras, azimuth_elevation
 from infer.config import StageConfig
 from infer.evaluation.held_out import HeldOut, opaque_photo

@@ -9,7 +9,7 @@ from filters.scorers.image import ImageScorer, measure_pictures
 from filters.scorers.mesh import MeshScorer, measure_surface
 from filters.scorers.silhouette import border, facet, fog, iou, islands, reduce, sharpness, top_chord
 from geometry.cameras import orbit
-from geometry.normals import encode_normals
+from geometry.meshes import encode_normals
 
 SIZE = 128
 

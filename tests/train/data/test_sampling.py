@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geometry.directions import turned
+from geometry.directions import angular_distance, turned
 from manifests.draws import generator
 from manifests.index import open_index
 from train.data.sampling import (
@@ -18,7 +18,6 @@ from train.data.sampling import (
     RandomK,
     Ring,
     SingleView,
-    distance,
     open_control,
     samples,
     unable,
@@ -98,7 +97,7 @@ def test_further_conditions_and_targets_are_anywhere():
 def test_nearest_targets_are_nearer_than_any_other_view():
     for azimuth, elevation, (places, is_condition) in picks(MultiView(nearest=True), "grid", 200):
         given = places[: max(is_condition.sum(), 1)]
-        away = np.min([distance(azimuth, elevation, azimuth[g], elevation[g]) for g in given], 0)
+        away = np.min([angular_distance(azimuth, elevation, azimuth[g], elevation[g]) for g in given], 0)
         others = np.setdiff1d(np.arange(len(azimuth)), places)
         assert away[places].max() <= away[others].min()
 
@@ -135,8 +134,8 @@ def test_front_and_back_overlap_as_little_as_they_can():
         assert turned(azimuth)[front] <= 40 and turned(azimuth)[back] >= 145
         assert is_condition.tolist() == [True, False]
         behind = np.flatnonzero(turned(azimuth) >= 145)
-        assert distance(azimuth, elevation, azimuth[front], elevation[front])[behind].max() == pytest.approx(
-            distance(azimuth[[back]], elevation[[back]], azimuth[front], elevation[front])[0]
+        assert angular_distance(azimuth, elevation, azimuth[front], elevation[front])[behind].max() == pytest.approx(
+            angular_distance(azimuth[[back]], elevation[[back]], azimuth[front], elevation[front])[0]
         )
         fronts.add(int(front))
     assert len(fronts) > 20

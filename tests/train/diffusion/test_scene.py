@@ -2,9 +2,9 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from conventions import spinmeround_rotation
 from safetensors.torch import load_file
 
-from geometry.cameras import spinmeround_rotation
 from geometry.raymaps import ray_maps
 from train.diffusion.edm import edm_levels, euler, like, scalings
 from train.diffusion.scene import Nothing, Scene, denoise, given_in, guided, predict, start, without
