@@ -186,7 +186,10 @@ def test_files_that_are_no_identity(tmp_path, content, says):
         (["heads", "MODEL", "--out", "OUT", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
         (["evaluate", "MODEL", "--data", "x", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
         (["evaluate", "--pair", "a", "b", "--device", "cuda"], "has no usable CUDA device"),
-        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"], "it must be from -89.9 to 89.9"),
+        (
+            ["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"],
+            "it must be from -89.9 to 89.9",
+        ),
         (["heads", "MODEL", "--out", "OUT", "--identities", "nowhere"], "nowhere does not exist"),
         (["heads", "MODEL", "--out", "OUT", "--heads", "0"], "--heads is 0"),
     ],
