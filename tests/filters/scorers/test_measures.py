@@ -48,7 +48,7 @@ def test_a_cut_is_flat_and_a_ball_is_not():
     assert facet(normals, mask) == pytest.approx(cut.sum() / mask.sum(), rel=0.15)
 
 
-@pytest.mark.parametrize("size", [128, 256, 512])
+@pytest.mark.parametrize("size", [128, 240, 256, 512])
 def test_facet_is_the_same_at_every_resolution(size):
     normals = ball(40 * size / 128, size)
     normals[disc(18 * size / 128, (84 * size / 128, 64 * size / 128), size)] = (0.5, 0.0, 0.866)
