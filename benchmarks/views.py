@@ -1,10 +1,10 @@
-"""Making a turntable, beside the straightforward loop.
+"""Sampling views all around a head, compared with a straightforward loop.
 
     python benchmarks/views.py [--model heads64] [--device cpu] [--views 48]
 
-The plain loop does what a first version would: the two branches of guidance one after the other, ray maps computed anew
-in every evaluation, every view decoded and encoded again between the stages, and decoded one by one in the end.
-Prints seconds per view and the ratio of pairs taken in turn, and that both make the same views.
+The plain loop evaluates the two branches of guidance one after the other, computes ray maps anew in every evaluation, decodes
+and encodes every view between the stages, and computes in fp32. Prints seconds per view, the ratio of the times of both, which
+run in turns, and how much their views differ.
 """
 
 import time
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from geometry.cameras import orbit
 from infer.config import SamplerConfig
-from infer.make import open_painter
-from infer.plan import plan_views, ring
-from infer.views import Painter, direction_number
+from infer.sampler import ViewSampler, direction_number, open_sampler
+from infer.views import plan_views, ring
 from train.diffusion.edm import edm_levels
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import resolve_precision
@@ -37,18 +36,18 @@ class Config:
     views: int = 48
     steps: int = 10
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of ours; the plain loop computes in single precision."""
+    """Precision of the sampler; the plain loop computes in fp32."""
     rounds: int = 3
     threads: int = 2
 
 
-def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor:
-    """Pictures of a turntable, the straightforward way."""
-    model, nothing, config = painter.model, painter.nothing, painter.config
+def plain(sampler: ViewSampler, given: Tensor, person: Tensor, views: int) -> Tensor:
+    """Pictures of a turntable by the plain loop, in [-1, 1]."""
+    model, null, config = sampler.model, sampler.null, sampler.config
     plan = plan_views(ring(views), np.zeros(views))
     latents, levels = {0: given}, edm_levels(config.steps, most=model.shape.sigma_max)
     for call in plan.calls:
-        places = [*call.given, *call.made]
+        places = [*call.given, *call.sampled]
         clean = torch.zeros(1, len(places), *given.shape, device=given.device)
         for at, place in enumerate(call.given):
             # Stages hand over pictures.
@@ -67,14 +66,14 @@ def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor
                 is_condition,
                 clean,
                 person[None],
-                nothing,
+                null,
             )
             level = torch.full((1,), sigma, device=given.device)
-            bare = denoise(model.network, without(scene, everything, everything, nothing), x, level)
+            bare = denoise(model.network, without(scene, everything, everything, null), x, level)
             full = denoise(model.network, scene, x, level)
-            x = x + (following - sigma) * (x - (bare + painter.scale * (full - bare))) / sigma
+            x = x + (following - sigma) * (x - (bare + sampler.scale * (full - bare))) / sigma
         made = given_in(scene, x)[0, len(call.given) :]
-        latents.update(zip(call.made, made, strict=True))
+        latents.update(zip(call.sampled, made, strict=True))
     pictures = [model.decode(latents[place][None, None])[0][0, 0] for place in plan.wanted]
     return torch.stack(pictures)
 
@@ -82,17 +81,17 @@ def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor
 def main() -> None:
     config = tyro.cli(Config)
     torch.set_num_threads(config.threads)
-    painter = open_painter(config.model, SamplerConfig(config.steps, precision=config.precision), config.device)
-    given = gaussian(0, "photo", [0], painter.nothing.latents[None])[0] / 2
+    sampler = open_sampler(config.model, SamplerConfig(config.steps, precision=config.precision), config.device)
+    given = gaussian(0, "photo", [0], sampler.null.latents[None])[0] / 2
     person = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(0)), dim=0)
     person, plan = person.to(given.device), plan_views(ring(config.views), np.zeros(config.views))
     ratios, seconds = [], []
     with torch.inference_mode():
         for _ in range(config.rounds):
             begun = time.perf_counter()
-            turn = painter.paint(plan, {0: given}, person)
+            turn = sampler.sample(plan, {0: given}, person)
             between = time.perf_counter()
-            pictures = plain(painter, given, person, config.views)
+            pictures = plain(sampler, given, person, config.views)
             if config.device == "cuda":
                 torch.cuda.synchronize()
             seconds.append(between - begun)

@@ -1,4 +1,4 @@
-"""Reads whatever picture a person gives, or says in one line why it cannot be read."""
+"""Reads picture files of any common format, or refuses them in one line."""
 
 import io
 import stat
@@ -23,13 +23,15 @@ LARGEST = 4096
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A picture as it should be seen: upright, sRGB."""
+    """A picture as it should be seen: upright, 8-bit sRGB."""
 
+    name: str
+    """The path as one printable line, for messages."""
     rgb: UInt8[np.ndarray, "h w 3"]
     alpha: UInt8[np.ndarray, "h w"] | None
-    """None if every pixel is opaque."""
+    """The opacity, or None if every pixel is opaque."""
     notes: tuple[str, ...]
-    """What the person should know of the reading."""
+    """Remarks for the user, such as that the first of several frames was taken."""
 
 
 def read_photo(path: str | Path) -> Photo:
@@ -39,7 +41,7 @@ def read_photo(path: str | Path) -> Photo:
         FileNotFoundError: nothing is there.
         ValueError: it is no file, no picture, damaged, too small, too large to be decoded safely, or fully transparent.
     """
-    name, file = shown(path), Path(path)
+    name, file = printable(path), Path(path)
     head = _head(file, name)
     # Pillow warns of odd metadata and of large pictures, which are read all the same.
     with warnings.catch_warnings():
@@ -57,7 +59,7 @@ def read_photo(path: str | Path) -> Photo:
             return _read(image, name)
 
 
-def shown(path: str | Path) -> str:
+def printable(path: str | Path) -> str:
     """The path as one printable line."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
@@ -113,10 +115,10 @@ def _read(image: Image.Image, name: str) -> Photo:
         alpha = colours.getchannel("A") if alpha else None
     rgb = np.array(colours.convert("RGB"))
     if alpha is None or alpha.getextrema()[0] == 255:
-        return Photo(rgb, None, tuple(notes))
+        return Photo(name, rgb, None, tuple(notes))
     if alpha.getextrema()[1] == 0:
         raise UserError(f"{name} is fully transparent")
-    return Photo(rgb, np.array(alpha), tuple(notes))
+    return Photo(name, rgb, np.array(alpha), tuple(notes))
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:

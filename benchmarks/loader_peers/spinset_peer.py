@@ -10,7 +10,6 @@ from harness import Ask, NotOffered, Sample, run
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.index import Index, open_index
-from manifests.order import State
 from manifests.reader import Reader
 from train.data.config import LoaderConfig
 from train.data.loader import Batch, Loader
@@ -61,7 +60,7 @@ class Loading:
 
     def resume(self, folder: str) -> None:
         # The same on all ranks.
-        self.loader.resume(State.from_json(Path(folder, "0").read_text()))
+        self.loader.resume(Path(folder, "0").read_text())
 
 
 def open_loader(ask: Ask) -> Loading:

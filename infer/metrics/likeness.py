@@ -18,14 +18,14 @@ DLIB_DISTANCE = 0.6
 """Below which dlib's embeddings are of one person, as Morphable Diffusion and Gen3D-Face count it."""
 
 
-class Faces(NamedTuple):
+class FaceEmbeddings(NamedTuple):
     """Embeddings of views, and which views hold a face (the others' mean nothing)."""
 
     embedding: Float[np.ndarray, "v d"]
     found: Bool[np.ndarray, " v"]
 
 
-Embedder = Callable[[UInt8[np.ndarray, "v h w 3"], Cameras], Faces]
+Embedder = Callable[[UInt8[np.ndarray, "v h w 3"], Cameras], FaceEmbeddings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class FaceEmbedder:
     """Without a detector, a face is there if the view is turned and raised (degrees) no more than this."""
     min_detection: float = 0.5
 
-    def __call__(self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras) -> Faces:
+    def __call__(self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras) -> FaceEmbeddings:
         return self.at(pictures, *self.locate(pictures, cameras))
 
     def locate(
@@ -61,11 +61,11 @@ class FaceEmbedder:
         pictures: UInt8[np.ndarray, "v h w 3"],
         points: Float[np.ndarray, "v 5 2"],
         found: Bool[np.ndarray, " v"],
-    ) -> Faces:
+    ) -> FaceEmbeddings:
         """Embeddings of faces at given pixels, such as those of the true views."""
         embedding = np.full((len(pictures), self.arcface.dimensions), np.nan, np.float32)
         embedding[found] = self.arcface.embed(crops(pictures[found], points[found]))
-        return Faces(embedding, found)
+        return FaceEmbeddings(embedding, found)
 
 
 def cosines(a: Float[np.ndarray, "*n d"], b: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "..."]:
@@ -86,17 +86,17 @@ def similarity(
     return cosines(embed(generated), embed(reference))
 
 
-def identity_similarity(generated: Faces, target: Faces) -> Float[np.ndarray, " v"]:
+def identity_similarity(generated: FaceEmbeddings, target: FaceEmbeddings) -> Float[np.ndarray, " v"]:
     """ID, or CSIM: the cosine of each generated view with the true one; NaN where either holds no face."""
     return np.where(generated.found & target.found, cosines(generated.embedding, target.embedding), np.nan)
 
 
-def input_to_output(source: Float[np.ndarray, " d"], generated: Faces) -> Float[np.ndarray, " v"]:
+def input_to_output(source: Float[np.ndarray, " d"], generated: FaceEmbeddings) -> Float[np.ndarray, " v"]:
     """The cosine of each generated view with the input; NaN where it holds no face."""
     return np.where(generated.found, cosines(source[None], generated.embedding), np.nan)
 
 
-def output_to_output(generated: Faces) -> Float[np.ndarray, " p"]:
+def output_to_output(generated: FaceEmbeddings) -> Float[np.ndarray, " p"]:
     """The cosines of all pairs of views that hold a face."""
     vectors = generated.embedding[generated.found]
     i, j = np.triu_indices(len(vectors), 1)
@@ -117,7 +117,7 @@ class Consistency(NamedTuple):
     i2o_counted: float
 
 
-def identity_consistency(generated: Faces, source: Float[np.ndarray, " d"] | None) -> Consistency:
+def identity_consistency(generated: FaceEmbeddings, source: Float[np.ndarray, " d"] | None) -> Consistency:
     """Output-to-output and input-to-output identity of the views of one identity, and the share that holds a face.
 
     High o2o alone says little: a wrong person may be consistent.
@@ -149,7 +149,7 @@ class ReIdentification(NamedTuple):
     """1 or 0; NaN where the true view holds no face."""
 
 
-def re_identification(generated: Faces, target: Faces, max_distance: float) -> ReIdentification:
+def re_identification(generated: FaceEmbeddings, target: FaceEmbeddings, max_distance: float) -> ReIdentification:
     """Euclidean distances to the true views, and which are below the recogniser's own limit (DLIB_DISTANCE for dlib's).
 
     As in Morphable Diffusion the true view alone says where the face is: embed the generated one at its points

@@ -1,13 +1,12 @@
-"""Measures of generated pictures against the true ones, one number per picture.
+"""Pixelwise metrics of generated pictures against the true ones, one number per picture.
 
-Pictures are in [0, 1] everywhere in the metrics; those of the loader are in [-1, 1] and come here as (x + 1) / 2.
+All metrics take sRGB in [0, 1]; the loader's pictures are in [-1, 1] and are converted by `to_unit`.
 """
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from manifests.errors import UserError
@@ -26,13 +25,8 @@ def to_unit(pictures: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 h w"]:
     return ((pictures + 1) / 2).clamp(0, 1)
 
 
-def to_bytes(pictures: Float32[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
-    """From [-1, 1] to 255 steps, channels last."""
-    return (to_unit(pictures) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 def check_pictures(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> None:
-    """Raise ValueError unless both hold as many pictures, of one size, in [0, 1]."""
+    """Raise UserError unless both hold as many pictures, of one size, in [0, 1]."""
     if generated.shape != target.shape:
         raise UserError(f"generated pictures are {tuple(generated.shape)}, true ones {tuple(target.shape)}")
     check_range(generated, "generated")
@@ -40,7 +34,7 @@ def check_pictures(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n
 
 
 def check_range(pictures: Float[Tensor, "n 3 h w"], name: str) -> None:
-    """Raise ValueError unless pictures are in [0, 1]."""
+    """Raise UserError unless pictures are in [0, 1]."""
     if pictures.numel() and not (pictures.min() >= 0 and pictures.max() <= 1):
         low, high = pictures.min().item(), pictures.max().item()
         raise UserError(f"{name} pictures reach from {low:g} to {high:g}; metrics read 0 to 1, as (x + 1) / 2")

@@ -1,93 +1,103 @@
-"""Blends of datasets: every batch comes from one of them, in given shares, and a resume is as exact as a loader's."""
+"""Blends of datasets: each batch comes from one of them, drawn by given weights, and a resume is as exact as theirs."""
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import count
 
-from manifests.dataset import Dataset
 from manifests.draws import generator
 from manifests.errors import UserError
 from manifests.order import State
 from train.data.batch import Batch
-from train.data.config import FOREVER, LoaderConfig
-from train.data.loader import open_loader
+from train.data.sequential import SequentialLoader
 from train.data.stream import Loader
 
-FORMAT = 1
-SAME = ("resolution", "members", "recipe", "batch", "control", "latents")
-"""What the parts of a blend must agree on, for their batches to have one shape and one meaning."""
+FORMAT = 2
+"""Version of the saved state; version 1 was written by Python callers only."""
 
 
-def open_blend(
-    parts: Sequence[LoaderConfig], shares: Sequence[float], rank: int = 0, world: int = 1, seed: int = 0
-) -> "Blend":
-    """Open several datasets for one rank; a batch comes from part i with probability shares[i] / sum(shares).
+@dataclass(frozen=True)
+class BlendState:
+    """Position of a blend: its step, and the states of its parts."""
 
-    Raises:
-        FileNotFoundError, ValueError: as `open_loader`, or the parts do not go together: other rigs, resolutions,
-            recipes or batches, shares that are no shares, or a part that ends.
-    """
-    if not parts or len(parts) != len(shares) or min(shares) <= 0:
-        raise UserError(f"{len(parts)} datasets and the shares {list(shares)}; give each dataset a positive share")
-    rigs = {config.data: Dataset(config.data).plan for config in parts}
-    for what, values in {
-        "rig": {url: plan.rig["id"] for url, plan in rigs.items()},
-        "resolution": {c.data: c.resolution or rigs[c.data].resolution for c in parts},
-        **{name: {c.data: getattr(c, name) for c in parts} for name in SAME if name != "resolution"},
-    }.items():
-        first, *others = values
-        for url in others:
-            if values[url] != values[first]:
-                raise UserError(
-                    f"a blend has one {what}: {first} has {values[first]}, {url} has {values[url]}; train on them apart"
-                )
-    if ended := [config.data for config in parts if config.epochs != FOREVER]:
-        raise UserError(f"{ended[0]} ends after some epochs; the parts of a blend go on forever (epochs 0)")
-    return Blend([open_loader(config, rank, world) for config in parts], list(shares), seed)
+    seed: int
+    weights: tuple[float, ...]
+    step: int
+    parts: tuple[State, ...]
+    format: int = FORMAT
+
+    @property
+    def dataset(self) -> str:
+        """The fingerprints of the datasets."""
+        return " ".join(part.dataset for part in self.parts)
+
+    @property
+    def selection(self) -> str:
+        """The fingerprints of the selections."""
+        return " ".join(part.selection or "none" for part in self.parts)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "BlendState":
+        """Read a state; raises UserError if the text is none, or has another format."""
+        try:
+            saved = json.loads(text)
+            parts = tuple(State.from_json(json.dumps(part)) for part in saved.pop("parts"))
+            state = BlendState(parts=parts, **{**saved, "weights": tuple(saved["weights"])})
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"this is not the state of a blend ({type(error).__name__}: {error})") from error
+        if state.format != FORMAT:
+            raise UserError(f"the state of the blend has format {state.format}; this spinset reads {FORMAT}")
+        return state
 
 
 class Blend:
-    """Batches of several loaders; which one a step takes is a function of the seed and the step alone."""
+    """Endless batches of several loaders; which of them a step takes is a function of the seed and the step alone."""
 
-    def __init__(self, loaders: Sequence[Loader], shares: Sequence[float], seed: int):
-        self.loaders, self.shares, self.seed, self.step = loaders, list(shares), seed, 0
+    def __init__(self, parts: Sequence[Loader | SequentialLoader], weights: Sequence[float], seed: int):
+        self.parts, self.weights, self.seed, self.step = list(parts), tuple(weights), seed, 0
 
-    def part_of(self, step: int) -> int:
-        """The part that a step takes its batch from, the same on all ranks."""
-        total = sum(self.shares)
-        return int(generator(self.seed, "blend", step).choice(len(self.shares), p=[s / total for s in self.shares]))
+    @property
+    def samples(self) -> int:
+        """Samples of all datasets together."""
+        return sum(part.samples for part in self.parts)
+
+    def part_at(self, step: int) -> int:
+        """The position of the loader that a step takes its batch from, the same on all ranks."""
+        total = sum(self.weights)
+        return int(generator(self.seed, "blend", step).choice(len(self.parts), p=[w / total for w in self.weights]))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches forever; another iteration goes on where this one stopped."""
-        streams = [iter(loader) for loader in self.loaders]
+        """Batches without end; another iteration continues where this one stopped."""
+        streams = [iter(part) for part in self.parts]
         for step in count(self.step):
-            batch = next(streams[self.part_of(step)])
+            batch = next(streams[self.part_at(step)])
             self.step = step + 1
             yield batch
 
-    def state(self) -> str:
-        """Where the run is, as JSON: the step, and the state of every part."""
-        parts = [asdict(loader.state()) for loader in self.loaders]
-        return json.dumps(
-            {"format": FORMAT, "seed": self.seed, "shares": self.shares, "step": self.step, "parts": parts}
-        )
+    def state(self) -> BlendState:
+        return BlendState(self.seed, self.weights, self.step, tuple(part.state() for part in self.parts))
 
-    def resume(self, text: str) -> None:
-        """Go on from a state; raises ValueError if it belongs to another blend."""
-        try:
-            saved = json.loads(text)
-            fields = [saved[name] for name in ("format", "seed", "shares", "step", "parts")]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"this is not the state of a blend ({type(error).__name__}: {error})") from error
-        form, seed, shares, step, parts = fields
-        if (form, seed, shares, len(parts)) != (FORMAT, self.seed, self.shares, len(self.loaders)):
+    def resume(self, text: str) -> str:
+        """Continue from a saved state; returns a line that states what is not exact, empty if all is.
+
+        Raises:
+            UserError: the state belongs to other datasets, in another order, or to other weights or another seed.
+        """
+        state = BlendState.from_json(text)
+        if (state.seed, state.weights, len(state.parts)) != (self.seed, self.weights, len(self.parts)):
             raise UserError(
-                f"the state was saved with seed {seed} and shares {shares}, this blend has {self.seed} and {self.shares}"
+                f"the state was saved with seed {state.seed} and {len(state.parts)} datasets of weights "
+                f"{_listed(state.weights)}, this run has {self.seed}, {len(self.parts)} and {_listed(self.weights)}"
             )
-        states = [State.from_json(json.dumps(part)) for part in parts]
-        for loader, state in zip(self.loaders, states, strict=True):
-            state.check(loader.state())
-        for loader, state in zip(self.loaders, states, strict=True):
-            loader.resume(state)
-        self.step = step
+        for part, saved in zip(self.parts, state.parts, strict=True):
+            saved.check(part.state())
+        notes = [part.resume(saved.to_json()) for part, saved in zip(self.parts, state.parts, strict=True)]
+        self.step = state.step
+        return next((note for note in notes if note), "")
+
+
+def _listed(weights: Sequence[float]) -> str:
+    return " ".join(f"{weight:g}" for weight in weights)

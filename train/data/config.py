@@ -67,6 +67,15 @@ class LoaderConfig:
     """How much it may hold."""
     window: int = 0
     """Shuffle within groups of this many shards, for a cache that cannot hold all of them; 0 shuffles everything."""
+    blend: tuple[str, ...] = ()
+    """Folders or addresses of further datasets of the same rig and resolution; each batch comes from one of all of them."""
+    blend_weights: tuple[float, ...] = ()
+    """Relative number of batches from --data and from each dataset of --loader.blend, in this order; equal without it."""
+    sequential: bool = False
+    """Stream whole shards, for object storage where random reads are slow. The guarantees are weaker: samples are shuffled
+    within a buffer only, and a resumed run skips the remainder of its epoch and begins the next one."""
+    buffer: int = 100
+    """Number of samples among which --loader.sequential draws the next one, in each worker; 0 keeps the order of the shards."""
 
     def __post_init__(self) -> None:
         bounds = {
@@ -78,6 +87,7 @@ class LoaderConfig:
             "workers": 0,
             "prefetch": 1,
             "window": 0,
+            "buffer": 0,
         }
         for name, least in bounds.items():
             if getattr(self, name) < least:
@@ -97,6 +107,21 @@ class LoaderConfig:
             raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:
             raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
+        if self.blend_weights and (len(self.blend_weights) != 1 + len(self.blend) or min(self.blend_weights) <= 0):
+            raise UserError(
+                f"--loader.blend-weights are {self.blend_weights}; give one positive weight for --data and one for each of "
+                f"the {len(self.blend)} datasets of --loader.blend"
+            )
+        if (self.blend or self.sequential) and self.epochs != FOREVER:
+            option = "--loader.blend" if self.blend else "--loader.sequential"
+            raise UserError(f"--loader.epochs is {self.epochs}; with {option} batches never end, leave it at 0")
+        if self.sequential and self.latents:
+            raise UserError(
+                "--loader.sequential reads pictures out of shards; give --no-latents to encode them on the way"
+            )
+        for name in ("control", "tolerance", "window", "cache"):
+            if self.sequential and getattr(self, name):
+                raise UserError(f"{_option(name)} needs random reads; drop it, or --loader.sequential")
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,33 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 from jaxtyping import Float32
 
 from manifests.cache import ShardCache
 from manifests.dataset import Dataset
-from manifests.embeddings import embeddings_of
+from manifests.embeddings import embeddings_of, recogniser_of
 from manifests.errors import UserError
 from manifests.index import Index, Subset, open_index
 from manifests.order import Order, State, check_ranks, fingerprint_of
 from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.data.batch import Batch, Source
+from train.data.blend import Blend
 from train.data.config import LoaderConfig
 from train.data.latent_source import open_latents
 from train.data.pixels import Encoded, Pixels
 from train.data.sampling import open_control, samples, unable
+from train.data.sequential import SequentialLoader
 from train.data.stream import Loader
 from train.data.worker import Worker
 
-__all__ = ["Batch", "Loader", "LoaderConfig", "open_loader"]
+__all__ = ["AnyLoader", "Batch", "Loader", "LoaderConfig", "open_loader"]
+
+AnyLoader = Loader | SequentialLoader | Blend
 
 GB = 10**9
 
@@ -34,14 +38,50 @@ def open_loader(
     rank: int = 0,
     world: int = 1,
     source: Callable[[Dataset, Subset], Source] | None = None,
-) -> Loader:
-    """Open a dataset for one rank of a run; `source` gives something else than what the dataset holds.
+) -> AnyLoader:
+    """Open a dataset, or a blend of several, for one rank of a run.
+
+    Args:
+        config: What is loaded; `blend` makes a Blend, `sequential` a SequentialLoader, otherwise a Loader is made.
+        rank: Number of this rank.
+        world: Number of ranks.
+        source: Makes the source of a sample's contents in the place of the pictures or latents of the dataset.
 
     Raises:
-        FileNotFoundError: there is no dataset.
-        ValueError: whatever is known to go wrong later: the selection, members or embeddings are missing, identities
-            cannot be sampled, the batch does not divide among the ranks; says what would work.
+        MissingFile: there is no dataset.
+        UserError: what is known to go wrong later: the selection, members or embeddings are missing, identities cannot be
+            sampled, the batch does not divide among the ranks, the datasets of a blend do not go together.
     """
+    if config.blend:
+        urls = (config.data, *config.blend)
+        parts = [replace(config, data=url, blend=(), blend_weights=()) for url in urls]
+        _check_blend(parts)
+        loaders = [_open_one(part, rank, world, source) for part in parts]
+        return Blend(loaders, config.blend_weights or (1.0,) * len(urls), config.seed)
+    return _open_one(config, rank, world, source)
+
+
+def _check_blend(parts: Sequence[LoaderConfig]) -> None:
+    """Raise UserError unless the batches of all parts have one shape and one meaning."""
+    datasets = {config.data: Dataset(config.data) for config in parts}
+    table, resolution = parts[0].embeddings, parts[0].resolution
+    for what, values in {
+        "rig": {url: dataset.plan.rig["id"] for url, dataset in datasets.items()},
+        "resolution": {url: resolution or dataset.plan.resolution for url, dataset in datasets.items()},
+        "background": {url: dataset.plan.background for url, dataset in datasets.items()},
+        "recogniser": {url: table and recogniser_of(dataset, table)[:12] for url, dataset in datasets.items()},
+    }.items():
+        first, *others = values
+        for url in others:
+            if values[url] != values[first]:
+                raise UserError(
+                    f"a blend has one {what}: {first} has {values[first]}, {url} has {values[url]}; train on them apart"
+                )
+
+
+def _open_one(
+    config: LoaderConfig, rank: int, world: int, source: Callable[[Dataset, Subset], Source] | None
+) -> Loader | SequentialLoader:
     check_ranks(config.batch, rank, world)
     dataset = Dataset(config.data)
     index = open_index(dataset)
@@ -64,22 +104,24 @@ def open_loader(
         embeddings=embeddings,
         tolerance=config.tolerance,
     )
-    order = _order(config, worker)
     sampling = {
         "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
         "control": config.control,
         # Their contents, too: a score table may be made anew with other settings under the same name.
         "embeddings": config.embeddings and [config.embeddings, _sha256(embeddings)],
         "source": worker.source.lineage,
+        **({"sequential": True} if config.sequential else {}),
     }
     start = State(
         dataset=index.fingerprint,
         selection=subset.fingerprint,
         sampling=fingerprint_of(sampling),
-        samples=order.samples,
+        samples=samples(config.recipe, subset),
         **{name: getattr(config, name) for name in ("seed", "batch", "tail", "window")},
     )
-    return Loader(config, worker, order, start, (rank, world), cache, left_out)
+    if config.sequential:
+        return SequentialLoader(config, worker, start, (rank, world), left_out)
+    return Loader(config, worker, _order(config, worker), start, (rank, world), cache, left_out)
 
 
 def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:

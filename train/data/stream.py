@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +16,12 @@ from itertools import islice, repeat
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from manifests.cache import LookAhead, ShardCache
 from manifests.errors import UserError
@@ -62,6 +62,10 @@ class Loader:
         self._start, self._cursor = start, START
 
     @property
+    def parts(self) -> list["Loader"]:
+        return [self]
+
+    @property
     def samples(self) -> int:
         """Samples of an epoch, of all ranks together."""
         return self.order.samples
@@ -98,10 +102,16 @@ class Loader:
         """Where the run is: after the last batch that was delivered, on whatever rank."""
         return replace(self._start, epoch=self._cursor.epoch, position=self._cursor.position)
 
-    def resume(self, state: State) -> None:
-        """Go on from a state; raises ValueError if it belongs to another dataset, selection, recipe or seed."""
+    def resume(self, text: str) -> str:
+        """Continue from a saved state; returns an empty string, because all is exact.
+
+        Raises:
+            UserError: the state belongs to another dataset, selection, recipe or seed.
+        """
+        state = State.from_json(text)
         state.check(self._start)
         self._cursor = self.order.settle(state.cursor)
+        return ""
 
     def _requests(self, look_ahead: LookAhead) -> Iterator[GlobalBatch]:
         """This rank's part of every batch that is left; their shards are fetched a few batches ahead."""
@@ -118,26 +128,13 @@ class Loader:
         config = self.config
         if config.workers and isinstance(self.worker.source, Encoded):
             return self._by_threads(requests)
-        pool = {"prefetch_factor": config.prefetch, "multiprocessing_context": config.start_method}
         worker, asked = self.worker, requests
         if config.workers and config.start_method == "fork":  # which memory is shared by
             worker = Slots(self.worker, config.workers * config.prefetch)
             asked = worker.requests(requests)
         if config.workers and not (isinstance(worker, Slots) and worker.free):
             self._check_shared_memory()
-        return iter(
-            DataLoader(
-                worker,
-                sampler=asked,
-                batch_size=None,
-                collate_fn=_as_it_is,
-                num_workers=config.workers,
-                worker_init_fn=_leave_signals_to_the_parent,
-                pin_memory=config.pin_memory,
-                generator=torch.Generator(),  # or torch would take its workers' seed from the run's own generator
-                **(pool if config.workers else {}),
-            )
-        )
+        return iter(data_loader(worker, config, asked))
 
     def _check_shared_memory(self) -> None:
         """Raise UserError unless the batches that workers prepare fit into the shared memory; reads one to know its size."""
@@ -173,6 +170,22 @@ class Loader:
             raise UserError(
                 f"{self.bad[-1]}; that makes {len(self.bad)}, --loader.tolerance is {self.config.tolerance}"
             )
+
+
+def data_loader(dataset: Dataset[Any], config: LoaderConfig, sampler: Iterable[Any] | None = None) -> DataLoader[Any]:
+    """A DataLoader that delivers what its workers make as it is; the sampler gives what each of them is asked for."""
+    pool = {"prefetch_factor": config.prefetch, "multiprocessing_context": config.start_method}
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=config.workers,
+        worker_init_fn=_leave_signals_to_the_parent,
+        pin_memory=config.pin_memory,
+        generator=torch.Generator(),  # or torch would take its workers' seed from the run's own generator
+        **(pool if config.workers else {}),
+    )
 
 
 @contextmanager

@@ -18,7 +18,18 @@ OWN = (
 )
 """Settings that may change when a run is resumed. Files of weights are compared by their contents instead of their paths, and
 a changed number of samples is recorded in the history of the run."""
-LOADING = ("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb", "data", "tolerance")
+LOADING = (
+    "workers",
+    "prefetch",
+    "start_method",
+    "pin_memory",
+    "cache",
+    "cache_gb",
+    "data",
+    "blend",
+    "buffer",
+    "tolerance",
+)
 """Settings of the loader that change how batches are read, but not which; the dataset is compared by its contents."""
 
 
@@ -170,6 +181,10 @@ class TrainConfig:
                 "a run reads pictures as numbers in [-1, 1] or cached latents (--latents); leave --loader.as-uint8, "
                 "--loader.no-decode, --loader.control and --loader.latents alone"
             )
+        if self.loader.sequential and self.latents:
+            raise UserError(
+                "--loader.sequential reads pictures out of shards; give --no-latents to encode them on the way"
+            )
         if set(self.loader.members) != (needed := {"rgb", "normal"} if self.model.normals else {"rgb"}):
             raise UserError(
                 f"--loader.members are {self.loader.members}; this model takes {' and '.join(sorted(needed))}"
@@ -193,7 +208,9 @@ class TrainConfig:
 def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config, as JSON, that may not change when a run is resumed."""
     settings = {name: value for name, value in config.items() if name not in OWN}
-    settings["loader"] = {name: value for name, value in config["loader"].items() if name not in LOADING}
+    loader = {"blend_weights": [], "sequential": False, **config["loader"]}  # which older runs did not record
+    settings["loader"] = {name: value for name, value in loader.items() if name not in LOADING}
+    settings["loader"]["datasets"] = 1 + len(config["loader"].get("blend", []))
     # An average that is off leaves no trace, so that runs from before it existed can be resumed.
     settings["ema"] = {name: value for name, value in config["ema"].items() if value}
     return settings

@@ -54,7 +54,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         **{name: absolute(getattr(config, name)) for name in ("out", "vae", "text_encoder", "init", "branch")},
-        loader=replace(config.loader, data=absolute(config.loader.data), cache=absolute(config.loader.cache)),
+        loader=replace(
+            config.loader,
+            data=absolute(config.loader.data),
+            blend=tuple(map(absolute, config.loader.blend)),
+            cache=absolute(config.loader.cache),
+        ),
         validation=replace(config.validation, data=absolute(config.validation.data)),
     )
 

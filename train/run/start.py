@@ -15,8 +15,9 @@ from manifests.dataset import Dataset
 from manifests.embeddings import recogniser_of
 from manifests.errors import MissingFile, UserError
 from manifests.order import State
+from train.data.blend import BlendState
 from train.data.config import LoaderConfig
-from train.data.stream import Loader
+from train.data.loader import AnyLoader
 from train.diffusion.scene import Nothing
 from train.networks.config import FILE, WEIGHTS
 from train.networks.identity import Arc2FaceTokens, new_tokens
@@ -129,7 +130,7 @@ def resume(
     checkpoints: Checkpoints,
     tensors: dict[str, Tensor],
     optimizer: Optimizer,
-    loader: Loader,
+    loader: AnyLoader,
     files: dict[str, str],
 ) -> Beginning:
     """Load the newest checkpoint of the run or, if it has none, the one it branches from.
@@ -172,7 +173,8 @@ def resume(
         if there["samples"] != config.samples:
             news.append(f"--samples {config.samples} instead of {there['samples']} from {seen} samples on")
     try:
-        loader.resume(State.from_json(about["loader"]))
+        if note := loader.resume(about["loader"]):
+            news.append(note)
     except UserError:
         if not branches:
             raise
@@ -221,11 +223,14 @@ def resolution_of(config: TrainConfig) -> int:
     return config.loader.resolution or Dataset(config.loader.data).plan.resolution
 
 
-def about_run(config: TrainConfig, loader: Loader, seen: int, history: tuple[str, ...]) -> About:
+def about_run(config: TrainConfig, loader: AnyLoader, seen: int, history: tuple[str, ...]) -> About:
     """What the model of a run was made from."""
     dataset, table = Dataset(config.loader.data), config.loader.embeddings
     return About(
-        knows=f"{len(loader.worker.subset.identities)} {dataset.plan.source['name']} heads",
+        knows=" and ".join(
+            f"{len(part.worker.subset.identities)} {Dataset(part.config.data).plan.source['name']} heads"
+            for part in loader.parts
+        ),
         resolution=resolution_of(config),
         conditions=getattr(config.loader.recipe, "conditions", (0,)),
         identity=bool(table),
@@ -236,7 +241,9 @@ def about_run(config: TrainConfig, loader: Loader, seen: int, history: tuple[str
     )
 
 
-def lineage(config: TrainConfig, state: State, files: dict[str, str], history: tuple[str, ...]) -> dict[str, Any]:
+def lineage(
+    config: TrainConfig, state: State | BlendState, files: dict[str, str], history: tuple[str, ...]
+) -> dict[str, Any]:
     """What a checkpoint was made of."""
     return {
         "loader": state.to_json(),

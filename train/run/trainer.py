@@ -20,6 +20,7 @@ from torch import Tensor
 from manifests.errors import UserError
 from manifests.order import State
 from train.data.batch import Batch
+from train.data.blend import BlendState
 from train.data.loader import open_loader
 from train.data.stream import lost_workers
 from train.diffusion.objective import draw, gaussian, losses
@@ -82,7 +83,7 @@ def run(config: TrainConfig) -> Path:
         for text in beginning.news:
             log.note(seen, text)
 
-        def save(state: State) -> None:
+        def save(state: State | BlendState) -> None:
             nonlocal saved
             about = {"seen": seen, "steps": optimizer.steps, **lineage(config, state, files, beginning.history)}
             checkpoints.save(tensors, seen, about)

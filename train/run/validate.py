@@ -14,7 +14,7 @@ from geometry.cameras import Cameras
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.data.batch import Batch
-from train.data.loader import Loader, open_loader
+from train.data.loader import AnyLoader, open_loader
 from train.diffusion.edm import edm_levels, euler, training_levels
 from train.diffusion.objective import gaussian, losses_at
 from train.diffusion.scene import Network, Nothing, Scene, given_in, guided, start
@@ -40,7 +40,7 @@ class Validation:
         return range(len(self.latents))
 
 
-def open_validation(config: TrainConfig, model: Model, training: Loader, resolution: int) -> Validation:
+def open_validation(config: TrainConfig, model: Model, training: AnyLoader, resolution: int) -> Validation:
     """Read the scenes of the validation set, before the first step, at the resolution of the training.
 
     Raises:
@@ -52,6 +52,7 @@ def open_validation(config: TrainConfig, model: Model, training: Loader, resolut
             f"--validation.data {look.data} has {stored} px, this run trains at {resolution} px; give one of at least that"
         )
     plain = {"selection": "", "latents": "", "random_background": 0.0, "workers": 0, "pin_memory": False}
+    plain |= {"blend": (), "blend_weights": (), "sequential": False}
     one = replace(own, data=look.data, batch=1, seed=SEED, resolution=resolution, **plain)
     samples = open_loader(one)
     check_held_out(training, samples)
@@ -67,17 +68,22 @@ def open_validation(config: TrainConfig, model: Model, training: Loader, resolut
     return Validation(cameras, torch.cat(latents), batch.rgb[: look.pictures].float())
 
 
-def check_held_out(training: Loader, validation: Loader) -> None:
+def check_held_out(training: AnyLoader, validation: AnyLoader) -> None:
     """Raise UserError if heads of the validation set are trained on; a head is known by its source and its seed."""
-    plans = [Dataset(loader.config.data).plan for loader in (training, validation)]
-    sources = [(plan.source["name"], plan.source.get("weights_sha256")) for plan in plans]
-    ours, theirs = (p.seed + x.worker.subset.identities for p, x in zip(plans, (training, validation), strict=True))
-    shared = np.intersect1d(ours, theirs)
-    if sources[0] == sources[1] and len(shared):
-        raise UserError(
-            f"{len(shared)} of the {len(theirs)} heads of --validation.data {validation.config.data} are trained on (first: "
-            f"seed {shared[0]}); give heads of other seeds, such as of spinset generate --seed {int(ours.max()) + 1}"
-        )
+    (held_out,) = validation.parts
+    plan = Dataset(held_out.config.data).plan
+    theirs = plan.seed + held_out.worker.subset.identities
+    for part in training.parts:
+        own = Dataset(part.config.data).plan
+        ours = own.seed + part.worker.subset.identities
+        shared = np.intersect1d(ours, theirs)
+        same_source = all(own.source.get(name) == plan.source.get(name) for name in ("name", "weights_sha256"))
+        if same_source and len(shared):
+            count = f"{len(shared)} of the {len(theirs)} heads of --validation.data {held_out.config.data}"
+            raise UserError(
+                f"{count} are trained on (first: seed {shared[0]}); give heads of other seeds, such as of spinset generate "
+                f"--seed {int(ours.max()) + 1}"
+            )
 
 
 def scene_of(model: Model, batch: Batch, latents: Float[Tensor, "b v c h w"], nothing: Nothing) -> Scene:

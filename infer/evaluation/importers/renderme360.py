@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from infer.evaluation.importers.shots import Pixels, Shot, decode_rgb, drawn, people_in, rigid
+from infer.evaluation.importers.stage import Shot, StagePicture, decode_rgb, drawn, people_in, rigid
 from manifests.errors import MissingFile, UserError
 
 
@@ -71,18 +71,18 @@ class RenderMe360:
         there = sorted(person.glob(f"{person.name}_*_raw.smc"))
         return [p for p in there if not self.sequence or p.name == f"{person.name}_{self.sequence}_raw.smc"]
 
-    def _load(self, raw: Path, anno: Path, camera: str, frame: str) -> Pixels:
+    def _load(self, raw: Path, anno: Path, camera: str, frame: str) -> StagePicture:
         with self._opened(raw) as pictures:
             data = np.asarray(pictures["Camera"][camera]["color"][frame][()]).tobytes()
         rgb = decode_rgb(data, f"{raw}, camera {camera}, frame {frame}")
         with self._opened(anno) as about:
             masks = about["Camera"][camera].get("mask", {}) if camera in about.get("Camera", ()) else {}
             if frame not in masks:
-                return Pixels(rgb, None)
+                return StagePicture(rgb, None)
             mask = decode_rgb(np.asarray(masks[frame][()]).tobytes(), f"{anno}, mask {camera}, frame {frame}").max(2)
         if mask.shape != rgb.shape[:2]:
             mask = np.asarray(cv2.resize(mask, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR))
-        return Pixels(rgb, mask)
+        return StagePicture(rgb, mask)
 
     def _opened(self, file: Path) -> Any:
         try:

@@ -13,7 +13,7 @@ from filters.scorers.clip_janus import load_clip
 from infer.metrics.likeness import (
     DLIB_DISTANCE,
     FaceEmbedder,
-    Faces,
+    FaceEmbeddings,
     consistency_figures,
     identity_consistency,
     identity_similarity,
@@ -32,14 +32,14 @@ def arcface() -> ArcFace:
     return load_arcface(str(EMBEDDED / "arcface.onnx"))
 
 
-def faces(arcface: ArcFace, seed: int) -> Faces:
+def faces(arcface: ArcFace, seed: int) -> FaceEmbeddings:
     pictures, _, cameras = turntable(seed, AZIMUTHS, 128)
     return FaceEmbedder(arcface)(in_bytes(pictures), cameras)
 
 
-def made(*vectors: list[float] | None) -> Faces:
+def made(*vectors: list[float] | None) -> FaceEmbeddings:
     found = np.array([v is not None for v in vectors])
-    return Faces(np.array([v or [np.nan, np.nan] for v in vectors], np.float32), found)
+    return FaceEmbeddings(np.array([v or [np.nan, np.nan] for v in vectors], np.float32), found)
 
 
 def test_similarity_is_insightface_s_own(arcface):

@@ -18,8 +18,7 @@ from infer.metrics.metric_weights import (
     read_weights,
     weights_folder,
 )
-from infer.metrics.perceptual import build_dists, build_lpips, load_dists, load_lpips
-from infer.metrics.picture_metrics import picture_metrics
+from infer.metrics.perceptual import build_dists, build_lpips, load_dists, load_lpips, picture_metrics
 
 
 def random_state(network: str) -> dict[str, Tensor]:

@@ -12,16 +12,14 @@ from turntable import turntable
 
 from geometry.cameras import orbit
 from geometry.embree import EmbreeCaster
-from infer.outputs.mesh import body, surface
-from infer.outputs.relief import relief
-from infer.outputs.silhouettes import silhouettes
+from infer.outputs.surface import coloured_mesh, hull_mesh, refine_by_normals, silhouettes
 
 RING = [45.0 * i for i in range(8)]
 
 
 @pytest.fixture(scope="module")
 def head():
-    return body(head_turn(), 64)
+    return coloured_mesh(head_turn(), 64)
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -55,7 +53,7 @@ def test_the_file_is_read_by_others(head):
 def test_normals_round_what_eight_silhouettes_leave_square():
     turn = ball_turn(RING, [0] * 8, 64)
     assert turn.normal is not None
-    square = surface(silhouettes(turn), turn.cameras, 48)
+    square = hull_mesh(silhouettes(turn), turn.cameras, 48)
     cameras = orbit(np.array([22.5, 67.5]), np.array([10.0, -10.0]))
     truth = ball_turn([22.5, 67.5], [10, -10], 64)
     assert truth.normal is not None
@@ -64,8 +62,8 @@ def test_normals_round_what_eight_silhouettes_leave_square():
     angles = {}
     for name, mesh in {
         "hull": square,
-        "relief": relief(square, turn.normal, turn.cameras),
-        "noisy": relief(square, (turn.normal + tilt + noise).clamp(-1, 1), turn.cameras),
+        "relief": refine_by_normals(square, turn.normal, turn.cameras),
+        "noisy": refine_by_normals(square, (turn.normal + tilt + noise).clamp(-1, 1), turn.cameras),
     }.items():
         normals = np.stack([seen.smooth_normals() for seen in EmbreeCaster(mesh).cast(cameras, 64)])
         cosine = (normals * truth.normal.permute(0, 2, 3, 1).numpy()).sum(-1)
@@ -101,8 +99,8 @@ def test_what_no_shape_can_be_made_of_is_said_in_one_line():
     ball = replace(ball_turn([0, 90], [0, 0]), normal=None)
     blank = replace(ball, rgb=torch.stack([ball.rgb[0], torch.ones(3, 48, 48)]))
     with pytest.raises(ValueError, match=r"view 1 is white but for 0\.0%: it shows no head"):
-        body(blank)
+        coloured_mesh(blank)
     apart = torch.zeros(2, 48, 48, dtype=torch.bool)
     apart[0, :10], apart[1, -10:] = True, True
     with pytest.raises(ValueError, match="have nothing in common"):
-        surface(apart, ball.cameras, 24)
+        hull_mesh(apart, ball.cameras, 24)

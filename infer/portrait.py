@@ -1,7 +1,6 @@
-"""From a photo to what a model reads: one head, cut as its training data, over white, with its identity and its camera."""
+"""Preprocesses photos: one head, cropped as in the training data, over white, with its identity and its camera."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,21 +9,21 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from faces.alignment import SIZE, SMALLEST, cut, cut_over_white, ffhq_frame, in_cut, over_white
-from faces.bisenet import load_bisenet
+from faces.bisenet import BiSeNet, load_bisenet
 from faces.landmarks import face_points, project
 from faces.matte import emptiness, parsed_alpha, uniform_alpha
-from faces.models import load_face_models
+from faces.models import FaceModels, load_face_models
 from faces.pose import refined, refusal
 from geometry.cameras import orbit
 from geometry.directions import turned
 from infer.config import PortraitConfig
-from infer.photo import Photo, read_photo, shown
+from infer.photo import Photo
 from manifests.errors import UserError
 
-SURE = 45.0
-"""Degrees a head may be turned before its identity and its views become guesses."""
-AVERTED = 90.0
-"""Degrees a view may be turned before it shows no face."""
+RELIABLE_YAW = 45.0
+"""Degrees of yaw above which a note says that the identity and the views are less reliable."""
+FACELESS_YAW = 90.0
+"""Degrees of yaw above which a view shows no face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,58 +31,61 @@ class Portrait:
     """One head, ready for a model."""
 
     rgb: Float32[Tensor, "3 512 512"]
-    """From -1 to 1, over white."""
+    """The picture over white, sRGB in [-1, 1]."""
     alpha: Float32[Tensor, "512 512"]
-    """From 0 to 1."""
+    """The opacity in [0, 1]."""
     identity: Float32[Tensor, "512"] | None
-    """ArcFace's embedding, of unit length,"""
+    """The ArcFace embedding, of unit length, or None."""
     without_identity: str
-    """or why there is none."""
+    """The reason why there is no identity, or empty."""
     c2w: Float32[Tensor, "4 4"]
-    """The camera that sees the head so: OpenCV axes, camera to world; its focal length is `geometry.cameras.FOCAL`."""
+    """The camera to world matrix of the picture, OpenCV axes; its focal length is `geometry.cameras.FOCAL`."""
     notes: tuple[str, ...]
-    """What the person should know."""
+    """Remarks for the user, such as that the largest of several faces was taken."""
 
 
-class Studio:
-    """Makes portraits; its models are loaded once."""
+def load_preprocessor(config: PortraitConfig, device: str = "cpu") -> "PhotoPreprocessor":
+    """Load the face models and the face parser that the settings name.
 
-    def __init__(self, config: PortraitConfig, device: str = "cpu"):
-        """Load the models.
+    Raises:
+        MissingFile: a file is missing; the message names it.
+        UserError: a file is another model than it should be, or no face detector is given for photos.
+    """
+    if not config.aligned and not config.face.models:
+        raise UserError(
+            "a photo needs a face detector: --face.models names the folder of scrfd_10g_bnkps.onnx and 1k3d68.onnx "
+            "(or --aligned for a picture that is cut already)"
+        )
+    parser = load_bisenet(config.matte.parser, device) if config.matte.parser else None
+    return PhotoPreprocessor(config, load_face_models(config.face, device), parser)
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoPreprocessor:
+    """Makes portraits of photos with loaded models."""
+
+    config: PortraitConfig
+    faces: FaceModels
+    parser: BiSeNet | None
+
+    def __call__(self, photo: Photo) -> Portrait:
+        """Make the portrait of a photo.
 
         Raises:
-            FileNotFoundError: a model is not where it should be; the line says which file to place.
-            ValueError: a file is not the model it should be.
+            UserError: it shows no head that can be cropped, or its background is not known; names the photo.
         """
-        if not config.aligned and not config.face.models:
-            raise UserError(
-                "a photo needs a face detector: --face.models names the folder of scrfd_10g_bnkps.onnx and 1k3d68.onnx "
-                "(or --aligned for a picture that is cut already)"
-            )
-        self.config = config
-        self.faces = load_face_models(config.face, device)
-        self.parser = load_bisenet(config.matte.parser, device) if config.matte.parser else None
-
-    def portrait(self, path: str | Path) -> Portrait:
-        """The portrait of one picture file.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it does not read, shows no head that can be cut, or its background cannot be told.
-        """
-        photo = read_photo(path)
         try:
-            return self._aligned(photo) if self.config.aligned else self._cut(photo)
+            return self._aligned(photo) if self.config.aligned else self._cropped(photo)
         except ValueError as error:
-            raise UserError(f"{shown(path)}: {error}") from error
+            raise UserError(f"{photo.name}: {error}") from error
 
-    def _cut(self, photo: Photo) -> Portrait:
-        # A face is looked for over white, where transparent pixels may hide anything.
-        seen = photo.rgb if photo.alpha is None else over_white(photo.rgb, photo.alpha)
-        face = self.faces.largest(seen)
+    def _cropped(self, photo: Photo) -> Portrait:
+        # Faces are detected over white, because transparent pixels may hide anything.
+        over = photo.rgb if photo.alpha is None else over_white(photo.rgb, photo.alpha)
+        face = self.faces.largest(over)
         if face is None:
             raise UserError(
-                "no face was found; give a photo with the whole head and some room around it, or --aligned for a "
+                "no face was found; give a photo with the whole head and some space around it, or --aligned for a "
                 "picture that is cut already"
             )
         notes = list(photo.notes)
@@ -92,15 +94,17 @@ class Studio:
         frame = ffhq_frame(face.points)
         if frame.side < SMALLEST / 2:  # too small, however it is refined
             raise UserError(_too_small(frame.side))
-        pose = self.faces.pose(seen, face, frame)
+        pose = self.faces.pose(over, face, frame)
         if why := refusal(pose):
             raise UserError(why)
         frame = refined(frame, pose)
         if frame.side < SMALLEST:
             raise UserError(_too_small(frame.side))
         yaw = abs(pose.angles[0])
-        if yaw > SURE:
-            notes.append(f"the head is turned by {yaw:.0f} degrees; identity and views are surest within {SURE:.0f}")
+        if yaw > RELIABLE_YAW:
+            notes.append(
+                f"the head is turned by {yaw:.0f} degrees; identity and views are surest within {RELIABLE_YAW:.0f}"
+            )
         if photo.alpha is None:
             rgb, alpha = self._without_background(cut(photo.rgb, frame))
         else:
@@ -112,8 +116,8 @@ class Studio:
         if height != width:
             raise UserError(f"it is {width} x {height} px; an aligned picture is square")
         how = cv2.INTER_AREA if width > SIZE else cv2.INTER_CUBIC
-        resized = np.asarray(cv2.resize(photo.rgb, (SIZE, SIZE), interpolation=how))
         if photo.alpha is None:
+            resized = np.asarray(cv2.resize(photo.rgb, (SIZE, SIZE), interpolation=how))
             rgb, alpha = self._without_background(resized)
         else:
             white = over_white(photo.rgb, photo.alpha)
@@ -122,8 +126,8 @@ class Studio:
         notes = list(photo.notes) + ([f"{width} px were enlarged to {SIZE}"] if width < SIZE else [])
         cameras = orbit(np.array([self.config.azimuth]), np.array([self.config.elevation]))
         points, why = project(face_points({"facts": None}), cameras, SIZE)[0], ""
-        if (turn := float(turned(np.array([self.config.azimuth]))[0])) > AVERTED:
-            points, why = None, f"the head is turned away by {turn:.0f} degrees"
+        if (yaw := float(turned(np.array([self.config.azimuth]))[0])) > FACELESS_YAW:
+            points, why = None, f"the head is turned away by {yaw:.0f} degrees"
         elif self.faces.detector is not None:
             face = self.faces.largest(rgb)
             points, why = (face.points, "") if face else (None, "the detector sees no face in it")
@@ -138,7 +142,7 @@ class Studio:
             alpha = uniform_alpha(rgb)
         else:
             raise UserError(
-                "it has no transparency and its background is not told: --matte.parser names the face-parsing weights "
+                "it has no transparency and its background is not known: --matte.parser names the face-parsing weights "
                 "79999_iter.pth, --matte.uniform takes a background of one colour"
             )
         return over_white(rgb, alpha), alpha
@@ -160,8 +164,8 @@ class Studio:
         if points is not None and self.faces.arcface is not None:
             identity = torch.from_numpy(self.faces.identity(rgb, points))
         picture = torch.from_numpy(rgb).permute(2, 0, 1).float() / 127.5 - 1
-        opaque = torch.from_numpy(alpha).float() / 255
-        return Portrait(picture.contiguous(), opaque, identity, without, c2w.float(), tuple(notes))
+        opacity = torch.from_numpy(alpha).float() / 255
+        return Portrait(picture.contiguous(), opacity, identity, without, c2w.float(), tuple(notes))
 
 
 def _too_small(side: float) -> str:

@@ -21,7 +21,8 @@ from faces.models import load_face_models
 from faces.recogniser import load_arcface
 from geometry.cameras import from_view_rotation, orbit
 from infer.config import PortraitConfig
-from infer.studio import Portrait, Studio
+from infer.photo import read_photo
+from infer.portrait import PhotoPreprocessor, Portrait, load_preprocessor
 from weights.embedded import EMBEDDED
 
 BACKGROUND = (190, 200, 210)
@@ -68,8 +69,10 @@ def saved(path: Path, picture: np.ndarray) -> Path:
     return path
 
 
-def studio(antelope: Path, **options) -> Studio:
-    return Studio(PortraitConfig(**{"matte": MatteConfig(uniform=True), "face": FaceConfig(str(antelope)), **options}))
+def preprocessor(antelope: Path, **options) -> PhotoPreprocessor:
+    return load_preprocessor(
+        PortraitConfig(**{"matte": MatteConfig(uniform=True), "face": FaceConfig(str(antelope)), **options})
+    )
 
 
 def check(portrait: Portrait) -> None:
@@ -84,7 +87,7 @@ def check(portrait: Portrait) -> None:
 
 def test_a_photo_becomes_a_portrait(antelope, tmp_path):
     picture = scene((*AT, BLUE))
-    one = studio(antelope).portrait(saved(tmp_path / "photo.png", picture))
+    one = preprocessor(antelope)(read_photo(saved(tmp_path / "photo.png", picture)))
     check(one)
     assert one.notes == ()
     torch.testing.assert_close(one.c2w, orbit(np.zeros(1), np.zeros(1)).c2w[0], atol=1e-3, rtol=0)
@@ -107,16 +110,16 @@ def test_a_photo_becomes_a_portrait(antelope, tmp_path):
 def test_the_camera_is_that_of_the_landmarks(tmp_path):
     rotation = turn(30, -10, 5)
     folder = models(tmp_path / "turned", rotation)
-    one = studio(folder).portrait(saved(tmp_path / "photo.png", scene((*AT, BLUE))))
+    one = preprocessor(folder)(read_photo(saved(tmp_path / "photo.png", scene((*AT, BLUE)))))
     check(one)
     expected = from_view_rotation(torch.from_numpy(rotation).float()[None]).c2w[0]
     torch.testing.assert_close(one.c2w, expected, atol=1e-3, rtol=0)
 
 
 def test_of_several_faces_the_largest_is_taken(antelope, tmp_path):
-    make = studio(antelope)
-    alone = make.portrait(saved(tmp_path / "one.png", scene((*AT, BLUE))))
-    two = make.portrait(saved(tmp_path / "two.png", scene((2, 3, 40), (*AT, BLUE), (17, 3, 20))))
+    make = preprocessor(antelope)
+    alone = make(read_photo(saved(tmp_path / "one.png", scene((*AT, BLUE)))))
+    two = make(read_photo(saved(tmp_path / "two.png", scene((2, 3, 40), (*AT, BLUE), (17, 3, 20)))))
     assert two.notes == ("3 faces, the largest was taken",)
     assert torch.equal(two.rgb, alone.rgb)
 
@@ -124,7 +127,7 @@ def test_of_several_faces_the_largest_is_taken(antelope, tmp_path):
 def test_no_face_is_said_in_one_line(antelope, tmp_path):
     path = saved(tmp_path / "photo.png", scene())
     with pytest.raises(ValueError, match=r"photo.png: no face was found; give a photo with the whole head") as error:
-        studio(antelope).portrait(path)
+        preprocessor(antelope)(read_photo(path))
     assert str(error.value).isprintable()
 
 
@@ -133,13 +136,13 @@ def test_a_face_hidden_by_transparency_is_not_found(antelope, tmp_path):
     alpha = np.where((picture == BACKGROUND).all(2), 0, 255).astype(np.uint8)
     hidden = np.dstack([mark(picture, 2, 2, 255), alpha])
     hidden[64:96, 64:96, 3] = 0
-    found = studio(antelope, matte=MatteConfig()).portrait(saved(tmp_path / "photo.png", hidden))
+    found = preprocessor(antelope, matte=MatteConfig())(read_photo(saved(tmp_path / "photo.png", hidden)))
     assert found.notes == ()
 
 
 def test_a_profile_is_taken_with_a_note(tmp_path):
     folder = models(tmp_path / "profile", turn(72))
-    one = studio(folder).portrait(saved(tmp_path / "photo.png", scene((*AT, BLUE))))
+    one = preprocessor(folder)(read_photo(saved(tmp_path / "photo.png", scene((*AT, BLUE)))))
     assert one.notes == ("the head is turned by 72 degrees; identity and views are surest within 45",)
 
 
@@ -157,15 +160,17 @@ def test_a_profile_is_taken_with_a_note(tmp_path):
 def test_heads_that_cannot_be_cut(rotation, size, blue, says, tmp_path):
     folder = models(tmp_path / "models", rotation, size)
     with pytest.raises(ValueError, match=rf"photo.png: {says}"):
-        studio(folder).portrait(saved(tmp_path / "photo.png", scene((*AT, blue))))
+        preprocessor(folder)(read_photo(saved(tmp_path / "photo.png", scene((*AT, blue)))))
 
 
 def test_transparency_is_taken_as_it_is(antelope, tmp_path):
     picture = scene((*AT, BLUE))
     alpha = np.where((picture == BACKGROUND).all(2), 0, 255).astype(np.uint8)
-    plain = studio(antelope).portrait(saved(tmp_path / "plain.png", picture))
+    plain = preprocessor(antelope)(read_photo(saved(tmp_path / "plain.png", picture)))
     picture[alpha == 0] = (0, 255, 0)
-    clear = studio(antelope, matte=MatteConfig()).portrait(saved(tmp_path / "clear.png", np.dstack([picture, alpha])))
+    clear = preprocessor(antelope, matte=MatteConfig())(
+        read_photo(saved(tmp_path / "clear.png", np.dstack([picture, alpha])))
+    )
     check(clear)
     assert (clear.alpha - plain.alpha).abs().mean() < 0.01
     assert (clear.rgb - plain.rgb).abs().mean() < 0.02
@@ -177,38 +182,38 @@ def test_the_parser_s_file_is_asked(antelope, tmp_path):
     parser = BiSeNet()
     torch.nn.init.constant_(parser.conv_out.conv_out.weight[0], -10.0)
     save_file(parser.state_dict(), tmp_path / "parser.safetensors")
-    make = studio(antelope, matte=MatteConfig(parser=str(tmp_path / "parser.safetensors")))
-    one = make.portrait(saved(tmp_path / "photo.png", scene((*AT, BLUE))))
+    make = preprocessor(antelope, matte=MatteConfig(parser=str(tmp_path / "parser.safetensors")))
+    one = make(read_photo(saved(tmp_path / "photo.png", scene((*AT, BLUE)))))
     check(one)
     assert (one.alpha == 1).all(), "a parser that sees no background leaves all of it"
 
 
-def test_a_background_that_nobody_tells_is_refused(antelope, tmp_path):
+def test_an_unknown_background_is_refused(antelope, tmp_path):
     path = saved(tmp_path / "photo.png", scene((*AT, BLUE)))
     with pytest.raises(ValueError, match=r"photo.png: it has no transparency .*--matte.parser .*79999_iter.pth"):
-        studio(antelope, matte=MatteConfig()).portrait(path)
+        preprocessor(antelope, matte=MatteConfig())(read_photo(path))
     noise = np.random.default_rng(0).integers(0, 120, (640, 640, 3), np.uint8)
     with pytest.raises(ValueError, match=r"noise.png: its background is not of one colour"):
-        studio(antelope).portrait(saved(tmp_path / "noise.png", mark(noise, *AT)))
+        preprocessor(antelope)(read_photo(saved(tmp_path / "noise.png", mark(noise, *AT))))
 
 
 def test_without_the_recogniser_there_is_a_reason(antelope, tmp_path):
     folder = Path(shutil.copytree(antelope, tmp_path / "models"))
     (folder / "arcface.onnx").rename(folder / "glintr100.onnx")
     path = saved(tmp_path / "photo.png", scene((*AT, BLUE)))
-    one = studio(folder).portrait(path)
+    one = preprocessor(folder)(read_photo(path))
     check(one)
     assert one.without_identity.endswith(
         "has no arcface.onnx, the recogniser of Arc2Face (glintr100.onnx is another recogniser)"
     )
-    other = studio(folder, face=FaceConfig(str(folder), arcface=str(antelope / "arcface.onnx"))).portrait(path)
+    other = preprocessor(folder, face=FaceConfig(str(folder), arcface=str(antelope / "arcface.onnx")))(read_photo(path))
     check(other)
     assert other.identity is not None
 
 
 def test_missing_and_wrong_models_say_which_file_to_place(antelope, tmp_path):
     with pytest.raises(ValueError, match=r"a photo needs a face detector: --face.models names the folder of scrfd_10g"):
-        Studio(PortraitConfig())
+        load_preprocessor(PortraitConfig())
     with pytest.raises(
         FileNotFoundError, match=r"face.models: there is no folder .*none; give the folder of your antelopev2"
     ):
@@ -252,8 +257,8 @@ def heads(tmp_path_factory) -> dict[str, Path]:
 def test_aligned_pictures_need_no_detector(heads):
     """Procedural heads with the embedded recogniser: a person is nearer to themself than to another."""
     face = FaceConfig(arcface=str(EMBEDDED / "arcface.onnx"))
-    front, turned = (Studio(PortraitConfig(aligned=True, azimuth=a, face=face)) for a in (0.0, 20.0))
-    one, same, other = (s.portrait(heads[k]) for s, k in ((front, "one0"), (turned, "one1"), (front, "other0")))
+    front, turned = (load_preprocessor(PortraitConfig(aligned=True, azimuth=a, face=face)) for a in (0.0, 20.0))
+    one, same, other = (s(read_photo(heads[k])) for s, k in ((front, "one0"), (turned, "one1"), (front, "other0")))
     for portrait in (one, same, other):
         check(portrait)
         assert portrait.notes == ("160 px were enlarged to 512",)
@@ -263,25 +268,25 @@ def test_aligned_pictures_need_no_detector(heads):
 
 
 def test_aligned_pictures_ask_a_detector_that_is_given(antelope, tmp_path):
-    make = studio(antelope, aligned=True)
-    blank = make.portrait(saved(tmp_path / "blank.png", scene()))
+    make = preprocessor(antelope, aligned=True)
+    blank = make(read_photo(saved(tmp_path / "blank.png", scene())))
     check(blank)
     assert blank.without_identity == "the detector sees no face in it"
     marked = np.asarray(Image.fromarray(scene()).resize((512, 512)))
-    check(make.portrait(saved(tmp_path / "marked.png", mark(marked.copy(), 7, 7))))
+    check(make(read_photo(saved(tmp_path / "marked.png", mark(marked.copy(), 7, 7)))))
 
 
 def test_aligned_pictures_that_are_not(heads, tmp_path):
     with pytest.raises(ValueError, match=r"wide.png: it is 640 x 300 px; an aligned picture is square"):
-        Studio(PortraitConfig(aligned=True)).portrait(saved(tmp_path / "wide.png", scene()[:300]))
-    away = Studio(PortraitConfig(aligned=True, azimuth=150.0)).portrait(heads["one0"])
+        load_preprocessor(PortraitConfig(aligned=True))(read_photo(saved(tmp_path / "wide.png", scene()[:300])))
+    away = load_preprocessor(PortraitConfig(aligned=True, azimuth=150.0))(read_photo(heads["one0"]))
     assert away.identity is None and away.without_identity == "the head is turned away by 150 degrees"
-    plain = Studio(PortraitConfig(aligned=True)).portrait(heads["one0"])
+    plain = load_preprocessor(PortraitConfig(aligned=True))(read_photo(heads["one0"]))
     assert plain.without_identity == "no recogniser was given; --face.arcface names Arc2Face's arcface.onnx"
     blank = saved(tmp_path / "blank.png", np.full((512, 512, 3), 255, np.uint8))
-    make = Studio(PortraitConfig(aligned=True, matte=MatteConfig(uniform=True)))
+    make = load_preprocessor(PortraitConfig(aligned=True, matte=MatteConfig(uniform=True)))
     with pytest.raises(ValueError, match=r"blank.png: only 0.0% of it is left"):
-        make.portrait(blank)
+        make(read_photo(blank))
 
 
 def test_bad_settings():
@@ -293,7 +298,7 @@ def test_bad_settings():
 
 def test_what_does_not_read_is_said_as_reading_says_it(antelope, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file"):
-        studio(antelope).portrait(tmp_path / "none.jpg")
+        preprocessor(antelope)(read_photo(tmp_path / "none.jpg"))
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"empty.jpg is empty"):
-        studio(antelope).portrait(tmp_path / "empty.jpg")
+        preprocessor(antelope)(read_photo(tmp_path / "empty.jpg"))

@@ -2,8 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from infer.config import PULL
-from infer.own_normals import pull_towards
+from infer.config import INPAINT_STRENGTH
+from infer.sampler import guide_towards
 from train.diffusion.edm import ddpm_levels, euler, like
 
 
@@ -12,7 +12,7 @@ def released(golden):
     return load_file(golden / "spinmeround/spmr_sampling/stage1_and_normals_toy.safetensors")
 
 
-def test_the_pull_is_the_gradient_of_the_mean_square():
+def test_the_guidance_is_the_gradient_of_the_mean_square():
     g = torch.Generator().manual_seed(0)
     believed, known = (torch.randn(1, 1, 8, 64, 64, generator=g) for _ in range(2))
     mask = torch.zeros_like(known)
@@ -20,18 +20,22 @@ def test_the_pull_is_the_gradient_of_the_mean_square():
     believed.requires_grad_()
     (gradient,) = torch.autograd.grad((mask * (believed - known).square()).mean(), believed)
     for name, weight in (("released", 1e5), ("paper", 1e4)):
-        assert torch.allclose(pull_towards(believed, known, mask, PULL[name]), believed - weight * gradient, atol=1e-4)
+        assert torch.allclose(
+            guide_towards(believed, known, mask, INPAINT_STRENGTH[name]), believed - weight * gradient, atol=1e-4
+        )
 
 
-@pytest.mark.parametrize(("weight", "pull"), [(0, 0.0), (625, PULL["paper"]), (6250, PULL["released"])])
-def test_in_painting_follows_the_released_path(released, weight, pull):
+@pytest.mark.parametrize(
+    ("weight", "strength"), [(0, 0.0), (625, INPAINT_STRENGTH["paper"]), (6250, INPAINT_STRENGTH["released"])]
+)
+def test_in_painting_follows_the_released_path(released, weight, strength):
     """With a denoiser that shrinks towards nothing; at 16 x 16 cells a weight of 6250 is the released pull."""
     known, mask = released["normals.gt_x0"][None], released["normals.visibility"][None]
     seen = []
 
     def denoise(x, sigma):
         seen.append(x)
-        return pull_towards(x / like(1 + sigma**2, x), known, mask, pull)
+        return guide_towards(x / like(1 + sigma**2, x), known, mask, strength)
 
     levels = ddpm_levels(50)
     noise = released["init_noise"].reshape(1, 1, 8, 16, 16)
