@@ -32,7 +32,7 @@ IDENTITY = "identity"
 DIMENSIONS = 512
 """Numbers of an identity embedding, as Arc2Face's text encoder reads them."""
 EXTRA_GUIDANCE_WITHOUT_PHOTO = 0.5
-"""What is added to the model's guidance scale for heads without a photo. Source: SpinMeRound, 3.5 against 3."""
+"""Increase of the guidance scale for heads without a photo. Source: SpinMeRound, 3.5 against 3."""
 
 
 def views(config: ViewsConfig) -> Iterator[str]:
