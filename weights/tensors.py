@@ -1,4 +1,4 @@
-"""Writes tensors as safetensors that whoever may read the folder may read."""
+"""Writes tensors as safetensors files with the permissions of other files."""
 
 import os
 from collections.abc import Mapping
@@ -10,17 +10,18 @@ from torch import Tensor
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: str | os.PathLike[str]) -> None:
-    """Write tensors from wherever they are, mapped files and other devices included."""
-    apart: dict[str, Tensor] = {}
-    places = set()
+    """Write tensors, also from mapped files and from other devices; tensors that share storage are copied."""
+    separate: dict[str, Tensor] = {}
+    storages = set()
     for name, value in tensors.items():
-        # The format knows no two tensors in one memory, which a pickle or a model may hold.
-        here = value.detach().cpu()
-        place = here.untyped_storage().data_ptr()
-        apart[name] = here.clone(memory_format=torch.contiguous_format) if place in places else here.contiguous()
-        places.add(place)
-    # safetensors leaves its files to their owner alone, on a shared disk too; this one is open to whom any other would be.
+        # safetensors rejects tensors that share storage, as those of a pickle or of a model may.
+        tensor = value.detach().cpu()
+        storage = tensor.untyped_storage().data_ptr()
+        is_shared = storage in storages
+        separate[name] = tensor.clone(memory_format=torch.contiguous_format) if is_shared else tensor.contiguous()
+        storages.add(storage)
+    # safetensors creates files with mode 0600; the mode of a new file under the umask is restored.
     Path(file).touch()
     mode = Path(file).stat().st_mode
-    save_file(apart, file, {"format": "pt"})
+    save_file(separate, file, {"format": "pt"})
     Path(file).chmod(mode)
