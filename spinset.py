@@ -26,7 +26,7 @@ from tyro import MISSING_NONPROP
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.failures import BAD_INPUT, DONE, FAULTS, report
-from manifests.errors import MissingFile, UserError
+from manifests.errors import MissingFile, UserError, check_ranges
 from weights.files import existing
 
 EXIT_CODES = """\
@@ -45,7 +45,7 @@ class Parse(Protocol):
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Make 12 procedural heads, verify, judge and show them, train a little on them, and look around another one."""
+    """Make 12 procedural heads, verify, score and show them, train a model for a few steps, and make views of another head."""
 
     out: str = "out/demo"
     """Folder of the dataset and its report."""
@@ -53,7 +53,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Say how far a dataset is, and which identities failed."""
+    """Print the progress of a dataset, and its failed identities."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
@@ -61,12 +61,12 @@ class StatusConfig:
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Check that a dataset is complete and whole; exit code 3 if it is not."""
+    """Check that a dataset is complete and undamaged; the exit code is 3 if it is not."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
     deep: bool = False
-    """Check every hash and decode every picture too."""
+    """Check every hash and decode every picture, too."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,26 @@ class AverageConfig:
     """Rebuild the average of a run's weights over another length, from its snapshots."""
 
     run: Positional[str]
-    """Folder of the run."""
+    """Folder of the training run."""
     dest: Positional[str]
-    """Folder of the model to write."""
+    """Folder of the model that is written."""
     sigma_rel: float = 0.08
-    """Length of the average, as a share of the run."""
+    """Length of the average, as its standard deviation relative to the samples of the run, below 0.28."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, sigma_rel=(0.001, 0.28))
 
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Read an official checkpoint without running it, and write it as safetensors and JSON."""
+    """Read an official checkpoint without executing it, and write it as safetensors and JSON."""
 
     file: Positional[str]
-    """A PanoHead or SphereHead .pkl; or a checkpoint of SpinMeRound, Arc2Face or Stable Diffusion 1.5."""
+    """Path of a .pkl of PanoHead or SphereHead, or of a checkpoint of SpinMeRound, Arc2Face or Stable Diffusion 1.5."""
     dest: Positional[str]
-    """Folder to write."""
+    """Folder that is written."""
     like: str = ""
-    """A folder with the configs of a UNet, autoencoder or text encoder of another size than the released ones."""
+    """Folder with the configs of a UNet, autoencoder or text encoder, for sizes that differ from the released ones."""
 
 
 def _demo(parse: Parse) -> int:
@@ -112,6 +115,9 @@ def _plan(parse: Parse) -> int:
         probes: int = 4
         """Number of heads that are made for the estimate and thrown away."""
         reject: RejectConfig = field(default_factory=RejectConfig)
+
+        def __post_init__(self) -> None:
+            check_ranges(self, probes=(2, 10_000))
 
     options = parse(Plan)
     from datagen.estimate import estimate

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from manifests.errors import UserError
+from manifests.errors import UserError, check_ranges
 
 ATTEMPTS = 3
 """Number of workers that an item may be fatal to before it is given up."""
@@ -53,31 +53,29 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Where the work runs."""
+    """Workers and where they run."""
 
     workers: int = 0
-    """Worker processes; 0 is as many as the cores allow."""
+    """Number of worker processes; 0 starts as many as the cores allow."""
     threads: int = 1
-    """Threads per worker. A dataset's bytes may depend on it, never on the number of workers."""
+    """Number of threads of each worker. The bytes of a dataset may depend on it, but never on the number of workers."""
     inline: bool = False
-    """Run everything in this process, one unit after the other (for debugging)."""
+    """Run everything in this process, one shard after the other, for debugging."""
     ray: str = "local"
-    """Address of a running Ray cluster, e.g. auto or host:6379; local starts one on this machine."""
+    """Address of a running Ray cluster, such as auto or host:6379; local starts one on this machine."""
     gpus_per_worker: float = 0.0
-    """Share of a GPU that each worker takes; use 1/k exactly (1, 0.5, 0.25)."""
+    """Share of a GPU that each worker takes, such as 1, 0.5 or 0.25; 0 gives workers no GPU."""
     stall_minutes: float = 30.0
-    """A worker that reports nothing for so long is replaced."""
+    """Minutes after which a worker that reports nothing is replaced."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("threads", 1), ("gpus_per_worker", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        check_ranges(
+            self, workers=(0, 100_000), threads=(1, 1024), gpus_per_worker=(0, 64), stall_minutes=(0.001, 100_000)
+        )
         if self.ray.startswith("ray://"):
             raise UserError(
                 f"--ray is {self.ray!r}; Ray's client cannot stream, give auto or host:6379 on a node of it"
             )
-        if self.stall_minutes <= 0:
-            raise UserError(f"--stall-minutes is {self.stall_minutes}; it must be positive")
 
 
 def local_cores(config: PoolConfig) -> int:
