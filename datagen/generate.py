@@ -114,8 +114,8 @@ class GenerateWorker:
         with ShardWriter(self.storage, self.plan, unit.index) as writer:
             for identity in self.plan.identities_of(unit.index):
                 begun = time.monotonic()
-                if identity in unit.condemned:
-                    self._add_failed(writer, identity, "worker", unit.condemned[identity])
+                if identity in unit.given_up:
+                    self._add_failed(writer, identity, "worker", unit.given_up[identity])
                 else:
                     yield from self._make(unit, identity, writer, tracebacks)
                 seconds[identity] = round(time.monotonic() - begun, 3)

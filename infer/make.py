@@ -58,7 +58,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     given = {}
     for position, portrait, identity in zip(plan.photos, portraits, identities, strict=True):
         with step("in-painting the normals of the photo", config.sampler.steps) as advance:
-            given[position] = sampler.input_latents(portrait.rgb, identity, config.pull, evaluated=advance)
+            given[position] = sampler.input_latents(portrait.rgb, identity, config.inpaint_strength, evaluated=advance)
     with step("sampling views", sampler.evaluations(plan)) as advance:
         sampled = sampler.sample(plan, given, identities[0], advance)
     notes = [note for portrait in portraits for note in portrait.notes]

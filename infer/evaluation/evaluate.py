@@ -178,7 +178,7 @@ def _open_people_and_metrics(
     if about.identity and faces is None and not config.embeddings:
         raise UserError(
             "the model was trained with identities: --embeddings names a score table of the dataset, or --recogniser the "
-            "ArcFace .onnx that looks at the input view"
+            "ArcFace .onnx for the input view"
         )
     if config.nearest and faces is None and not config.embeddings:
         raise UserError("--nearest compares embeddings: --embeddings names their table, or give a --recogniser")
@@ -293,7 +293,8 @@ def _notes(evaluation: Evaluation, rows: list[Row]) -> list[str]:
     model, people, nearest = evaluation.sampler.model, evaluation.people, evaluation.nearest
     counts = sorted({len(row["targets"]) for row in rows})
     wanted = sum(targets.count for targets in evaluation.protocol.targets)
-    notes = [f"The model knows {model.about.knows or 'what its maker knows'}; {len(rows)} people were measured."]
+    known = model.about.knows or "heads that its folder does not describe"
+    notes = [f"The model knows {known}; {len(rows)} people were measured."]
     if counts != [wanted]:
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
         notes.append(f"People have {span} views to make where the protocol has {wanted}.")

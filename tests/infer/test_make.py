@@ -186,7 +186,10 @@ def test_files_that_are_no_identity(tmp_path, content, says):
         (["heads", "MODEL", "--out", "OUT", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
         (["evaluate", "MODEL", "--data", "x", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
         (["evaluate", "--pair", "a", "b", "--device", "cuda"], "has no usable CUDA device"),
-        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"], "stay within 90"),
+        (
+            ["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"],
+            "it must be from -89.9 to 89.9",
+        ),
         (["heads", "MODEL", "--out", "OUT", "--identities", "nowhere"], "nowhere does not exist"),
         (["heads", "MODEL", "--out", "OUT", "--heads", "0"], "--heads is 0"),
     ],
@@ -238,10 +241,10 @@ def test_the_photo_is_read_before_a_model_is_opened(photo, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"steps": 0}, r"^--steps is 0; it must be 1 or more$"),
-        ({"scale": float("nan")}, r"^--scale is nan; it must be 1 or more"),
-        ({"scale": float("inf")}, r"^--scale is inf; it must be 1 or more"),
-        ({"scale": 0.5}, r"^--scale is 0\.5; it must be 1 or more"),
+        ({"steps": 0}, r"^--steps is 0; it must be from 1 to 1000$"),
+        ({"scale": float("nan")}, r"^--scale is nan; it must be from 1 to 100$"),
+        ({"scale": float("inf")}, r"^--scale is inf; it must be from 1 to 100$"),
+        ({"scale": 0.5}, r"^--scale is 0\.5; it must be from 1 to 100$"),
     ],
 )
 def test_a_sampler_names_the_option_that_does_not_fit(changes, says):

@@ -137,7 +137,7 @@ def test_identities_between_two_are_of_unit_length():
     ("change", "says"),
     [
         ({"steps": 0}, r"--steps is 0"),
-        ({"scale": 0.5}, r"--scale is 0.5; it must be 1 or more"),
+        ({"scale": 0.5}, r"--scale is 0.5; it must be from 1 to 100"),
         ({"sampler": "ddim"}, r"--sampler is 'ddim'"),
     ],
 )

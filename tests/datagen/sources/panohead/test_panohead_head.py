@@ -181,13 +181,13 @@ def test_spherehead_source(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"psi": 3.0}, "psi is 3.0"),
+        ({"psi": 3.0}, "--psi is 3.0"),
         ({"cutoff": -1}, "cutoff is -1"),
         ({"precision": "half"}, "precision is 'half'"),
         ({"background": "transparent"}, "background is 'transparent'"),
         ({"background": "#12345"}, "background is '#12345'"),
-        ({"neural_resolution": 7}, "neural_resolution is 7"),
-        ({"jitter_seed": -1}, "jitter_seed is -1"),
+        ({"neural_resolution": 7}, "--neural-resolution is 7"),
+        ({"jitter_seed": -1}, "--jitter-seed is -1"),
     ],
 )
 def test_bad_settings(changes, complaint):
