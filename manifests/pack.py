@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.keep import Keep, kept_identities
@@ -69,12 +68,13 @@ def open_pack(storage: Storage, plan: Plan) -> Dataset:
 
 def write_pack(source: Dataset, keep: Keep, pack: Dataset) -> Iterator[tuple[int, int]]:
     """Commit the shards that a pack lacks; yields (shard, identity) after each identity."""
+    names = pack.plan.member_names
     for shard in pack.pending():
         with ShardWriter(pack.storage, pack.plan, shard) as writer:
             for identity in kept_identities(source, keep, pack.plan.identities_of(shard)):
-                members = zip(*identity.members(*schema.MEMBERS), strict=True)
+                members = zip(*identity.members(*names), strict=True)
                 for row, data in zip(identity.views.select(_CAMERA).to_pylist(), members, strict=True):
-                    writer.add_view(row, dict(zip(schema.MEMBERS, data, strict=True)))
+                    writer.add_view(row, dict(zip(names, data, strict=True)))
                 writer.add_identity({**identity.row, "views": len(identity.views)})
                 if (mesh := identity.mesh()) is not None:
                     writer.add_mesh(identity.number, mesh)
@@ -87,7 +87,7 @@ def _sizes(source: Dataset, keep: Keep) -> dict[int, int]:
     """The bytes that each wanted identity takes in a tar, in ascending order."""
     sizes = dict.fromkeys(keep.identities.tolist(), 0)
     for shard in range(source.plan.shards):
-        views = source.views(shard, ["identity", "view", *(f"{name}.size" for name in schema.MEMBERS)])
+        views = source.views(shard, ["identity", "view", *(f"{name}.size" for name in source.plan.member_names)])
         views = views.filter(keep.mask(views))
         members = np.stack([column.to_numpy() for column in views.columns[2:]])
         # One block of header, and the data in whole blocks.

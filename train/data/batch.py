@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 Key = tuple[int, int, int]
@@ -39,6 +39,8 @@ class Batch:
     control: Images | None = None
     """rgb of another identity, seen from the same views."""
     identity_embedding: Float32[Tensor, "b d"] | None = None
+    members: dict[str, Shaped[Tensor, "b v *d"]] | None = None
+    """Further members that the dataset's plan declares: pictures as rgb, arrays (.npy) as they are stored."""
     data: dict[str, list[bytes]] | None = None
     """The members as they are stored, sample after sample, if they are not decoded."""
 
@@ -55,7 +57,9 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
+        changed = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        members = self.members and {name: change(member) for name, member in self.members.items()}
+        return replace(self, **changed, members=members)
 
 
 @runtime_checkable

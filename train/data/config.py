@@ -7,7 +7,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jobs.devices import check_device
 from jobs.pool import PoolConfig
-from manifests import schema
 from manifests.errors import UserError
 from manifests.order import TAILS
 from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
@@ -28,7 +27,7 @@ class LoaderConfig:
     batch: int = 16
     """Samples of a step, of all ranks together."""
     members: tuple[str, ...] = ("rgb", "normal")
-    """Any of rgb, normal and alpha."""
+    """Members to load: rgb, normal, alpha, and any further pictures or arrays (.npy) that the dataset's plan declares."""
     latents: str = ""
     """Load the cached latents of the autoencoder in this folder in the place of pixels."""
     resolution: int = 0
@@ -96,9 +95,10 @@ class LoaderConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{_option(name)} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        images = tuple(name for name in schema.MEMBERS if name != "json" or not self.decode)
-        if not self.members or set(self.members) - set(images) or len(set(self.members)) < len(self.members):
-            raise UserError(f"--loader.members are {self.members}; give any of {', '.join(images)}, each once")
+        if not self.members or len(set(self.members)) < len(self.members):
+            raise UserError(f"--loader.members are {self.members}; give one or more, each once")
+        if "json" in self.members and self.decode:
+            raise UserError("--loader.members hold json, which is no array; drop it, or give --loader.no-decode")
         if self.resolution % 8:
             raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
         if not 0 <= self.random_background <= 1:

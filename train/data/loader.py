@@ -159,6 +159,9 @@ def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConf
     stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
     if resolution > stored:
         raise UserError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
+    if unknown := sorted(set(config.members) - set(dataset.plan.members)):
+        known = ", ".join(name for name in dataset.plan.member_names if name != "json" or not config.decode)
+        raise UserError(f"--loader.members hold {unknown[0]}; the dataset has {known}")
     needed = {*config.members, *(["rgb"] if config.control else [])}
     if "rgb" in needed and config.random_background and config.decode:
         needed.add("alpha")

@@ -1,6 +1,6 @@
 """Turns a request for samples into arrays: what every worker of the loader does, without state of its own."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,9 @@ class Delivery:
 
     def batch(self) -> Batch:
         numbers = {name: torch.from_numpy(array) for name, array in self.numbers.items()}
-        return Batch(**{**numbers, **self.contents})  # a source may know better, such as what the background is
+        values = {**numbers, **self.contents}  # contents come last: cached latents have their own background
+        further = {name: values.pop(name) for name in values.keys() - {field.name for field in fields(Batch)}}
+        return Batch(**values, members=further or None)
 
     def pin_memory(self) -> "Delivery":
         pinned = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in self.contents.items()}

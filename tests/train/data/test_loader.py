@@ -398,7 +398,7 @@ def test_a_state_of_another_run_is_refused(make):
         ({"batch": 0}, "--loader.batch"),
         ({"tail": "loop"}, "--loader.tail"),
         ({"start_method": "thread"}, "--loader.start-method"),
-        ({"members": ("rgb", "depth")}, "--loader.members"),
+        ({"members": ("rgb", "rgb")}, "--loader.members"),
         ({"members": ()}, "--loader.members"),
         ({"members": ("json",)}, "--loader.members"),
         ({"resolution": 20}, "--loader.resolution"),
