@@ -22,10 +22,9 @@ from infer.config import SamplerConfig
 from infer.make import open_painter
 from infer.plan import plan_views, ring
 from infer.views import Painter, direction_number
-from train.diffusion.edm import edm_levels
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import resolve_precision
-from train.diffusion.scene import denoise, given_in, start, without
+from train.diffusion.sampling import denoise, initial_latents
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class Config:
 
 def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor:
     """Pictures of a turntable, the straightforward way."""
-    model, nothing, config = painter.model, painter.nothing, painter.config
+    model, process, config = painter.model, painter.model.process, painter.config
     plan = plan_views(ring(views), np.zeros(views))
-    latents, levels = {0: given}, edm_levels(config.steps, most=model.shape.sigma_max)
+    latents, sigmas = {0: given}, process.sigmas(config.steps)
     for call in plan.calls:
         places = [*call.given, *call.made]
         clean = torch.zeros(1, len(places), *given.shape, device=given.device)
@@ -55,25 +54,23 @@ def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor
             parts = model.decode(latents[place][None, None])
             clean[0, at] = latents[place] if place == 0 else model.encode(parts[0], parts[-1])[0, 0]
         is_condition = torch.tensor([[place in call.given for place in places]], device=given.device)
-        shared = model.shape.shared_noise
+        shared = model.shared_noise
         sides = zip(plan.azimuth[places].tolist(), plan.elevation[places].tolist(), strict=True)
         seeds = [0 if shared else direction_number(*side) for side in sides]
         noise = gaussian(config.seed, "view noise", seeds, clean[0])[None]
-        x = start(noise, model.shape.sigma_max, shared)
-        everything = torch.ones(1, dtype=torch.bool, device=given.device)
-        for sigma, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
-            scene = model.scene(
+        x = initial_latents(noise, sigmas[0], shared)
+        for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+            conditions = model.conditions(
                 orbit(plan.azimuth[places], plan.elevation[places]).to(given.device),
                 is_condition,
                 clean,
                 person[None],
-                nothing,
             )
             level = torch.full((1,), sigma, device=given.device)
-            bare = denoise(model.network, without(scene, everything, everything, nothing), x, level)
-            full = denoise(model.network, scene, x, level)
-            x = x + (following - sigma) * (x - (bare + painter.scale * (full - bare))) / sigma
-        made = given_in(scene, x)[0, len(call.given) :]
+            d_u = denoise(model.network, process, conditions.null(), x, level)
+            d_c = denoise(model.network, process, conditions, x, level)
+            x = x + (following - sigma) * (x - (d_u + painter.scale * (d_c - d_u))) / sigma
+        made = conditions.with_given(x)[0, len(call.given) :]
         latents.update(zip(call.made, made, strict=True))
     pictures = [model.decode(latents[place][None, None])[0][0, 0] for place in plan.wanted]
     return torch.stack(pictures)
@@ -83,7 +80,8 @@ def main() -> None:
     config = tyro.cli(Config)
     torch.set_num_threads(config.threads)
     painter = open_painter(config.model, SamplerConfig(config.steps, precision=config.precision), config.device)
-    given = gaussian(0, "photo", [0], painter.nothing.latents[None])[0] / 2
+    empty = torch.zeros(1, painter.model.latent_channels, painter.cells, painter.cells, device=painter.model.device)
+    given = gaussian(0, "photo", [0], empty)[0] / 2
     person = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(0)), dim=0)
     person, plan = person.to(given.device), plan_views(ring(config.views), np.zeros(config.views))
     ratios, seconds = [], []

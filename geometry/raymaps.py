@@ -22,9 +22,9 @@ RELEASED_FOV = 18.837
 def ray_maps(
     rotation: Float[Tensor, "v 3 3"],
     cells: int,
-    mode: Literal["released", "geometric"],
-    origin_octaves: int,
-    direction_octaves: int,
+    mode: Literal["released", "geometric"] = "released",
+    origin_octaves: int = 15,
+    direction_octaves: int = 8,
 ) -> Float[Tensor, "v c h w"]:
     """The maps of views at a latent resolution, in single precision, with 6 + 6 (origin_octaves + direction_octaves) channels.
 

@@ -19,7 +19,7 @@ DEFAULT = ("images", "sheet", "gif", "mp4", "viewer")
 PULL = {"released": 6.103515625, "paper": 0.6103515625}
 """How far the model's belief is moved towards the photo at each step, in units of their difference: 2 a / (8 64 64) for a
 weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 cells. Above 1 it goes beyond the photo."""
-SAMPLERS = ("euler", "heun")
+SAMPLERS = ("euler", "heun", "ddim")
 ProtocolName = Literal["spinmeround", "gen3d-face", "diffportrait360"]
 Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
 
@@ -55,7 +55,7 @@ class SamplerConfig:
     scale: float = 0.0
     """Of guidance; the model's own unless told. The paper takes 3, and 3.5 for heads from an identity alone."""
     sampler: str = "euler"
-    """euler, one evaluation a step as released, or heun, two."""
+    """Sampler: euler evaluates the network once a step, as released, heun twice; ddim is euler for models of DDPM."""
     seed: int = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""

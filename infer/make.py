@@ -26,7 +26,8 @@ from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 from train.diffusion.precision import precision_line
-from train.networks.model import About, load_model, read_about
+from train.families import load_model, read_about
+from train.networks.config import About
 from weights.embedded import RECOGNISER, is_embedded, model_folder
 from weights.files import sha256
 
@@ -47,7 +48,7 @@ def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
     require_device(device)
     with step("loading the model"):
         opened = load_model(model_folder(model), device)
-        return Painter(opened, opened.nothing(opened.about.resolution), sampler)
+        return Painter(opened, sampler)
 
 
 def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Tensor, "c h w"]:
@@ -58,12 +59,12 @@ def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Te
     model, resolution = painter.model, painter.model.about.resolution
     identity = portrait.identity if model.about.identity else None
     picture = interpolate(portrait.rgb[None], (resolution, resolution), mode="area")[:, None].to(model.device)
-    if not model.shape.normals:
-        return model.encode(picture, None)[0, 0]
+    if "normal" not in model.config.members:
+        return model.encode(picture)[0, 0]
     image = model.encode(picture, picture)[0, 0, : model.vae.channels]
     steps, seed = painter.config.steps, painter.config.seed
     with step("in-painting the normals of the photo", steps) as advance:
-        normals = own_normals(model, painter.nothing, image, identity, pull, steps, seed, advance)
+        normals = own_normals(model, image, identity, pull, steps, seed, advance)
     shown = model.decode(torch.cat([image, normals])[None, None])[1]
     return model.encode(picture, shown)[0, 0]
 

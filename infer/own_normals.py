@@ -11,16 +11,15 @@ from torch import Tensor
 
 from geometry.cameras import orbit
 from infer.config import PULL
-from train.diffusion.edm import ddpm_levels, euler
 from train.diffusion.objective import gaussian
-from train.diffusion.scene import Nothing, denoise
+from train.diffusion.process import DDPM
+from train.diffusion.sampling import denoise, euler
 from train.networks.model import Model
 
 
 @torch.inference_mode()
 def own_normals(
     model: Model,
-    nothing: Nothing,
     image: Float[Tensor, "c h w"],
     embedding: Float[Tensor, " d"] | None,
     pull: float = PULL["released"],
@@ -35,13 +34,13 @@ def own_normals(
     front = orbit(torch.zeros(1).numpy(), torch.zeros(1).numpy()).to(known.device)
     made = torch.zeros(1, 1, dtype=torch.bool, device=known.device)
     identity = None if embedding is None else embedding[None].to(known.device)
-    scene = model.scene(front, made, torch.zeros_like(known), identity, nothing)
+    conditions = model.conditions(front, made, torch.zeros_like(known), identity)
 
     def pulled(x: Tensor, sigma: Tensor) -> Tensor:
         evaluated()
-        return pull_towards(denoise(model.network, scene, x, sigma), known, is_image, pull)
+        return pull_towards(denoise(model.network, model.process, conditions, x, sigma), known, is_image, pull)
 
-    levels = ddpm_levels(steps)
+    levels = DDPM().legacy_sigmas(steps)
     start = gaussian(seed, "own normals", [0], known) * (1 + levels[0] ** 2) ** 0.5
     return euler(pulled, start.to(known), levels)[0, 0, len(image) :]
 

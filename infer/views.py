@@ -16,13 +16,10 @@ from geometry.cameras import orbit
 from infer.config import SamplerConfig
 from infer.plan import Call, Plan
 from infer.turn import Turn
-from train.diffusion.edm import edm_levels, euler, heun
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import autocast
-from train.diffusion.scene import Nothing, given_in, guided, start
+from train.diffusion.sampling import SAMPLERS, guided, sample
 from train.networks.model import Model
-
-SAMPLERS = {"euler": euler, "heun": heun}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +27,12 @@ class Painter:
     """A model ready to make views at its resolution."""
 
     model: Model
-    nothing: Nothing
     config: SamplerConfig
 
     @property
     def cells(self) -> int:
-        return self.nothing.latents.shape[-1]
+        """Latent cells of a side."""
+        return self.model.about.resolution // self.model.vae.factor
 
     @property
     def scale(self) -> float:
@@ -44,7 +41,7 @@ class Painter:
 
     def evaluations(self, plan: Plan) -> int:
         """How often the network is evaluated for a plan: once per step, or twice but in the last step with Heun's method."""
-        return len(plan.calls) * (self.config.steps if self.config.sampler == "euler" else 2 * self.config.steps - 1)
+        return len(plan.calls) * (self.config.steps if self.config.sampler != "heun" else 2 * self.config.steps - 1)
 
     @torch.inference_mode()
     def paint(
@@ -83,29 +80,30 @@ class Painter:
     ) -> Float[Tensor, "v c h w"]:
         """The latents that one call makes."""
         places = [*call.given, *call.made]
-        clean = self.nothing.latents.new_zeros(1, len(places), *self.nothing.latents.shape)
+        shape = (self.model.latent_channels, self.cells, self.cells)
+        clean = torch.zeros(1, len(places), *shape, device=self.model.device)
         for at, place in enumerate(call.given):
             clean[0, at] = latents[place]
         is_condition = torch.tensor([[place in call.given for place in places]], device=clean.device)
         cameras = orbit(plan.azimuth[places], plan.elevation[places]).to(clean.device)
         identity = None if embedding is None else embedding[None].to(clean.device)
-        scene = self.model.scene(cameras, is_condition, clean, identity, self.nothing)
-        most, shared = self.model.shape.sigma_max, self.model.shape.shared_noise
+        conditions = self.model.conditions(cameras, is_condition, clean, identity)
+        process, shared = self.model.process, self.model.shared_noise
         # A view's own noise is a function of its direction, so that what else is made does not matter.
         seeds = [0 if shared else direction_number(plan.azimuth[place], plan.elevation[place]) for place in places]
         noise = gaussian(self.config.seed, "view noise", seeds, clean[0])[None]
         # Without a photo and without an identity both branches are one.
         scale = self.scale if call.given or embedding is not None else 1.0
-        denoise = guided(self.model.network, scene, scale, self.nothing)
+        denoise = guided(self.model.network, process, conditions, scale)
 
         def counted(x: Tensor, sigma: Tensor) -> Tensor:
             evaluated()
             return denoise(x, sigma)
 
-        levels = edm_levels(self.config.steps, most=most)
+        sigmas = process.sigmas(self.config.steps)
         with autocast(self.config.precision, clean.device):
-            x = SAMPLERS[self.config.sampler](counted, start(noise, most, shared), levels)
-        return given_in(scene, x)[0, len(call.given) :]
+            x = sample(counted, conditions, noise, sigmas, SAMPLERS[self.config.sampler], shared)
+        return x[0, len(call.given) :]
 
 
 def direction_number(azimuth: float, elevation: float) -> int:

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from tyro.conf import Positional
 
 from manifests.errors import UserError
-from train.networks.config import FILE, WEIGHTS
-from train.networks.model import UNET, VAE, load_model
+from train.families import load_model
+from train.networks.config import FILE, UNET, VAE, WEIGHTS
 from train.networks.vae import vae_sha256
 from weights.embedded import HEADS64
 from weights.tensors import save_tensors

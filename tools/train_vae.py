@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor
 from tyro.conf import Positional
 
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.config import LoaderConfig
 from train.data.loader import open_loader
 from train.data.sampling import SingleView

@@ -93,9 +93,7 @@ class Run:
         truth = look_at_truth(self.kit, held)
         embedding = held.embedding if self.config.embeddings else truth.source
         shown = {
-            MODEL: make_views(
-                self.painter.model, self.painter.nothing, held, self._identity(embedding, held), self.how
-            ),
+            MODEL: make_views(self.painter.model, held, self._identity(embedding, held), self.how),
             COPY: copied(held),
         }
         like = ""
@@ -172,7 +170,7 @@ def _open_run(
         "steps": how.steps,
         "scale": how.scale,
         "stages": how.stages,
-        "input_normals": how.normals if painter.model.shape.normals else None,
+        "input_normals": how.normals if "normal" in painter.model.config.members else None,
         "seed": config.seed,
         "near": NEAR,
         **kit_settings(config, kit, beyond_embedded),
@@ -194,7 +192,7 @@ def report(run: Run, out: Path, rows: list[dict[str, Any]]) -> Report:
     missing = dict(run.kit.missing)
     known = any("normal_error" in row["methods"][MODEL]["views"] for row in rows)
     if not known:
-        own = run.painter.model.shape.normals
+        own = "normal" in run.painter.model.config.members
         missing["normal_error"] = "the true normals are not known" if own else "the model makes no normals"
     missing |= dict.fromkeys(EPIPOLAR, f"SIFT finds no spot twice in views within {NEAR:g} degrees")
     missing |= dict.fromkeys(HULL, "the true views have no masks, or nothing is seen twice")
@@ -246,7 +244,7 @@ def _notes(run: Run, rows: list[dict[str, Any]]) -> list[str]:
         notes.append(f"{without} people have no embedding, and were made and looked up without identity.")
     if not max(run.painter.model.about.conditions):
         notes.append("The model takes no input view: views are made from the identity alone.")
-    if run.painter.model.shape.normals and run.how.normals == "stored":
+    if "normal" in run.painter.model.config.members and run.how.normals == "stored":
         notes.append("The true normals of the input were given, which a photo does not have.")
     if run.nearest and isinstance(run.people, StoredPeople):
         same = run.people.dataset.plan.source == run.nearest.people.dataset.plan.source

@@ -20,9 +20,9 @@ from infer.own_normals import own_normals
 from infer.plan import ANCHORS, AT_ONCE, SECTOR, Call, nearest_anchors
 from manifests.draws import generator
 from manifests.errors import UserError
-from train.diffusion.scene import Nothing
+from train.diffusion.objective import gaussian
+from train.diffusion.sampling import guided, sample
 from train.networks.model import Model
-from train.run.validate import sample
 
 ONE_STAGE = 7
 """Views made at once from the input alone, which with it are the eight a model is trained on."""
@@ -61,34 +61,35 @@ def number_of(name: str) -> int:
 
 
 @torch.inference_mode()
-def make_views(
-    model: Model, nothing: Nothing, held: HeldOut, embedding: Float32[np.ndarray, " d"] | None, how: NovelViews
-) -> Shown:
+def make_views(model: Model, held: HeldOut, embedding: Float32[np.ndarray, " d"] | None, how: NovelViews) -> Shown:
     """All views of a person but the first, from the first and its identity; from that alone if the model takes no input.
 
     Raises:
         ValueError: the model knows no views, or true normals are asked for that are not there.
     """
-    if model.shape.rays is None:
+    if not model.config.multiview:
         raise UserError("the model makes single pictures; give one that was trained on several views")
     device = model.device
     identity = None if embedding is None else torch.from_numpy(embedding).to(device)
     if max(model.about.conditions):
         cameras, calls = _planned(held, how.stages)
-        latents = {0: _input_latents(model, nothing, held, identity, how)}
+        latents = {0: _input_latents(model, held, identity, how)}
     else:
         cameras, calls, latents = held.cameras, _groups(len(held), ()), {}
     seed = int(generator(how.seed, "evaluation noise", number_of(held.name)).integers(2**31))
     for call in calls:
         places = [*call.given, *call.made]
-        clean = nothing.latents.new_zeros(1, len(places), *nothing.latents.shape)
+        cells = model.about.resolution // model.vae.factor
+        clean = torch.zeros(1, len(places), model.latent_channels, cells, cells, device=device)
         for at, place in enumerate(call.given):
             clean[0, at] = latents[place]
         given = torch.tensor([[place in call.given for place in places]], device=device)
-        scene = model.scene(
-            cameras[places].to(device), given, clean, None if identity is None else identity[None], nothing
-        )
-        made = sample(model, model.network, scene, nothing, seed, how.steps, how.scale)[0]
+        identities = None if identity is None else identity[None]
+        conditions = model.conditions(cameras[places].to(device), given, clean, identities)
+        noise = gaussian(seed, "sample", [0], clean)
+        denoiser = guided(model.network, model.process, conditions, how.scale)
+        sigmas = model.process.sigmas(how.steps)
+        made = sample(denoiser, conditions, noise, sigmas, shared_noise=model.shared_noise)[0]
         latents.update(zip(call.made, made[len(call.given) :], strict=True))
     parts = model.decode(torch.stack([latents[place] for place in range(1, len(held))])[None])
     pictures = [part[0].float().cpu() for part in parts]
@@ -123,18 +124,18 @@ def _planned(held: HeldOut, stages: int) -> tuple[Cameras, list[Call]]:
 
 
 def _input_latents(
-    model: Model, nothing: Nothing, held: HeldOut, identity: Float[Tensor, " d"] | None, how: NovelViews
+    model: Model, held: HeldOut, identity: Float[Tensor, " d"] | None, how: NovelViews
 ) -> Float[Tensor, "c h w"]:
     """The input, with its normals if the model makes them."""
     picture = held.rgb[None, :1].to(model.device)
-    if not model.shape.normals:
-        return model.encode(picture, None)[0, 0]
+    if "normal" not in model.config.members:
+        return model.encode(picture)[0, 0]
     if how.normals == "stored":
         if held.normal is None:
             raise UserError(f"identity {held.name} has no stored normals; give --input-normals own")
         return model.encode(picture, held.normal[None, :1].to(model.device))[0, 0]
     image = model.encode(picture, picture)[0, 0, : model.vae.channels]
-    normals = own_normals(model, nothing, image, identity, how.pull, how.steps, how.seed)
+    normals = own_normals(model, image, identity, how.pull, how.steps, how.seed)
     # Through pictures, as the released code does and `spinset views` too.
     shown = model.decode(torch.cat([image, normals])[None, None])[1]
     return model.encode(picture, shown)[0, 0]

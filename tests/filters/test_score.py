@@ -256,7 +256,7 @@ def test_a_new_scorer_is_one_file_and_one_line(tmp_path, monkeypatch, capsys):
     policy.write_text(json.dumps({"name": "bright", "rules": [rule]}))
     dataset = generate(egg_job(str(tmp_path / "heads"), INLINE, identities=2))
     assert main(["score", dataset.storage.url, "--inline", "--scorers", "brightness"]) == 0
-    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in dataset.members(0, "rgb")]
+    pictures = [np.asarray(Image.open(io.BytesIO(data))) for data in members_of(dataset, 0, "rgb")]
     found = open_scores(dataset, "brightness", shard_hashes(dataset)).numbers("brightness")[0]
     np.testing.assert_allclose(found[: len(pictures)], [p.mean() / 255 for p in pictures], rtol=1e-6)
     assert main(["select", dataset.storage.url, "--policy", str(policy)]) == 0

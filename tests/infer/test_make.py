@@ -16,8 +16,10 @@ from infer.config import DirectionsConfig, FilesConfig, HeadsConfig, PortraitCon
 from infer.make import heads, read_identity, views, with_photos, with_recogniser
 from infer.plan import plan_views, ring
 from spinset import main
+from train.families import read_about
+from train.networks.config import About, write_card
 from train.networks.identity import new_tokens
-from train.networks.model import About, Model, read_about, save_model, write_about
+from train.networks.model import Model, save_model
 from train.networks.unet import new_network
 from train.networks.vae import load_vae
 from weights.embedded import EMBEDDED as FILTERS
@@ -82,7 +84,7 @@ def with_about(folder: str, copy: Path, **changes) -> str:
     """A copy of the model whose folder says something else of it."""
     shutil.copytree(folder, copy)
     shape, about = read_about(copy)
-    write_about(shape, replace(about, **changes), copy)
+    write_card(shape, replace(about, **changes), copy)
     return str(copy)
 
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from torch import Tensor, nn
 
 from manifests.errors import UserError
+from train.diffusion.conditions import Conditions
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 """Dense bf16 FLOP/s of devices by a part of their name, from the data sheets of their makers."""
@@ -124,8 +126,8 @@ def open_wandb(project: str, run: Path, settings: Any) -> Any:
 class Meter:
     """Sums losses, samples and time since the last line of the log."""
 
-    def __init__(self, device: torch.device, flops: float, world: int):
-        self.device, self.flops = device, flops
+    def __init__(self, device: torch.device, world: int):
+        self.device, self.flops = device, 0.0
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         peak = next((value for part, value in PEAK.items() if part in name), 0.0)
         self.peak = peak * world
@@ -167,18 +169,10 @@ class Meter:
         return found, f"{note}, {timedelta(seconds=round((total - samples_seen) / rate))} left"
 
 
-def forward_flops(network: Any, views: int, cells: int, tokens: int) -> float:
-    """Floating-point operations of one scene forward, counted on a network without memory (on the meta device)."""
+def forward_flops(network: nn.Module, conditions: Conditions, latents: Float[Tensor, "b v c h w"]) -> float:
+    """Floating-point operations of a forward pass over the first of some scenes; `network` lies on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    def empty(*shape: int) -> torch.Tensor:
-        return torch.empty(1, *shape, device="meta")
-
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(
-            empty(views, network.latents, cells, cells),
-            empty(views, network.condition, cells, cells),
-            torch.empty(1, device="meta"),
-            empty(tokens, network.shape.context),
-        )
+        network(latents[:1].to("meta"), torch.empty(1, device="meta"), conditions[:1].to("meta"))
     return float(counter.get_total_flops())

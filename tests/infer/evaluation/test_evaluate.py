@@ -27,8 +27,8 @@ from infer.evaluation.rows import FILE
 from infer.metrics.likeness import FaceEmbedder
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
-from train.networks.model import load_model, save_model
-from train.networks.unet import new_network
+from train.families import load_model
+from train.networks.model import save_model
 from train.run.trainer import run
 from weights.embedded import EMBEDDED
 from weights.files import sha256
@@ -159,18 +159,18 @@ def test_what_shows_the_truth_has_no_error(heads):
 
 def test_views_do_not_depend_on_who_else_is_made(model, noise):
     opened, people = load_model(model), StoredPeople(noise, "", "", 16)
-    nothing, how = opened.nothing(16), NovelViews(2, 2.0)
+    how = NovelViews(2, 2.0)
     held = people.person("2").read(np.arange(5))
-    one = make_views(opened, nothing, held, None, how)
-    assert torch.equal(one.rgb, make_views(opened, nothing, held, None, how).rgb)
+    one = make_views(opened, held, None, how)
+    assert torch.equal(one.rgb, make_views(opened, held, None, how).rgb)
     assert one.rgb.shape == (4, 3, 16, 16) and one.normal is not None
-    other = make_views(opened, nothing, people.person("1").read(np.arange(5)), None, how)
+    other = make_views(opened, people.person("1").read(np.arange(5)), None, how)
     assert not torch.equal(one.rgb, other.rgb)
-    staged = make_views(opened, nothing, held, None, replace(how, stages=2, normals="stored"))
+    staged = make_views(opened, held, None, replace(how, stages=2, normals="stored"))
     assert staged.rgb.shape == one.rgb.shape and not torch.equal(staged.rgb, one.rgb)
     blind = replace(opened, about=replace(opened.about, conditions=(0,)))
-    alone = make_views(blind, nothing, held, None, how).rgb
-    assert torch.equal(alone, make_views(blind, nothing, replace(held, rgb=-held.rgb), None, how).rgb)
+    alone = make_views(blind, held, None, how).rgb
+    assert torch.equal(alone, make_views(blind, replace(held, rgb=-held.rgb), None, how).rgb)
 
 
 def test_a_copy_of_another_set(model, tmp_path, monkeypatch):
@@ -272,7 +272,7 @@ def test_what_does_not_fit(model, noise, tmp_path):
     save_model(replace(large, about=replace(large.about, resolution=64)), tmp_path / "large")
     save_model(replace(large, about=replace(large.about, identity=True)), tmp_path / "knowing")
     single = replace(SHAPE, rays=None, normals=False)
-    save_model(replace(large, shape=single, network=new_network(single)), tmp_path / "single")
+    save_model(single.build(large.vae, large.about), tmp_path / "single")
     refused("has 16 px and the model makes 64; give a dataset of 64 px or more", model=str(tmp_path / "large"))
     refused("trained with identities: --embeddings names a score table", model=str(tmp_path / "knowing"))
     refused("makes single pictures; give one that was trained on several views", model=str(tmp_path / "single"))
