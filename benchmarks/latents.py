@@ -18,7 +18,7 @@ from PIL import Image
 
 from manifests import schema
 from manifests.dataset import Dataset
-from manifests.latents import PARTS, Record, own_background, write_latents
+from manifests.latents import PARTS, Record, identity_background, write_latents
 from manifests.plan import Plan, write_plan
 from manifests.scores import tar_sha256
 from manifests.shards import ShardWriter
@@ -134,7 +134,7 @@ def write_random_latents(dataset: Dataset, sha256: str) -> None:
     for shard in dataset.committed():
         identities = dataset.plan.identities_of(shard)
         shape = (VIEWS * len(identities), len(PARTS), 2, 4, SIDE // 8, SIDE // 8)
-        colours = {str(i): own_background(0, i) for i in identities}
+        colours = {str(i): identity_background(0, i) for i in identities}
         record = Record(dataset.plan.fingerprint, tar_sha256(dataset, shard), sha256, 0.18215, shape, colours)
         with write_latents(dataset, shard, record) as append:
             for _ in range(shape[0]):

@@ -1,4 +1,4 @@
-"""The columns of a dataset's tables, versioned; and how its files, keys and members are called."""
+"""The columns of a dataset's tables, versioned, and the names of its files, keys and members."""
 
 from collections.abc import Iterable, Sequence
 
@@ -28,7 +28,7 @@ def member_names(declared: Iterable[str]) -> tuple[str, ...]:
 def views_schema(members: Sequence[str], hashes_as_text: bool = False) -> pa.Schema:
     """Columns of one row per view.
 
-    They are where it was seen from (OpenCV camera-to-world, intrinsics normalised by the image size, both row-major; degrees)
+    They are its camera (OpenCV camera-to-world, intrinsics normalised by the image size, both row-major; angles in degrees)
     and, per member, the byte where its data begins in the tar, its size and its hash.
     """
     return pa.schema(
@@ -82,9 +82,9 @@ IDENTITIES = pa.schema(
     ],
     metadata=_VERSIONED,
 )
-"""One row per identity: `outcome` is kept, filtered (on purpose) or failed, with the stage and the reason of the last
-two; `defects` is the truth a procedural source planted (null where nobody knows); `mesh` holds the figures of the
-surface before clean-up; `facts` is what the source says of the identity, as JSON."""
+"""One row per identity: `outcome` is kept, filtered (on purpose) or failed, with the stage and the reason of the last two;
+`defects` lists the defects that a procedural source planted, and is null for other sources; `mesh` holds figures of the
+surface before clean-up; `facts` is what the source records about the identity, as JSON."""
 
 SHARDS = "shards"
 """The folder of the shards."""

@@ -147,7 +147,7 @@ def _usable(
         raise UserError(f"{problem}; {hint}")
     wanted = np.ones(len(subset.identities), bool)
     wanted[list(reasons)] = False
-    return subset.only(wanted), None if vectors is None else vectors[wanted], left_out
+    return subset.restricted_to(wanted), None if vectors is None else vectors[wanted], left_out
 
 
 def _source(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:

@@ -126,7 +126,7 @@ class Worker(Requests):
         return Views(rows, is_condition, self._control(rows, keys), background, [(self.seed, *key) for key in keys])
 
     def _pick(self, key: tuple[int, int]) -> tuple[Int64[np.ndarray, " v"], Bool[np.ndarray, " v"]]:
-        own, index = self.subset.of(key[1]), self.subset.index
+        own, index = self.subset.rows_of(key[1]), self.subset.index
         pick = self.recipe.pick(generator(self.seed, "sample", *key), index.azimuth[own], index.elevation[own])
         return own[pick.places], pick.is_condition
 

@@ -50,7 +50,7 @@ def test_seeds_are_the_official_ones(source):
         source.head(-1)
 
 
-def test_own_background_is_the_official_picture(source):
+def test_identity_background_is_the_official_picture(source):
     cameras = ring(0.0, 100.0)
     views = head(source, 3, background="own").render(cameras, 128)
     ws = source.generator.mapping(latent(3, 64), frontal_label(), 0.7, 14)
