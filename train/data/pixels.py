@@ -17,7 +17,7 @@ from train.batch import Key
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
+class PixelSource:
     """Reads pictures of views at one resolution, as floats in [-1, 1] or as bytes, and arrays (.npy) as they are stored."""
 
     reader: Reader
@@ -106,7 +106,7 @@ def over(
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedSource:
     """Reads members as they are stored, without decoding them."""
 
     reader: Reader
