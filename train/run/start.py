@@ -208,7 +208,7 @@ def about_run(config: TrainConfig, loader: AnyLoader, seen: int, history: tuple[
     dataset, table = Dataset(config.loader.data), config.loader.embeddings
     return About(
         knows=" and ".join(
-            f"{len(part.worker.subset.identities)} {Dataset(part.config.data).plan.source['name']} heads"
+            f"{len(part.batch_dataset.subset.identities)} {Dataset(part.config.data).plan.source['name']} heads"
             for part in loader.parts
         ),
         resolution=resolution_of(config),
