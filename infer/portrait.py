@@ -125,7 +125,7 @@ class PhotoPreprocessor:
             alpha = np.asarray(cv2.resize(photo.alpha, (SIZE, SIZE), interpolation=how))
         notes = list(photo.notes) + ([f"{width} px were enlarged to {SIZE}"] if width < SIZE else [])
         cameras = orbit(np.array([self.config.azimuth]), np.array([self.config.elevation]))
-        points, why = project(face_points({"facts": None}), cameras, SIZE)[0], ""
+        points, why = project(face_points(), cameras, SIZE)[0], ""
         if (yaw := float(turned(np.array([self.config.azimuth]))[0])) > FACELESS_YAW:
             points, why = None, f"the head is turned away by {yaw:.0f} degrees"
         elif self.faces.detector is not None:
