@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datagen.config import PanoHeadConfig, SourceConfig
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from datagen.sources.panohead.checkpoint import LICENCE, load
 from datagen.sources.panohead.config import CROP, Family
 from datagen.sources.panohead.generator import Generator
@@ -62,7 +62,7 @@ class PanoHead:
         return torch.minimum(sigma, self.iso_level + CROP_SLOPE * inside)
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, resolution: int) -> Views:
+    def render(self, cameras: Cameras, resolution: int) -> RenderedViews:
         """The head as the cameras see it, resized from the network's own resolution where another is asked for."""
         # A CPU gains nothing from more than one view of 512 px at once; a GPU wants many.
         pixels = 1 << (22 if self.device.type == "cuda" else 18)
@@ -71,13 +71,15 @@ class PanoHead:
             parts = [
                 self._views(cameras[i : i + step].to(self.device), resolution) for i in range(0, len(cameras), step)
             ]
-        return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth")))
+        return RenderedViews(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth"))
+        )
 
     def _convolutions(self) -> AbstractContextManager[None]:
         """How convolutions round: `exact` is single precision on a GPU too, where PyTorch would take TensorFloat-32."""
         return torch.backends.cudnn.flags(enabled=True, allow_tf32=self.config.precision == "fast")
 
-    def _views(self, cameras: Cameras, resolution: int) -> Views:
+    def _views(self, cameras: Cameras, resolution: int) -> RenderedViews:
         seen = self.identity.views(cameras, self.neural_resolution, self._jitter(cameras))
         alpha = resize(seen.image_mask.clamp(0, 1), resolution)
         rgb = resize((seen.image + 1) / 2, resolution).clamp(0, 1)
@@ -85,7 +87,7 @@ class PanoHead:
             colour = torch.tensor(self.config.colour, device=self.device)[:, None, None]
             rgb = alpha * rgb + (1 - alpha) * colour
         depth = torch.where(alpha > 0, self._axial_depth(cameras, seen, resolution), 0)
-        return Views(rgb.permute(0, 2, 3, 1).contiguous(), alpha[:, 0], depth[:, 0])
+        return RenderedViews(rgb.permute(0, 2, 3, 1).contiguous(), alpha[:, 0], depth[:, 0])
 
     def _axial_depth(self, cameras: Cameras, seen: Synthesis, resolution: int) -> Float[Tensor, "v 1 h w"]:
         """Depth along the optical axis from distance along the ray, averaged over what was met and nothing else."""

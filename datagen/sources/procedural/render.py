@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from datagen.sources.procedural.lighting import encode, shade
 from datagen.sources.procedural.model import CHUNK
 from datagen.sources.procedural.sdf import CM, components
@@ -28,13 +28,13 @@ class _Hits:
     visible: np.ndarray
 
 
-def render_views(surface: Surface, visible: np.ndarray, cameras: Cameras, resolution: int) -> Views:
+def render_views(surface: Surface, visible: np.ndarray, cameras: Cameras, resolution: int) -> RenderedViews:
     """Views of a lit surface over white; each view is computed alone, so that no batch changes it."""
     attributes = np.concatenate([surface.vertices, surface.normals, visible], 1)
     c2w, K = cameras.c2w.double().numpy(), cameras.pixel_K(resolution).double().numpy()
     views = [_render(surface, attributes, c2w[i], np.linalg.inv(K[i]), resolution) for i in range(len(cameras))]
     rgb, alpha, depth = (torch.from_numpy(np.stack(x)) for x in zip(*views, strict=True))
-    return Views(rgb, alpha, depth)
+    return RenderedViews(rgb, alpha, depth)
 
 
 def _render(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datagen.config import ProceduralConfig, SourceConfig
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from datagen.sources.procedural.anatomy import landmarks
 from datagen.sources.procedural.defects import plant
 from datagen.sources.procedural.field import ISO_LEVEL, density_field
@@ -48,7 +48,7 @@ class ProceduralHead:
         return self._field.density(points)
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, resolution: int) -> Views:
+    def render(self, cameras: Cameras, resolution: int) -> RenderedViews:
         """Views over white; the first call prepares the surface and its light."""
         views = render_views(*self._lit_surface, cameras, resolution)
         for haze in self._fog:
