@@ -1,4 +1,4 @@
-"""The procedural head source: seeds to people, people to density fields and pictures."""
+"""The procedural head source: people drawn from seeds, with their density fields and pictures."""
 
 import hashlib
 import json
@@ -76,7 +76,7 @@ class ProceduralHead:
 
 
 def attributes(person: Person) -> dict[str, Any]:
-    """What can be said of a person, as plain values for captions and labels."""
+    """The attributes of a person, as plain values for captions and labels."""
     looks = person.looks
     return {
         "seed": person.seed,
