@@ -294,7 +294,7 @@ def _latents(parse: Parse) -> int:
 
 
 def _train(parse: Parse) -> int:
-    from train.run.presets import PRESETS, Train
+    from train.families.presets import PRESETS, Train
 
     options = parse(Train, PRESETS)
     config = options.config
