@@ -23,7 +23,7 @@ _OPENGL_SIGNS = torch.tensor([1.0, -1.0, -1.0])
 class Cameras:
     """Pinhole cameras of any batch shape: OpenCV camera-to-world matrices and intrinsics normalised by the image size.
 
-    Indexing and `len` go by the first axis, as with tensors.
+    Indexing and `len` go by the first axis, as with tensors; `cameras[None]` adds one.
     """
 
     c2w: Float[Tensor, "*b 4 4"]
@@ -32,7 +32,7 @@ class Cameras:
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
-    def __getitem__(self, views: slice | list[int] | Tensor) -> "Cameras":
+    def __getitem__(self, views: slice | list[int] | Tensor | None) -> "Cameras":
         return Cameras(self.c2w[views], self.K[views])
 
     @property

@@ -23,7 +23,8 @@ from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 from train.diffusion.precision import precision_line
-from train.networks.model import About, read_about
+from train.families import read_about
+from train.networks.config import About
 from weights.embedded import RECOGNISER, is_embedded, model_folder
 from weights.files import sha256
 
@@ -32,7 +33,7 @@ IDENTITY = "identity"
 DIMENSIONS = 512
 """Numbers of an identity embedding, as Arc2Face's text encoder reads them."""
 EXTRA_GUIDANCE_WITHOUT_PHOTO = 0.5
-"""What is added to the model's guidance scale for heads without a photo. Source: SpinMeRound, 3.5 against 3."""
+"""Increase of the guidance scale for heads without a photo. Source: SpinMeRound, 3.5 against 3."""
 
 
 def views(config: ViewsConfig) -> Iterator[str]:

@@ -13,12 +13,12 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from manifests.errors import MissingFile, UserError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pictures of pixels only: Pillow would run Ghostscript for EPS, and guesses at formats without a signature."""
+"""Formats of pixels with a signature; Pillow would run Ghostscript for EPS, and guess at formats without a signature."""
 
 SMALLEST = 64
-"""Pixels of the shorter side, below which nothing is worth looking at."""
+"""Fewest pixels of the shorter side, as of the smallest model."""
 LARGEST = 4096
-"""Pixels of the longer side that are kept: a head that fills an eighth of it still has the 512 of the model."""
+"""Most pixels of the longer side, to which larger pictures are reduced; a head of an eighth of it still has 512."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ def read_photo(path: str | Path) -> Photo:
     """Read the first frame of a picture file: turned as its EXIF says, converted to 8 bit sRGB, at most LARGEST px long.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is no file, no picture, damaged, too small, too large to be decoded safely, or fully transparent.
+        MissingFile: there is no such file.
+        UserError: it is no picture, damaged, too small, too large to be decoded safely, or fully transparent.
     """
     name, file = printable(path), Path(path)
     head = _head(file, name)
@@ -122,7 +122,7 @@ def _read(image: Image.Image, name: str) -> Photo:
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Grey pictures of more than 8 bits as 8 bits; others as they are."""
+    """Convert grey pictures of more than 8 bits to 8 bits; return others as they are."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image, np.float64)
@@ -135,7 +135,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
 
 
 def _srgb(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
-    """Colours through the profile that the file holds, and alpha apart."""
+    """Convert colours to sRGB by the profile in the file; returns the colours and the alpha channel."""
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     # Pillow turns Lab into sRGB itself.
     profile = image.info.get("icc_profile") if image.mode != "LAB" else None

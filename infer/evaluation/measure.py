@@ -114,7 +114,7 @@ def true_views(metrics: Metrics, held: HeldOut) -> TrueViews:
         return TrueViews(held, to_unit(held.rgb[1:]), pictures[1:], None, None, None, spread)
     embedder = replace(metrics.faces, points=held.points)
     points, found = embedder.locate(pictures, held.cameras)
-    faces = embedder.at(pictures, points, found)
+    faces = embedder.embed_at(pictures, points, found)
     source = faces.embedding[0] if found[0] else None
     targets = FaceEmbeddings(faces.embedding[1:], faces.found[1:])
     return TrueViews(held, to_unit(held.rgb[1:]), pictures[1:], points[1:], targets, source, spread)
@@ -129,7 +129,7 @@ def measure(metrics: Metrics, truth: TrueViews, made: EvaluatedViews) -> dict[st
         found = replace(metrics.faces, points=made.points)(pictures, made.cameras)
         columns["id"] = identity_similarity(found, truth.faces)
         person |= identity_consistency(found, truth.source)._asdict()
-        at_true_points = metrics.faces.at(pictures, truth.points, truth.faces.found)
+        at_true_points = metrics.faces.embed_at(pictures, truth.points, truth.faces.found)
         reid = re_identification(at_true_points, truth.faces, metrics.reid_limit)
         columns["reid_distance"] = reid.distance
         if metrics.reid_limit:

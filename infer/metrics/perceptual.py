@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infer.metrics.figures import Figure, absent, mean_figure
 from infer.metrics.metric_weights import ALEXNET, VGG16, read_tensors, read_weights
 from infer.metrics.pixels import WINDOW, Measure, check_pictures, l2, psnr, ssim
 
@@ -74,7 +73,7 @@ def build_dists(state: Mapping[str, Tensor], device: str = "cpu") -> PerceptualM
     )
 
     class OwnBackbone(dists.DISTSNetwork):
-        """torchmetrics' network, whose own constructor would fetch its backbone."""
+        """torchmetrics' network with a given backbone; its own constructor would download one."""
 
         def __init__(self) -> None:
             nn.Module.__init__(self)
@@ -114,11 +113,6 @@ class PictureMetrics:
     ) -> dict[str, Float[np.ndarray, " n"]]:
         """One number per metric and picture; pictures are in [0, 1]."""
         return {name: measure(generated, target).cpu().numpy() for name, measure in self.measures.items()}
-
-    def figures(self, columns: Mapping[str, Float[np.ndarray, " _"]]) -> list[Figure]:
-        """One figure per metric, measured or not, from the numbers of all pictures."""
-        rows = [mean_figure(name, columns[name]) for name in self.measures]
-        return rows + [row for name, reason in self.missing.items() for row in absent([name], reason)]
 
 
 def picture_metrics(resolution: int, weights: str = "", device: str = "cpu") -> PictureMetrics:

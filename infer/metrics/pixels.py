@@ -12,12 +12,12 @@ from torch import Tensor
 from manifests.errors import UserError
 
 Measure = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
-"""A number per picture, from generated pictures and true ones in [0, 1]."""
+"""A metric with one number per picture, of generated and true pictures in [0, 1]."""
 
 SIGMA, WINDOW = 1.5, 11
-"""SSIM's Gaussian window, in pixels."""
+"""Standard deviation and width of SSIM's Gaussian window, in pixels. Source: Wang et al. 2004."""
 SPLIT = 8
-"""Pictures that are convolved at once, so that memory stays that of a few."""
+"""Pictures that are convolved at once, which bounds the memory."""
 
 
 def to_unit(pictures: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 h w"]:
@@ -26,7 +26,7 @@ def to_unit(pictures: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 h w"]:
 
 
 def check_pictures(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> None:
-    """Raise UserError unless both hold as many pictures, of one size, in [0, 1]."""
+    """Raise UserError unless both have equally many pictures of one size in [0, 1]."""
     if generated.shape != target.shape:
         raise UserError(f"generated pictures are {tuple(generated.shape)}, true ones {tuple(target.shape)}")
     check_range(generated, "generated")
@@ -61,7 +61,7 @@ def ssim(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) 
 
     check_pictures(generated, target)
     if min(generated.shape[2:]) < WINDOW:
-        raise UserError(f"SSIM looks through {WINDOW} pixels, and pictures are {tuple(generated.shape[2:])}")
+        raise UserError(f"SSIM has a window of {WINDOW} pixels, and pictures are {tuple(generated.shape[2:])}")
     border, parts = WINDOW // 2, []
     for a, b in zip(generated.split(SPLIT), target.split(SPLIT), strict=True):
         _, full = structural_similarity_index_measure(a, b, sigma=SIGMA, data_range=1.0, return_full_image=True)

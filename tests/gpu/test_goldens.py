@@ -1,6 +1,7 @@
 """Numbers of the official implementations, computed on the device."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from datagen.sources.panohead.generator import Generator
 from datagen.sources.panohead.head import PanoHead
 from datagen.sources.panohead.renderer import Jitter
 from train.networks.config import UNetShape
-from train.networks.unet import MultiviewUNet
+from train.networks.unet import build_unet, run_unet
 from train.weights.convert import UNET
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -71,19 +72,19 @@ def test_fast_views_are_close_to_exact_ones(tiny, record_property):
 
 
 def test_the_multiview_network(record_property):
-    network = MultiviewUNet(UNetShape(channels=(32, 64, 128, 128), context=24), latents=8, condition=21)
-    load_hashed(UNET, network.unet)
+    network: Any = build_unet(UNetShape(channels=(32, 64, 128, 128), context=24), 29, 8)
+    load_hashed(UNET, network)
     network.eval().to("cuda")
     golden = load_file(GOLDEN / "spinmeround_unet.safetensors")
     x, context = hashed("unet.x", (6, 29, 16, 16), 1.7).to("cuda"), hashed("unet.ctx", (6, 5, 24)).to("cuda")
     x, level = x.reshape(6, 1, 29, 16, 16), golden["timesteps"].to("cuda")
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        out = network(x[:, :, :8], x[:, :, 8:], level, context).flatten(0, 1).cpu()
+        out = run_unet(network, x, level, context).flatten(0, 1).cpu()
     apart = (out - golden["out_views1"]).abs().max().item()
     record_property("largest difference", f"{apart:.2e}")
     assert apart < 1e-3
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-        half = network(x[:, :, :8], x[:, :, 8:], level, context).flatten(0, 1).float().cpu()
+        half = run_unet(network, x, level, context).flatten(0, 1).float().cpu()
     relative = ((half - golden["out_views1"]).norm() / golden["out_views1"].norm()).item()
     record_property("bf16 relative error", f"{relative:.2e}")
     assert relative < 0.05

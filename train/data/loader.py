@@ -16,7 +16,7 @@ from manifests.index import Index, Subset, open_index
 from manifests.order import Order, State, check_ranks, fingerprint_of
 from manifests.reader import Reader
 from manifests.selection import read_selection
-from train.data.batch import Batch, Source
+from train.batch import Batch, Source
 from train.data.blend import Blend
 from train.data.config import LoaderConfig
 from train.data.latent_source import open_latents

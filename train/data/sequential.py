@@ -27,7 +27,7 @@ from manifests.errors import UserError, damaged
 from manifests.index import Subset
 from manifests.order import GlobalBatch, State
 from manifests.reader import Reader
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.config import LoaderConfig
 from train.data.pixels import Encoded, Pixels
 from train.data.sampling import SingleView, samples

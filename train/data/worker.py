@@ -13,7 +13,7 @@ from manifests.draws import generator
 from manifests.errors import DamagedData
 from manifests.index import Subset
 from manifests.order import GlobalBatch
-from train.data.batch import Batch, Key, Source
+from train.batch import Batch, Key, Source
 from train.data.sampling import Control, Recipe, SingleView, samples
 
 RETRIES = 64

@@ -1,4 +1,6 @@
-"""FaceScape's multi-view pictures, as its documentation describes them (github.com/zhuhao-nju/facescape, doc_mview_model).
+"""FaceScape (experimental): its multi-view pictures, as the documentation describes them.
+
+Source: github.com/zhuhao-nju/facescape, doc_mview_model.
 
 Layout: 122/4_anger/0.jpg ... N.jpg and params.json, which holds for each view its `K`, `Rt` (world to camera, OpenCV axes),
 `distortion` (k1 k2 p1 p2 k3), `width`, `height` and `valid`; views that are not valid have no reliable camera and are left out.

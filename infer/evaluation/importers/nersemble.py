@@ -1,4 +1,4 @@
-"""NeRSemble: 16 cameras before a face, as its authors' code reads it.
+"""NeRSemble (experimental): 16 cameras in front of a face, as the authors' code reads it.
 
 Layout of version 1 (github.com/tobias-kirschstein/nersemble):
     018/camera_params.json, 018/sequences/SEQUENCE/frame_00000/images-2x-73fps/cam_220700191.png, alpha_map-73fps/ beside it
@@ -21,10 +21,10 @@ from infer.evaluation.importers.stage import Shot, StagePicture, drawn, people_i
 from manifests.errors import UserError
 
 WIDTH = 2200
-"""StagePicture across of the pictures that the intrinsics are of."""
+"""Width in pixels of the pictures that the intrinsics refer to."""
 PICTURES = (("images-2x-73fps", "alpha_map-73fps"), ("images-2x", "alpha_map"))
 EMPTY = "BACKGROUND"
-"""A sequence of the stage without anyone."""
+"""The sequence that shows the empty stage."""
 
 
 class NeRSemble:

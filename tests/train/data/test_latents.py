@@ -22,7 +22,7 @@ from manifests.latents import FOLDER, identity_background, latents_file, read_re
 from manifests.plan import write_plan
 from manifests.storage import Storage
 from spinset import main
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.config import LatentsConfig, LoaderConfig
 from train.data.latent_source import LatentSource, open_latents
 from train.data.latents import LatentsWorker, make_latents
