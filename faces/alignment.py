@@ -1,6 +1,6 @@
-"""Cuts a photo as PanoHead's data is cut: a square by the eyes and the mouth, refined by the pose of the head.
+"""Crops of photos as in PanoHead's data: a square around the eyes and the mouth, refined by the pose of the head.
 
-Pixels have their centres at integers here, as OpenCV and the official cropping have them. Source: FFHQ's alignment;
+Pixels have their centres at integers here, as in OpenCV and the official cropping. Source: FFHQ's alignment;
 PanoHead, recrop_images.py; SpinMeRound's copy of it.
 """
 
@@ -11,15 +11,16 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 SIZE = 512
+"""Side of a crop, in pixels."""
 TOP, SIDE = 0.1, 0.05
-"""Margins around the square as shares of its side, above and on each side; none below."""
+"""Margins around the square as shares of its side, above it and to its left and right. Source: PanoHead, recrop_images.py."""
 SMALLEST = 128
-"""Pixels of the photo along a side, below which the square is refused."""
+"""Smallest side of the square, in pixels of the photo; a smaller face is refused, as it would be enlarged fourfold."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A square in a photo: its middle, and the ways from there to the middle of its right and lower side."""
+    """A square in a photo, in pixels: its centre, and the vectors from there to the middle of its right and lower sides."""
 
     centre: Float64[np.ndarray, "2"]
     right: Float64[np.ndarray, "2"]
@@ -38,7 +39,7 @@ class Frame:
 
 
 def ffhq_frame(points: Float[np.ndarray, "5 2"]) -> Frame:
-    """The square of FFHQ around two eyes, a nose and two corners of a mouth, whatever the nose."""
+    """The square of FFHQ around two eyes and two corners of a mouth; the nose, the third point, is not read."""
     eye, other_eye, _, mouth, other_mouth = np.asarray(points, np.float64)
     across, eyes = other_eye - eye, (eye + other_eye) / 2
     below = (mouth + other_mouth) / 2 - eyes
@@ -48,14 +49,14 @@ def ffhq_frame(points: Float[np.ndarray, "5 2"]) -> Frame:
 
 
 def to_padded(frame: Frame) -> Float64[np.ndarray, "2 3"]:
-    """The affine map from the photo to the cut with its margins."""
+    """The affine map from pixels of the photo to those of the crop with its margins."""
     top, side, last = int(SIZE * TOP), int(SIZE * SIDE), SIZE - 1
     corners = np.array([[side, top], [side, top + last], [side + last, top + last]], np.float32)
     return cv2.getAffineTransform(frame.quad[:3], corners)
 
 
 def padded_cut(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndarray, "563 563 3"]:
-    """The square with its margins; beyond the photo its mirror image, blurred."""
+    """The square with its margins (sRGB); beyond the photo its mirror image, blurred."""
     found = _warped(photo, frame, cv2.BORDER_REFLECT, 0)
     inside = cv2.warpAffine(np.full(photo.shape[:2], 255, np.uint8), to_padded(frame), _padded_size())
     if inside.mean() < 255:
@@ -66,21 +67,21 @@ def padded_cut(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndar
 
 
 def cut(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndarray, "512 512 3"]:
-    """The square with its margins at the size of the model."""
+    """The square with its margins (sRGB), at the size that the models read."""
     return np.asarray(cv2.resize(padded_cut(photo, frame), (SIZE, SIZE)))
 
 
 def cut_over_white(
     photo: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w"], frame: Frame
 ) -> tuple[UInt8[np.ndarray, "512 512 3"], UInt8[np.ndarray, "512 512"]]:
-    """The same of a photo whose background is known to be none, over white, and its alpha; nothing is beyond the photo."""
+    """The same crop of a photo with an alpha, over white, and the crop of the alpha; transparent beyond the photo."""
     found = _warped(over_white(photo, alpha), frame, cv2.BORDER_CONSTANT, 255)
     opaque = _warped(alpha, frame, cv2.BORDER_CONSTANT, 0)
     return np.asarray(cv2.resize(found, (SIZE, SIZE))), np.asarray(cv2.resize(opaque, (SIZE, SIZE)))
 
 
 def over_white(rgb: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture where it is opaque, white elsewhere."""
+    """A picture (sRGB) composited over white by its alpha."""
     share = alpha[..., None].astype(np.float32) / 255
     return (rgb * share + 255 * (1 - share)).round().astype(np.uint8)
 
@@ -107,7 +108,7 @@ def _warped(picture: np.ndarray, frame: Frame, border: int, value: int) -> np.nd
 
 
 def in_cut(points: Float[np.ndarray, "n 2"], frame: Frame) -> Float[np.ndarray, "n 2"]:
-    """Where points of the photo lie in its cut."""
+    """Pixels in the crop of points in pixels of the photo."""
     matrix = to_padded(frame)
     return (points @ matrix[:, :2].T + matrix[:, 2] + 0.5) * (SIZE / np.array(_padded_size())) - 0.5
 

@@ -1,4 +1,4 @@
-"""Five points of a face in the picture, from the known camera; and crops that face recognisers read.
+"""Five points of a face in a view, from the known camera, and the crops that face recognisers read.
 
 Points are ordered as insightface orders them: the two eyes, the nose, the two corners of the mouth, the subject's right
 first (it lies on the left of a frontal picture).
@@ -24,31 +24,32 @@ AVERAGE = {
     "mouth_right": (-0.0457, -0.1136, 0.1411),
     "mouth_left": (0.0457, -0.1136, 0.1411),
 }
-"""World positions for sources that tell none: the mean of 160 procedural heads, which fill PanoHead's frame as its heads
-do. Their own points deviate from it by 0.002 (eyes) to 0.007 (mouth), a tenth of the distance of the eyes."""
+"""World positions for sources that record none: the mean of 160 procedural heads, which fill the frame as PanoHead's
+heads do. The points of single heads deviate from it by 0.002 (eyes) to 0.007 (mouth), a tenth of the distance of the eyes."""
 
 SIZE = 112
+"""Side of the crops that recognisers of insightface read, in pixels."""
 
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
 )
-"""Where ArcFace wants the points in a crop of 112 pixels. Source: insightface, face_align."""
+"""Pixels of the five points in a crop for ArcFace. Source: insightface, face_align."""
 
 
 def face_points(row: Mapping[str, Any]) -> Float[np.ndarray, "5 3"]:
-    """The identity's own points where its source tells them, those of the average head otherwise."""
+    """World positions of an identity's points: its own where its source records them, else those of the average head."""
     own = json.loads(row["facts"] or "{}").get("landmarks")
     points = own if own and all(name in own for name in ORDER) else AVERAGE
     return np.array([points[name] for name in ORDER], np.float32)
 
 
 def mirrored(points: Float[np.ndarray, "5 3"]) -> Float[np.ndarray, "5 3"]:
-    """Where the points of a second face on the back would be: turned half around the vertical axis."""
+    """The points of a face on the back of the head: half a turn around the vertical axis."""
     return points * np.array([-1, 1, -1], np.float32)
 
 
 def project(points: Float[np.ndarray, "5 3"], cameras: Cameras, resolution: int) -> Float[np.ndarray, "v 5 2"]:
-    """The points in every picture, in pixels whose centres are integers, as OpenCV has them."""
+    """The points in every view, in pixels whose centres are integers, as in OpenCV."""
     return cameras.project(torch.from_numpy(points), resolution)[..., :2].numpy() - 0.5
 
 
@@ -68,7 +69,7 @@ def similarity(points: Float[np.ndarray, "v 5 2"], target: Float[np.ndarray, "5 
 def crops(
     pictures: UInt8[np.ndarray, "v h w 3"], points: Float[np.ndarray, "v 5 2"], size: int = SIZE
 ) -> UInt8[np.ndarray, "v s s 3"]:
-    """Each picture turned, scaled and cut so that its points lie where recognisers want them; black beyond its border."""
+    """Crops in which the points lie at TEMPLATE, turned and scaled; black beyond the border of the picture."""
     out = np.empty((len(pictures), size, size, 3), np.uint8)
     for crop, picture, matrix in zip(out, pictures, similarity(points, TEMPLATE * (size / SIZE)), strict=True):
         cv2.warpAffine(picture, matrix, (size, size), dst=crop)

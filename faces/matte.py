@@ -1,4 +1,4 @@
-"""Tells a head from its background: by the picture's own alpha, by a face parser, or by a background of one colour."""
+"""Alphas of photos: from a face parser, or from a background of one colour."""
 
 import cv2
 import numpy as np
@@ -9,20 +9,20 @@ from faces.bisenet import BiSeNet
 from manifests.errors import UserError
 
 TOLERANCE = 12
-"""How far from the colour of the border, in any channel of 255, a pixel of a uniform background may be: JPEG's noise."""
+"""Largest difference of a pixel of a uniform background from the colour of the border, in any channel of 255: JPEG's noise."""
 UNIFORM = 0.5
-"""The share of the upper and side borders that must have that colour."""
-LEAST = 0.02
-"""The share of a picture that a head must fill."""
+"""Smallest share of the upper and side borders that has that colour."""
+MIN_SHARE = 0.02
+"""Smallest share of a picture that a head fills."""
 
 
 def parsed_alpha(parser: BiSeNet, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-    """Opaque where the parser sees anything of a person, clothes and hats included; a hard edge, as released."""
+    """Opaque where the parser sees a person, clothes and hats included; with a hard edge, as in the official cropping."""
     return np.where(parser.classes(torch.from_numpy(rgb)).numpy() > 0, 255, 0).astype(np.uint8)
 
 
 def uniform_alpha(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-    """Transparent where the colour of the border reaches in from it; like colours inside the head stay.
+    """Transparent where the colour of the border is connected to the border; equal colours inside the head stay opaque.
 
     Raises:
         ValueError: the border has no one colour.
@@ -38,6 +38,6 @@ def uniform_alpha(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def emptiness(alpha: UInt8[np.ndarray, "h w"]) -> str:
-    """Why an alpha cannot be that of a head, or nothing."""
+    """The reason why an alpha cannot be that of a head, or an empty text."""
     share = (alpha > 127).mean()
-    return "" if share >= LEAST else f"only {share:.1%} of it is left once its background is taken away"
+    return "" if share >= MIN_SHARE else f"only {share:.1%} of it is left once its background is taken away"

@@ -1,4 +1,4 @@
-"""Finds the face of a photo, its pose and its identity, with models of insightface that the person brings as files.
+"""The face of a photo, its pose and its identity, by models of insightface that the user brings as files.
 
 Nothing is downloaded: insightface's own loader would fetch a package by name, so its classes are given files instead.
 """
@@ -21,39 +21,39 @@ from manifests.errors import MissingFile, UserError
 from weights.files import existing
 
 IDENTITY = 512
-"""Numbers of an identity, as Arc2Face's text encoder reads them."""
+"""Length of an identity embedding, as Arc2Face's text encoder reads it."""
 SIZES = [(128, 128), (640, 640)]
-"""What the detector looks at, as insightface does: at 128 px it sees faces that fill the picture."""
+"""Sizes at which the detector reads a photo, as in insightface: at 128 px it finds faces that fill the picture."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceModels:
-    """Loaded face models; what was not given is None."""
+    """Loaded face models; those that were not given are None."""
 
     detector: Any
     landmarks: Any
     arcface: ArcFace | None
     without_arcface: str
-    """Why there is no recogniser, if so."""
+    """The reason why there is no recogniser, or an empty text."""
     min_detection: float
 
     def largest(self, rgb: UInt8[np.ndarray, "h w 3"]) -> DetectedFace | None:
-        """The largest face, if there is any."""
+        """The largest face of a photo (sRGB); None without one."""
         return largest_face(self.detector, rgb, self.min_detection)
 
     def pose(self, rgb: UInt8[np.ndarray, "h w 3"], face: DetectedFace, frame: Frame) -> HeadPose:
-        """How the head lies against a frame, from 68 landmarks (see `faces.pose`)."""
+        """The pose of the head relative to a frame, from 68 landmarks (see `faces.pose`)."""
         found = self.landmarks.get(np.ascontiguousarray(rgb[..., ::-1]), _Box(face.box))
         return landmark_pose(found.astype(np.float64), self.landmarks.mean_lmk.astype(np.float64), frame)
 
     def identity(self, rgb: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "5 2"]) -> Float32[np.ndarray, "512"]:
-        """The unit embedding of the face that has its points there."""
+        """The unit embedding of the face with these five points."""
         assert self.arcface is not None
         return self.arcface.embed(crops(rgb[None], np.asarray(points, np.float32)[None]))[0]
 
 
 class _Box(dict):
-    """The box that insightface's landmark model reads, and the place for what it writes."""
+    """The face that insightface's landmark model reads: a dictionary with a box, to which it adds its result."""
 
     def __init__(self, box: Float32[np.ndarray, "4"]):
         super().__init__()
@@ -61,11 +61,11 @@ class _Box(dict):
 
 
 def load_face_models(config: FaceConfig, device: str = "cpu") -> FaceModels:
-    """Load what the config names.
+    """Load the models that the config names.
 
     Raises:
-        FileNotFoundError: a file or the folder is not there; it says which file to place where.
-        ValueError: a file is no such model, or several could be meant.
+        MissingFile: there is no such file or folder; the message names the file to place there.
+        UserError: a file is no such model, or several files match.
     """
     arcface, without = _recogniser(config, device)
     if not config.models:

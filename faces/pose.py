@@ -1,4 +1,4 @@
-"""How a head lies in a picture, from what a 3D face model says of it: turn, scale and shift against a frame.
+"""The pose of a head in a photo, from 3D landmarks: rotation, scale and shift relative to a frame.
 
 PanoHead's crop reads the 62 numbers of 3DDFA_V2 behind the FaceBoxes detector. Here 68 three-dimensional landmarks of
 insightface take their place. What is the same: an orthographic camera, its turn, and a frame that ends up HALF_SIDE of
@@ -30,19 +30,19 @@ CENTRE = np.array([0.0, 0.06, -0.125])
 its mean depth, 37 mm, as PanoHead moves it."""
 
 TDDFA_SIZE = 120
-"""Pixels of a side of what 3DDFA looks at."""
+"""Side of the picture that 3DDFA reads, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeadPose:
-    """A head against a frame."""
+    """The pose of a head relative to a frame."""
 
     rotation: Float[np.ndarray, "3 3"]
     """From the head (y up, face to z) to OpenGL camera axes of the frame's picture: `Cameras.view_rotation`."""
     scale: float
-    """What the frame's sides must be multiplied by,"""
+    """Factor by which the refined frame is larger than this one."""
     shift: Float[np.ndarray, "2"]
-    """and how far right and up its middle must go, in half sides."""
+    """Distance of its centre to the right and upwards, in half sides of this frame."""
 
     @property
     def angles(self) -> tuple[float, float, float]:
@@ -53,16 +53,16 @@ class HeadPose:
 
     @property
     def camera(self) -> Cameras:
-        """The one camera that sees the head so: the label of PanoHead's crop."""
+        """The one camera of this view: the label of PanoHead's crop."""
         return from_view_rotation(torch.from_numpy(np.asarray(self.rotation, np.float32))[None])
 
 
 def tddfa_pose(
     camera: Float[np.ndarray, "3 4"], roi: Float[np.ndarray, "4"], mean_depth: float, size: int = SIZE
 ) -> HeadPose:
-    """The pose from the first 12 of 3DDFA_V2's parameters, for whoever runs it.
+    """The pose from the first 12 parameters of 3DDFA_V2, for callers that run it.
 
-    `roi` is the box that 3DDFA looked at, in pixels of the picture cut by the first frame; `mean_depth` the mean z of its
+    `roi` is the box that 3DDFA read, in pixels of the picture cropped by the first frame; `mean_depth` the mean z of its
     face model. Source: PanoHead, recrop_images.py.
     """
     axes = camera[:2, :3] / np.linalg.norm(camera[:2, :3], axis=1, keepdims=True)
@@ -98,18 +98,18 @@ def landmark_pose(
 
 
 def refined(frame: Frame, pose: HeadPose) -> Frame:
-    """The frame around the head's own middle, as large as the head asks."""
+    """The frame moved and scaled to the head."""
     centre = frame.centre + frame.right * pose.shift[0] - frame.down * pose.shift[1]
     return Frame(centre, frame.right * pose.scale, frame.down * pose.scale)
 
 
 def refusal(pose: HeadPose) -> str:
-    """Why PanoHead's crop would leave the picture out, or nothing. Source: PanoHead, recrop_images.py."""
+    """The reason why PanoHead's data excludes such a picture, or an empty text. Source: PanoHead, recrop_images.py."""
     if not 0.7 <= pose.scale <= 1.3:
-        return f"the head is {pose.scale:.2f} times as large as its eyes and mouth tell; 0.7 to 1.3 works"
+        return f"the head is {pose.scale:.2f} times as large as its eyes and mouth suggest; 0.7 to 1.3 works"
     for value, what, most in zip(pose.angles, ("turned", "raised or lowered", "tilted"), (90, 80, 50), strict=True):
         if not abs(value) <= most:
             return f"the head is {what} by {abs(value):.0f} degrees; {most} or less works"
     if not np.abs(pose.shift).max() <= 1:
-        return "the middle of the head lies outside the square that its eyes and mouth tell"
+        return "the middle of the head lies outside the square around its eyes and mouth"
     return ""

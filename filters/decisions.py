@@ -1,4 +1,4 @@
-"""What people decided against the rules: an append-only log whose lines are chained by their hashes."""
+"""Decisions of people against the rules: an append-only log whose lines are chained by their hashes."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ VERDICTS = {"keep": KEEP, "drop": DROP, "clear": UNDECIDED}
 
 @dataclass(frozen=True)
 class Decision:
-    """One verdict of a person on an identity or on one of its views; the last one on each counts."""
+    """The verdict of a person on an identity or on one of its views; the last one on each counts."""
 
     identity: int
     view: int | None
     verdict: str
-    """keep, drop, or clear to take back what was decided before."""
+    """keep, drop, or clear, which removes earlier decisions."""
     reason: str
     who: str
     when: str
@@ -43,7 +43,7 @@ def append_decision(storage: Storage, selection: str, decision: Decision) -> Non
 
 
 def read_decisions(storage: Storage, selection: str) -> list[Decision]:
-    """All decisions in order, none if there is no log; raises ValueError naming the first line that was tampered with."""
+    """All decisions in order, none without a log; raises UserError with the first line that was changed."""
     if not storage.exists(log_file(selection)):
         return []
     decisions, previous = [], None
@@ -65,24 +65,25 @@ def read_decisions(storage: Storage, selection: str) -> list[Decision]:
 def place_decisions(
     decisions: list[Decision], heads: Heads
 ) -> tuple[Decisions, dict[tuple[int, int | None], Decision]]:
-    """The decisions that count, at the heads they are about, and by identity and view.
+    """The decisions that count: as arrays over the heads, and by identity and view.
 
     Raises:
-        ValueError: a decision is about a head that is not there.
+        UserError: a decision is on an identity or a view that the scores do not hold.
     """
     placed, last = Decisions.none(heads), {}
     first_view = np.searchsorted(heads.owner, np.arange(len(heads.identity) + 1))
-    for decision in decisions:
-        about = f"the decision on identity {decision.identity}"
+    for number, decision in enumerate(decisions, 1):
         owner = int(np.searchsorted(heads.identity, decision.identity))
         if owner == len(heads.identity) or heads.identity[owner] != decision.identity:
-            raise UserError(f"{about} is about nobody: the scores hold no such identity")
+            raise UserError(f"decision {number} is on identity {decision.identity}, which the score tables do not hold")
         if decision.view is None:
             placed.identities[owner] = VERDICTS[decision.verdict]
         else:
             rows = slice(first_view[owner], first_view[owner + 1])
             if decision.view not in (views := heads.view[rows]):
-                raise UserError(f"{about} view {decision.view} is about no view of it")
+                raise UserError(
+                    f"decision {number} is on view {decision.view} of identity {decision.identity}, which has no such view"
+                )
             placed.views[rows.start + int(np.flatnonzero(views == decision.view)[0])] = VERDICTS[decision.verdict]
         last[decision.identity, decision.view] = decision
     return placed, {at: decision for at, decision in last.items() if decision.verdict != "clear"}

@@ -1,4 +1,4 @@
-"""Judges a head by a few small views before the rest of it is made, by the scorers and policies of whole datasets."""
+"""Early rejection: a few small views of a head are scored and judged before its mesh and its other views are made."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,9 +22,7 @@ from manifests.scores import Scores
 from weights.files import absolute
 
 AZIMUTH = (0.0, 30.0, -30.0, 150.0, 180.0, -150.0)
-"""Three frontal views, whose faces can be compared, and three of the back."""
-
-
+"""Degrees: three frontal views, whose faces can be compared, and three views of the back."""
 MEMBERS = frozenset({"rgb", "alpha"})
 """Members of the small views; a normal map needs the mesh."""
 
@@ -39,8 +37,8 @@ class EarlyRejection:
         """The policy, the views, and the scorers with the hashes of their weights, for heads of a source.
 
         Raises:
-            UserError: an embedded model does not know such heads, or the policy cannot judge such views, which is found out
-                on a blank one before any head is made.
+            UserError: an embedded model was not trained on such heads, or the policy cannot judge such views, which is tried
+                on blank ones before any head is made.
         """
         policy, document = read_policy(self.config.policy)
         scorers = self.scorers(policy, "cpu", source)
@@ -80,7 +78,7 @@ class EarlyRejection:
 
 
 class EarlyJudge:
-    """A policy and its scorers, on previews; what fails, identity or any view of it that a rule drops it for, is rejected."""
+    """A policy and its scorers for small views; a head of which the policy keeps no view is rejected."""
 
     azimuth = AZIMUTH
     elevation = (0.0,) * len(AZIMUTH)
@@ -89,7 +87,7 @@ class EarlyJudge:
         self.policy, self.scorers, self.resolution = policy, scorers, resolution
 
     def __call__(self, row: dict[str, Any], views: pa.Table, pictures: dict[str, list[np.ndarray]]) -> str | None:
-        """The first rule that the head fails."""
+        """The first rule that the head fails, as text; None if it is kept."""
         opened = {scorer.table: _scores(scorer, row, views, pictures) for scorer in self.scorers}
         heads = heads_of(next(iter(opened.values())))
         verdict = judge(self.policy, heads, partial(column_of, opened), Decisions.none(heads))
@@ -100,7 +98,7 @@ class EarlyJudge:
 
 
 def _blank(resolution: int) -> tuple[dict[str, Any], pa.Table, dict[str, list[np.ndarray]]]:
-    """Views that show nothing, for trying what judges them."""
+    """Blank views, on which a policy is tried: their row of an identity, rows of views, and pictures by member."""
     cameras = orbit(np.array(AZIMUTH), np.zeros(len(AZIMUTH)))
     columns = {"view": np.arange(len(AZIMUTH), dtype=np.int16), "azimuth": np.array(AZIMUTH, np.float32)}
     columns["elevation"] = np.zeros(len(AZIMUTH), np.float32)
@@ -112,7 +110,7 @@ def _blank(resolution: int) -> tuple[dict[str, Any], pa.Table, dict[str, list[np
 
 
 def _scores(scorer: Scorer, row: dict[str, Any], views: pa.Table, pictures: dict[str, list[np.ndarray]]) -> Scores:
-    """What a scorer says of one identity, as a table of it would hold."""
+    """The scores of one identity, as a table of this scorer would hold them."""
     numbers = scorer.score(prepare(scorer, row, views, pictures))
     rows = identity_rows(scorer, row["identity"], views, numbers)
     return Scores(scorer.table, scorer.lineage, {f.name: f for f in scorer.columns}, rows)

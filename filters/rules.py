@@ -100,7 +100,7 @@ class Rule:
     """Share with the lowest scores, of what the rules before let pass."""
     where: Sector = field(default_factory=Sector)
     drop: Literal["view", "identity"] | None = None
-    """What a failing view costs: the view, or its identity. Scores of identities always judge the identity."""
+    """The loss for a failing view: the view, which is the default, or its identity. Scores of identities drop the identity."""
     max_failing: Count | None = None
     """With drop = identity, the identity is dropped when more of its views fail; the default is 0."""
     max_failing_share: Share | None = None

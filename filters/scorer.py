@@ -24,14 +24,14 @@ Columns = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ScorerContext:
-    """What every scorer is opened with; each reads the options that concern it."""
+    """The arguments that every scorer is opened with; each reads the options that concern it."""
 
     options: ScoreConfig | RejectConfig
     source: str
     """Name of the source that made the heads."""
     device: str = "cpu"
     prefix: str = "--"
-    """What the options of the command begin with in messages, such as --reject. for early rejection."""
+    """First letters of the options of the command in messages, such as --reject. for early rejection."""
 
     def beyond_embedded(self, option: str, model: str) -> bool:
         """Whether the embedded model scores heads of a source it was not trained on; raises UserError if not allowed."""

@@ -1,4 +1,4 @@
-"""Writes tensors as safetensors that whoever may read the folder may read."""
+"""Writes tensors as safetensors, with the file mode of the umask."""
 
 import os
 from collections.abc import Mapping
@@ -10,17 +10,18 @@ from torch import Tensor
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: str | os.PathLike[str]) -> None:
-    """Write tensors from wherever they are, mapped files and other devices included."""
-    apart: dict[str, Tensor] = {}
-    places = set()
+    """Write tensors of any device, including those that are mapped from a file or share their storage."""
+    separate: dict[str, Tensor] = {}
+    addresses = set()
     for name, value in tensors.items():
-        # The format knows no two tensors in one memory, which a pickle or a model may hold.
-        here = value.detach().cpu()
-        place = here.untyped_storage().data_ptr()
-        apart[name] = here.clone(memory_format=torch.contiguous_format) if place in places else here.contiguous()
-        places.add(place)
-    # safetensors leaves its files to their owner alone, on a shared disk too; this one is open to whom any other would be.
+        # safetensors rejects tensors that share storage, as those of a pickle or a model may.
+        tensor = value.detach().cpu()
+        address = tensor.untyped_storage().data_ptr()
+        shared = address in addresses
+        separate[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+        addresses.add(address)
+    # safetensors creates files with mode 0600; this keeps the default mode of the umask.
     Path(file).touch()
     mode = Path(file).stat().st_mode
-    save_file(apart, file, {"format": "pt"})
+    save_file(separate, file, {"format": "pt"})
     Path(file).chmod(mode)

@@ -1,4 +1,4 @@
-"""Asks a face recogniser whether the views of a head show one person, through insightface's ONNX contract.
+"""Agreement of the views of a head by a face recogniser, through insightface.
 
 Views whose face turns away have no embedding worth comparing: only the frontal cone counts, and the same views of every
 identity, or the score would rank cameras. Source: Gen3D-Face, section 3.2 (mean pairwise similarity).
@@ -22,19 +22,23 @@ from weights.embedded import RECOGNISER
 from weights.files import existing, sha256
 
 FAR = 60.0
-"""Degrees of azimuth between views in which a person who changes with azimuth looks like two."""
+"""Degrees of azimuth between two views for `far_cosine`; a person who changes with azimuth looks like two at this distance."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceCrops:
-    """The crops of one identity: views of the cone with a face, and views of the back aligned to its mirror image."""
+    """The crops of one identity."""
 
     in_cone: Bool[np.ndarray, " v"]
+    """Whether a view lies in the frontal cone."""
     found: Bool[np.ndarray, " v"]
+    """Whether a view of the cone shows a face."""
     azimuth: Float[np.ndarray, " v"]
-    """From -180 to 180."""
+    """Degrees from -180 to 180."""
     front: UInt8[np.ndarray, "f 112 112 3"]
+    """Crops of the views in which a face was found."""
     back: UInt8[np.ndarray, "k 112 112 3"]
+    """Crops of the views beyond the cone, aligned as if a mirror image of the face were on the back."""
 
 
 class ArcFaceScorer:
@@ -42,8 +46,8 @@ class ArcFaceScorer:
 
     members = ("rgb",)
 
-    def __init__(self, config: ArcFaceConfig, device: str, allowed: bool = False):
-        """Load the models; `allowed`: the embedded one judges heads that it does not know, which the lineage records."""
+    def __init__(self, config: ArcFaceConfig, device: str, beyond_embedded: bool = False):
+        """Load the models; `beyond_embedded` records that the embedded one was not trained on heads of this source."""
         self.config, self.table = config, config.table
         self.arcface = load_arcface(config.model or str(RECOGNISER), device)
         self.detector = load_detector(config.detector, device) if config.detector else None
@@ -63,7 +67,7 @@ class ArcFaceScorer:
         )
         settings = {k: v for k, v in asdict(config).items() if k not in ("model", "table", "detector")}
         settings["detector_sha256"] = sha256(existing(config.detector, "detector")) if config.detector else None
-        settings |= {"allow_embedded": True} if allowed else {}
+        settings |= {"allow_embedded": True} if beyond_embedded else {}
         self.lineage = Lineage("arcface", 2, self.arcface.sha256, settings)
 
     def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:

@@ -1,9 +1,10 @@
-"""Asks CLIP whether a back view shows a face: raw cosines between pictures and prompts, through open_clip.
+"""Cosines of back views with prompts for a face and for the back of a head, by CLIP through open_clip.
 
 Source: Gen3D-Face, section 3.2 (zero-shot classification by "back of human head" and "human front face").
 """
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from weights.embedded import CLIP
 from weights.files import existing, sha256
 
 FRONT, BACK = "human front face", "back of human head"
+"""The prompts of Gen3D-Face."""
 BATCH = 64
+"""Pictures per call of the network; 64 of 224 px are 39 MB of input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,21 +38,25 @@ class Clip:
 
     model: Any
     preprocess: Any
+    """open_clip's transform of a PIL picture."""
     tokenize: Any
     sha256: str
+    """Hash of the file of the weights."""
     device: str
 
     def prepare(self, pictures: UInt8[np.ndarray, "v h w 3"]) -> Float[Tensor, "v 3 s s"]:
-        """The model's own preprocessing of each picture."""
+        """The model's own preprocessing of each picture (sRGB)."""
         return torch.stack([self.preprocess(Image.fromarray(picture)) for picture in pictures])
 
     @torch.no_grad()
     def pictures(self, prepared: Float[Tensor, "v 3 s s"]) -> Float[Tensor, "v d"]:
+        """Unit embeddings of prepared pictures, on the CPU."""
         parts = [self.model.encode_image(part.to(self.device), normalize=True) for part in prepared.split(BATCH)]
         return torch.cat(parts).float().cpu()
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit embeddings of prompts, on the CPU."""
         return self.model.encode_text(self.tokenize(list(texts)).to(self.device), normalize=True).float().cpu()
 
 
@@ -57,7 +64,7 @@ def load_clip(model: str, checkpoint: str = "", device: str = "cpu") -> Clip:
     """Load a CLIP through open_clip from local files only.
 
     Raises:
-        FileNotFoundError: the folder or the checkpoint is not there.
+        MissingFile: there is no such folder or checkpoint.
         UserError: no such device or architecture, weights that are damaged or of another one, or a model without a text tower.
     """
     import open_clip
@@ -76,7 +83,7 @@ def load_clip(model: str, checkpoint: str = "", device: str = "cpu") -> Clip:
 
 
 def _weights(model: str, checkpoint: str, open_clip: Any) -> Path:
-    """The file that will be loaded, so that nothing else (a download, random weights) ever is."""
+    """The file that open_clip will load; raises an error where it would download weights or start from random ones."""
     if model.startswith("local-dir:"):
         if checkpoint:
             raise UserError(f"{model} holds its own weights; leave --clip.checkpoint out, or name an architecture")
@@ -94,7 +101,21 @@ def _weights(model: str, checkpoint: str, open_clip: Any) -> Path:
     _check_towers(model, open_clip.get_model_config(model), ("hf_model_name", "hf_tokenizer_name"))
     if not checkpoint:
         raise MissingFile(f"clip {model} needs --clip.checkpoint, a local file; weights are never downloaded")
-    return existing(checkpoint, f"clip {model}")
+    file = existing(checkpoint, f"clip {model}")
+    if _is_torchscript(file):
+        raise UserError(
+            f"{file} is a TorchScript archive, as OpenAI publishes CLIP; only files of tensors are read: convert it to "
+            ".safetensors as docs/filters.md shows"
+        )
+    return file
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Whether a file is a program of torch.jit, which holds code; a checkpoint of torch.save holds none."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _check_towers(where: str, towers: dict[str, Any], online: Sequence[str]) -> None:
@@ -116,8 +137,8 @@ class ClipScorer:
 
     members = ("rgb",)
 
-    def __init__(self, config: ClipConfig, device: str, allowed: bool = False):
-        """Load the model; `allowed`: the embedded one judges heads that it does not know, which the lineage records."""
+    def __init__(self, config: ClipConfig, device: str, beyond_embedded: bool = False):
+        """Load the model; `beyond_embedded` records that the embedded one was not trained on heads of this source."""
         self.table, self.min_turn = config.table, config.min_turn
         self.clip = load_clip(config.model or f"local-dir:{CLIP}", config.checkpoint, device)
         prompts = {"front": [FRONT], "back": [BACK]}
@@ -131,7 +152,7 @@ class ClipScorer:
         settings = {k: v for k, v in asdict(config).items() if k in ("templates", "min_turn")}
         settings["model"] = config.model.split(":")[0] or "embedded"
         settings["templates"] = list(config.templates)
-        settings |= {"allow_embedded": True} if allowed else {}
+        settings |= {"allow_embedded": True} if beyond_embedded else {}
         self.lineage = Lineage("clip_janus", 1, self.clip.sha256, settings)
 
     def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:

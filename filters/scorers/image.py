@@ -1,4 +1,4 @@
-"""Looks at the picture: fog, heads cut by its border, empty pictures, and backs that are blurred."""
+"""Scores of the picture: fog, heads beyond its border, empty pictures, and blurred backs."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,10 +9,11 @@ from geometry.directions import turned
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
 FRONT, BACK = 60.0, 120.0
+"""Largest angle from the front of a frontal view, and smallest of a back view, in degrees."""
 
 
 class ImageScorer:
-    """Fog, truncation, contrast and sharpness of every view; per identity how sharp its back is beside its front."""
+    """Fog, truncation, contrast and sharpness of every view; per identity the sharpness of the back relative to the front."""
 
     table = "image"
     members = ("rgb", "alpha")
@@ -47,7 +48,7 @@ def open_scorer(context: ScorerContext) -> ImageScorer:
 def measure_pictures(
     rgb: UInt8[np.ndarray, "v h w 3"], alpha: UInt8[np.ndarray, "v h w"]
 ) -> dict[str, Float[np.ndarray, " v"]]:
-    """The measures of pictures over their background, and of their alpha."""
+    """Measures of pictures (sRGB) and of their alphas, by name."""
     # Luma of ITU-R BT.601.
     luminance = (rgb @ np.array([0.299, 0.587, 0.114], np.float32)).round().astype(np.uint8)
     inside = alpha >= 128
@@ -65,6 +66,6 @@ def measure_pictures(
 
 
 def _median(values: Float[np.ndarray, " k"]) -> float:
-    """The median of what is a number; NaN if nothing is."""
+    """The median of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) else float("nan")

@@ -1,4 +1,4 @@
-"""Looks at the surface: the figures of the mesh, and what its normals show in every view."""
+"""Scores of the surface: the figures of the mesh, and measures of the normal map of every view."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ FIGURES = {
     "tunnels": "number of tunnels through the head, without loops of hair or glasses",
     "watertight": "1 if every edge joins two faces",
 }
-"""What the identities table says of each mesh."""
+"""Figures of each mesh in the identities table, with their meaning."""
 
 BACKGROUND = 128 / 255
-"""What a normal map holds where there is no surface, in every channel."""
+"""Value of every channel of a normal map where there is no surface."""
 
 
 class MeshScorer:
-    """Floating pieces, flat cuts and how well the surface fits the picture, per view; the mesh's own figures per identity."""
+    """Floating pieces, flat cuts and the fit of surface and picture per view; the figures of the mesh per identity."""
 
     table = "mesh"
     members = ("alpha", "normal")
@@ -56,10 +56,10 @@ def open_scorer(context: ScorerContext) -> MeshScorer:
 def measure_surface(
     normal: UInt8[np.ndarray, "v h w 3"], alpha: UInt8[np.ndarray, "v h w"]
 ) -> dict[str, Float[np.ndarray, " v"]]:
-    """The measures of normal maps (as stored: camera space, rgb = (n + 1) / 2, grey background) and their alpha."""
-    coloured = reduce(normal)
-    mask = seen(coloured)
-    vectors = coloured * 2 - 1
+    """Measures of normal maps (as stored: camera space, rgb = (n + 1) / 2, grey background) and of alphas, by name."""
+    reduced = reduce(normal)
+    mask = surface_mask(reduced)
+    vectors = reduced * 2 - 1
     vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
     solid = reduce(alpha) >= 0.5
     rows: list[dict[str, Any]] = [
@@ -69,6 +69,6 @@ def measure_surface(
     return {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
 
 
-def seen(normals: Float[np.ndarray, "v h w 3"]) -> Bool[np.ndarray, "v h w"]:
-    """Where a normal map shows a surface: its vectors have length, the background's have none."""
+def surface_mask(normals: Float[np.ndarray, "v h w 3"]) -> Bool[np.ndarray, "v h w"]:
+    """Where normal maps (rgb = (n + 1) / 2, 0 to 1) show a surface: normals have length 1, the background has length 0."""
     return np.linalg.norm((normals - BACKGROUND) * 2, axis=-1) > 0.5

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,6 +20,7 @@ from infer.evaluation.protocols import EvaluationProtocol, PaperTable, better
 from infer.evaluation.results import Result, Row, measured, worst
 from infer.metrics.figures import Figure
 from infer.views import to_bytes
+from manifests.pictures import encode_picture
 from pages.page import render
 
 TILE, COLUMNS = 96, 8
@@ -183,7 +183,7 @@ def grid(rows: Sequence[Float32[Tensor, "n 3 h w"]]) -> UInt8[np.ndarray, "y x 3
 def save_strip(folder: Path, name: str, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write a person's picture for the gallery."""
     (folder / PICTURES).mkdir(exist_ok=True)
-    Image.fromarray(pixels).save(picture_file(folder, name))
+    picture_file(folder, name).write_bytes(encode_picture(pixels))
 
 
 def _data(file: Path) -> str:

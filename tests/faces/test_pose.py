@@ -99,7 +99,7 @@ def test_both_providers_frame_one_head_alike():
     ("change", "says"),
     [
         ({}, ""),
-        ({"scale": 0.69}, "the head is 0.69 times as large as its eyes and mouth tell; 0.7 to 1.3 works"),
+        ({"scale": 0.69}, "the head is 0.69 times as large as its eyes and mouth suggest; 0.7 to 1.3 works"),
         ({"scale": 1.31}, "the head is 1.31 times as large"),
         ({"scale": float("nan")}, "the head is nan times as large"),
         ({"rotation": rotation(0, 85, 0)}, "raised or lowered by 85 degrees; 80 or less works"),

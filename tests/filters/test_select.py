@@ -119,7 +119,7 @@ def test_decisions_on_nobody_and_bad_verdicts(dataset):
     with pytest.raises(ValueError, match="verdict is 'maybe'"):
         Decision(0, None, "maybe", "", "ann", "now")
     append_decision(dataset.storage, "gen3d-face", Decision(9, None, "drop", "r", "ann", "now"))
-    with pytest.raises(ValueError, match="decision on identity 9 is about nobody"):
+    with pytest.raises(ValueError, match="decision 1 is on identity 9, which the score tables do not hold"):
         select(SelectConfig(dataset.storage.url))
 
 

@@ -151,8 +151,8 @@ def test_a_profile_is_taken_with_a_note(tmp_path):
     [
         (turn(0, 85), 1.0, BLUE, "the head is raised or lowered by 85 degrees; 80 or less works"),
         (turn(0, 0, 60), 1.0, BLUE, "the head is tilted by 60 degrees; 50 or less works"),
-        (turn(), 1.6, BLUE, "the head is 1.50 times as large as its eyes and mouth tell; 0.7 to 1.3 works"),
-        (turn(), 0.5, BLUE, "the head is 0.47 times as large as its eyes and mouth tell"),
+        (turn(), 1.6, BLUE, "the head is 1.50 times as large as its eyes and mouth suggest; 0.7 to 1.3 works"),
+        (turn(), 0.5, BLUE, "the head is 0.47 times as large as its eyes and mouth suggest"),
         (turn(), 1.0, 60, "the head is only 91 px large; 128 or more works"),
         (turn(), 1.0, 10, "the head is only 17 px large; 128 or more works"),
     ],
@@ -188,7 +188,7 @@ def test_the_parser_s_file_is_asked(antelope, tmp_path):
     assert (one.alpha == 1).all(), "a parser that sees no background leaves all of it"
 
 
-def test_an_unknown_background_is_refused(antelope, tmp_path):
+def test_an_unknidentity_background_is_refused(antelope, tmp_path):
     path = saved(tmp_path / "photo.png", scene((*AT, BLUE)))
     with pytest.raises(ValueError, match=r"photo.png: it has no transparency .*--matte.parser .*79999_iter.pth"):
         preprocessor(antelope, matte=MatteConfig())(read_photo(path))

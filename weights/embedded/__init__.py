@@ -1,4 +1,4 @@
-"""The small models that ship with spinset; they know heads of the procedural source only."""
+"""The small models that ship with spinset, trained on heads of the procedural source only."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ def model_folder(model: str) -> Path:
 
 
 def is_embedded(model: str) -> bool:
-    """Whether an option that names a model means an embedded one: by its path, or because it is not given."""
+    """Whether the value of an option for a model means an embedded one: an empty text, or a path in this folder."""
     return not model or Path(model.removeprefix("local-dir:")).resolve().is_relative_to(EMBEDDED.resolve())
 
 
 def beyond_embedded(option: str, model: str, source: str, allow: bool, override: str = "--allow-embedded") -> bool:
-    """Whether an embedded model judges heads of a source that it was not trained on, which only `allow` permits.
+    """Whether an embedded model is used on heads of a source that it was not trained on, which only `allow` permits.
 
     Raises:
-        UserError: it would, and is not allowed to; names the option that takes another model.
+        UserError: it is, without `allow`; the message names the option that takes another model.
     """
     if source == KNOWN_SOURCE or not is_embedded(model):
         return False

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import socket
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from tiny import TINY_CLIP, write_clip
 
 from filters.config import ClipConfig
 from filters.scorers.clip_janus import BACK, FRONT, ClipScorer, load_clip
+from manifests.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +109,45 @@ def test_nothing_is_ever_downloaded(tmp_path):
     for online in ("xlm-roberta-base-ViT-B-32", "ViT-B-16-SigLIP"):
         with pytest.raises(ValueError, match=f"{online} would fetch .* from the net; save it as local-dir:FOLDER"):
             load_clip(online, "x")
+
+
+def nested(tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A module whose state dict is these tensors."""
+    root = torch.nn.Module()
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, torch.nn.Module())
+            module = module.get_submodule(part)
+        module.register_buffer(last, tensor)
+    return root
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_openai_s_torchscript_is_refused_and_converts_as_the_guide_shows(tmp_path, monkeypatch):
+    """OpenAI's archives hold the tensors of open_clip's CLIP and three numbers of its constructor."""
+    import open_clip
+
+    (tmp_path / "Tiny.json").write_text(json.dumps(TINY_CLIP))
+    open_clip.add_model_config(tmp_path / "Tiny.json")
+    tensors = open_clip.create_model("Tiny").state_dict()
+    numbers = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    monkeypatch.chdir(tmp_path)
+    torch.jit.script(nested({**tensors, **numbers})).save("ViT-L-14.pt")
+    with pytest.raises(
+        UserError, match=r"ViT-L-14.pt is a TorchScript archive, .* convert it to .safetensors"
+    ) as error:
+        load_clip("Tiny", "ViT-L-14.pt")
+    assert "\n" not in str(error.value)
+    guide = (Path(__file__).parents[3] / "docs" / "filters.md").read_text()
+    (code,) = re.findall(r" *```python\n(.*?) *```", guide, re.DOTALL)
+    exec(textwrap.dedent(code), {})
+    converted = load_clip("Tiny", "ViT-L-14.safetensors").model.state_dict()
+    assert all(torch.equal(converted[name], tensor) for name, tensor in tensors.items())
+    torch.save(tensors, "weights.pt")
+    assert load_clip("Tiny", "weights.pt").sha256
 
 
 def test_wrong_folders_are_named(tmp_path, tiny_clip):
