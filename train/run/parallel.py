@@ -37,6 +37,11 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def described(self) -> str:
+        """The number of ranks and the type of their device."""
+        return f"{self.world} {'ranks' if self.world > 1 else 'rank'} on {self.device.type}"
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all ranks."""
         dist.all_reduce(values := values.clone())

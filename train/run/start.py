@@ -18,7 +18,6 @@ from train.data.config import LoaderConfig
 from train.data.loader import AnyLoader
 from train.networks.config import FILE, VAE, WEIGHTS, About, read_card
 from train.networks.model import TEXT_WEIGHTS, Model, fill, misfits, read_weights
-from train.networks.unet import checkpoint_activations, compile_blocks
 from train.networks.vae import load_vae
 from train.run.checkpoint import DONE, Checkpoints, about_checkpoint
 from train.run.config import TrainConfig, fixed_settings
@@ -91,15 +90,6 @@ def check_same_kind(folder: Path, config: TrainConfig) -> None:
         raise UserError(f"{folder} is a model of the family {family!r}, this run trains {config.model.family!r}")
     if conflict := config.model.conflict(config.model.from_json(values)):
         raise UserError(f"{folder} was trained with {conflict}; give the same")
-
-
-def prepared(config: TrainConfig, model: Model) -> nn.Module:
-    """The network as its ranks will spread it: checkpointed and compiled first."""
-    if config.checkpoint_activations:
-        checkpoint_activations(model.network)
-    if config.compile:
-        compile_blocks(model.network)
-    return model.network
 
 
 @dataclass(frozen=True)
@@ -198,25 +188,24 @@ def named_tensors(network: nn.Module, optimizer: Optimizer, ema: Ema) -> dict[st
     }
 
 
-def resolution_of(config: TrainConfig) -> int:
-    """Pixels of a side of the views that are trained on."""
-    return config.loader.resolution or Dataset(config.loader.data).plan.resolution
+def resolution_of(config: LoaderConfig) -> int:
+    """Width and height in pixels of the views that are trained on."""
+    return config.resolution or Dataset(config.data).plan.resolution
 
 
-def about_run(config: TrainConfig, loader: AnyLoader, seen: int, history: tuple[str, ...]) -> About:
-    """The description of the model of a run."""
-    dataset, table = Dataset(config.loader.data), config.loader.embeddings
+def about_run(loader: AnyLoader, resolution: int, scale: float, history: tuple[str, ...]) -> About:
+    """The description of the model of a run, before its first sample."""
+    first = loader.parts[0].config
     return About(
         knows=" and ".join(
             f"{len(part.batch_dataset.subset.identities)} {Dataset(part.config.data).plan.source['name']} heads"
             for part in loader.parts
         ),
-        resolution=resolution_of(config),
-        conditions=getattr(config.loader.recipe, "conditions", (0,)),
-        identity=bool(table),
-        recogniser=recogniser_of(dataset, table) if table else "",
-        samples_seen=seen,
-        scale=config.validation.scale,
+        resolution=resolution,
+        conditions=getattr(first.recipe, "conditions", (0,)),
+        identity=bool(first.embeddings),
+        recogniser=recogniser_of(Dataset(first.data), first.embeddings) if first.embeddings else "",
+        scale=scale,
         history=history,
     )
 

@@ -26,6 +26,7 @@ from train.data.stream import lost_workers
 from train.diffusion.objective import draw, gaussian, losses
 from train.diffusion.precision import autocast, precision_line, resolve_precision
 from train.networks.model import Model, without_memory
+from train.networks.unet import checkpoint_activations, compile_blocks
 from train.run.checkpoint import Checkpoints
 from train.run.config import TrainConfig
 from train.run.ema import Ema
@@ -40,7 +41,6 @@ from train.run.start import (
     loader_config,
     named_tensors,
     open_model,
-    prepared,
     resolution_of,
     resume,
 )
@@ -60,14 +60,21 @@ def run(config: TrainConfig) -> Path:
         config, precision = with_precision(config, ranks)
         share, micro, out = config.loader.batch // ranks.world, config.micro_batch(ranks.world), Path(config.out)
         console = open_console(ranks.is_first)
-        console.print(f"train: {first_line(config, ranks, precision)}", soft_wrap=True)
+        steps = -(-config.samples // config.loader.batch)
+        work = f"{steps} steps of {config.loader.batch} samples, {micro} at once on each rank"
+        console.print(f"train: {ranks.described}, {precision}, {work}; loading", soft_wrap=True)
 
         # Everything that can be refused is opened before the first step.
         model = open_model(config, ranks.device)
         process = config.model.process(config.objective.noise)
         loader = open_loader(loader_config(config), ranks.rank, ranks.world)
-        validation = open_validation(config, model, loader, resolution_of(config)) if config.validation.data else None
-        network = spread(prepared(config, model), ranks, config.strategy == "fsdp", config.precision == "bf16")
+        resolution = resolution_of(config.loader)
+        validation = open_validation(config, model, loader, resolution) if config.validation.data else None
+        if config.checkpoint_activations:
+            checkpoint_activations(model.network)
+        if config.compile:
+            compile_blocks(model.network)
+        network = spread(model.network, ranks, config.strategy == "fsdp", config.precision == "bf16")
         optimizer, ema = Optimizer(model.network, config.optim), Ema(model.network, config.ema)
         files = files_of(config, model)
         stack.enter_context(locked(out, ranks))
@@ -84,6 +91,7 @@ def run(config: TrainConfig) -> Path:
             console.print(line, soft_wrap=True)
         for text in start.news:
             log.note(samples_seen, text)
+        about = about_run(loader, resolution, config.validation.scale, start.history)
 
         def save(state: State | BlendState) -> None:
             nonlocal saved
@@ -92,15 +100,14 @@ def run(config: TrainConfig) -> Path:
             saved = samples_seen
 
         def described(loss: float | None = None) -> Model:
-            card = about_run(config, loader, samples_seen, start.history)
-            return replace(model, about=replace(card, validation_loss=loss))
+            return replace(model, about=replace(about, samples_seen=samples_seen, validation_loss=loss))
 
         def validate() -> None:
             if validation is None:
                 return
             with ema.in_place(), half:
-                found = level_losses(model, network, process, validation, config)
-                drawn = [draw_grid(model, network, validation, config)] if config.validation.pictures else []
+                found = level_losses(model, network, process, validation, config.micro)
+                drawn = [draw_grid(model, network, validation, config.validation)] if config.validation.pictures else []
             loss = found["validation/loss"]
             is_best = ranks.any(ranks.is_first and loss < best_loss(out))
             if is_best:
@@ -150,7 +157,7 @@ def run(config: TrainConfig) -> Path:
                 meter.steps += 1
                 is_last = samples_seen >= config.samples
                 if meter.steps == config.log_every or is_last:
-                    write_numbers(log, meter, optimizer, norm, config, samples_seen, ranks)
+                    write_numbers(log, meter, optimizer, norm, samples_seen, config.samples, ranks)
                 with meter.paused():
                     checkpoints.settle()
                     if passed(before, samples_seen, config.save_every) or is_last:
@@ -172,14 +179,6 @@ def with_precision(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, str]
     if common != own:
         line = "precision: fp32 (the device of another rank has no bf16 instructions)"
     return replace(config, precision=common), line
-
-
-def first_line(config: TrainConfig, ranks: Ranks, precision: str) -> str:
-    """A line about the run, printed while it loads."""
-    batch = config.loader.batch
-    steps, micro = -(-config.samples // batch), config.micro_batch(ranks.world)
-    where = f"{ranks.world} ranks on {ranks.device.type}" if ranks.world > 1 else f"1 rank on {ranks.device.type}"
-    return f"{where}, {precision}, {steps} steps of {batch} samples, {micro} at once on each rank; loading"
 
 
 def latents_of(model: Model, batch: Batch, cached: bool, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:
@@ -206,27 +205,27 @@ def check_finite(batch: Batch, latents: Tensor) -> None:
 
 
 def write_numbers(
-    log: Log, meter: Meter, optimizer: Optimizer, norm: Tensor, config: TrainConfig, seen: int, ranks: Ranks
+    log: Log, meter: Meter, optimizer: Optimizer, norm: Tensor, seen: int, total: int, ranks: Ranks
 ) -> None:
     """One line of the log, with the gradient norm of the last step before clipping.
 
     Raises:
         UserError: too many steps in a row were skipped.
     """
-    total, counted = ranks.mean(meter.losses).tolist()
-    # JSON knows no number for a mean of nothing.
-    loss = {"loss": total / counted} if counted else {}
+    losses_sum, counted = ranks.mean(meter.losses).tolist()
+    # JSON knows no number for the mean of an empty set.
+    loss = {"loss": losses_sum / counted} if counted else {}
     gradient = {"grad_norm": float(norm)} if torch.isfinite(norm) else {}
     skipped, in_row = int(optimizer.skipped), int(optimizer.skipped_in_row)
-    numbers, note = meter.numbers(seen, config.samples)
-    rate = config.optim.rate(seen, config.samples)
+    numbers, note = meter.numbers(seen, total)
+    rate = optimizer.config.rate(seen, total)
     missed = f", {skipped} steps skipped" if skipped else ""
     said = f"loss {loss['loss']:.4f}" if loss else "no finite loss"
     said += f", gradient norm {gradient['grad_norm']:.3g}" if gradient else ", gradient norm not finite"
     log.write(
         seen, {**loss, **gradient, "lr": rate, "skipped": skipped, **numbers}, f"{said}, lr {rate:.3g}, {note}{missed}"
     )
-    if in_row >= config.optim.max_skipped:
+    if in_row >= optimizer.config.max_skipped:
         raise UserError(
             f"the gradients of {in_row} steps in a row were not finite, at {seen} samples; lower --optim.lr, or try "
             "--precision fp32"

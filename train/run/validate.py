@@ -18,7 +18,7 @@ from train.diffusion.objective import gaussian, losses
 from train.diffusion.process import NoiseProcess
 from train.diffusion.sampling import Network, guided, sample
 from train.networks.model import Model
-from train.run.config import TrainConfig
+from train.run.config import TrainConfig, ValidationConfig
 
 QUANTILES = (-1.5, -0.75, 0.0, 0.75, 1.5)
 """Noise levels at which the loss is evaluated, as standard normal draws of the noise process."""
@@ -86,15 +86,15 @@ def check_held_out(training: AnyLoader, validation: AnyLoader) -> None:
 
 @torch.no_grad()
 def level_losses(
-    model: Model, network: Network, process: NoiseProcess, validation: Validation, config: TrainConfig
+    model: Model, network: Network, process: NoiseProcess, validation: Validation, micro: int
 ) -> dict[str, float]:
     """The mean loss at each level, and over all of them; nothing is dropped."""
     found: dict[str, float] = {}
     noise = gaussian(SEED, "validation noise", validation.places, validation.latents)
     for quantile in QUANTILES:
         parts = []
-        for begin in range(0, len(validation.latents), config.micro):
-            part = slice(begin, begin + config.micro)
+        for begin in range(0, len(validation.latents), micro):
+            part = slice(begin, begin + micro)
             conditions = model.conditions_of(validation.batch.part(part), validation.latents[part])
             targets = conditions.is_target.sum(1).float()
             sigma = process.sample_sigma(torch.full_like(targets, quantile), targets)
@@ -122,10 +122,9 @@ def sample_scenes(
 
 @torch.no_grad()
 def draw_grid(
-    model: Model, network: Network, validation: Validation, config: TrainConfig
+    model: Model, network: Network, validation: Validation, settings: ValidationConfig
 ) -> UInt8[np.ndarray, "h w 3"]:
     """For each scene a row of the truth and one of each member that the model makes; given views are framed."""
-    settings = config.validation
     rows: list[Tensor] = []
     for place in range(len(validation.pictures)):
         part = slice(place, place + 1)
