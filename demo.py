@@ -19,8 +19,8 @@ from filters.scorer import read_pictures
 from filters.select import select
 from infer.config import DirectionsConfig, PortraitConfig, SamplerConfig, ViewsConfig
 from infer.make import views
-from infer.outputs.sheet import sheet
-from infer.turn import Turn
+from infer.outputs.pictures import sheet
+from infer.views import HeadViews
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.status import summarise
@@ -132,7 +132,7 @@ def look_around(out: str, held_out: Dataset) -> Section:
     for line in views(asked):
         print(line)
     pictures, normals = (torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (rgb, normal))
-    truth = Turn(pictures, normals, azimuth, np.zeros(16, np.float32), np.zeros(16, bool))
+    truth = HeadViews(pictures, normals, azimuth, np.zeros(16, np.float32), np.zeros(16, bool))
     made = np.asarray(Image.open(f"{folder}/sheet.png").convert("RGB"))
     about = read_about(HEADS64)[1]
     body = render(

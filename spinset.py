@@ -26,7 +26,7 @@ from tyro import MISSING_NONPROP
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from jobs.failures import BAD_INPUT, DONE, FAULTS, report
-from manifests.errors import MissingFile, UserError
+from manifests.errors import MissingFile, UserError, check_ranges
 from weights.files import existing
 
 EXIT_CODES = """\
@@ -45,7 +45,7 @@ class Parse(Protocol):
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Make 12 procedural heads, verify, judge and show them, train a little on them, and look around another one."""
+    """Make 12 procedural heads, verify, score and show them, train a model for a few steps, and make views of another head."""
 
     out: str = "out/demo"
     """Folder of the dataset and its report."""
@@ -53,7 +53,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Say how far a dataset is, and which identities failed."""
+    """Print the progress of a dataset, and its failed identities."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
@@ -61,12 +61,12 @@ class StatusConfig:
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Check that a dataset is complete and whole; exit code 3 if it is not."""
+    """Check that a dataset is complete and undamaged; the exit code is 3 if it is not."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
     deep: bool = False
-    """Check every hash and decode every picture too."""
+    """Check every hash and decode every picture, too."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,26 @@ class AverageConfig:
     """Rebuild the average of a run's weights over another length, from its snapshots."""
 
     run: Positional[str]
-    """Folder of the run."""
+    """Folder of the training run."""
     dest: Positional[str]
-    """Folder of the model to write."""
+    """Folder of the model that is written."""
     sigma_rel: float = 0.08
-    """Length of the average, as a share of the run."""
+    """Length of the average, as its standard deviation relative to the samples of the run, below 0.28."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, sigma_rel=(0.001, 0.28))
 
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Read an official checkpoint without running it, and write it as safetensors and JSON."""
+    """Read an official checkpoint without executing it, and write it as safetensors and JSON."""
 
     file: Positional[str]
-    """A PanoHead or SphereHead .pkl; or a checkpoint of SpinMeRound, Arc2Face or Stable Diffusion 1.5."""
+    """Path of a .pkl of PanoHead or SphereHead, or of a checkpoint of SpinMeRound, Arc2Face or Stable Diffusion 1.5."""
     dest: Positional[str]
-    """Folder to write."""
+    """Folder that is written."""
     like: str = ""
-    """A folder with the configs of a UNet, autoencoder or text encoder of another size than the released ones."""
+    """Folder with the configs of a UNet, autoencoder or text encoder, for sizes that differ from the released ones."""
 
 
 def _demo(parse: Parse) -> int:
@@ -112,6 +115,9 @@ def _plan(parse: Parse) -> int:
         probes: int = 4
         """Number of heads that are made for the estimate and thrown away."""
         reject: RejectConfig = field(default_factory=RejectConfig)
+
+        def __post_init__(self) -> None:
+            check_ranges(self, probes=(2, 10_000))
 
     options = parse(Plan)
     from datagen.estimate import estimate
@@ -381,9 +387,12 @@ def _evaluate(parse: Parse) -> int:
             return loaded.pictures(loaded.prepare(pictures)).numpy()
 
         clip = embed
-    out = evaluate(config, clip)
+    out, failed = evaluate(config, clip)
+    print(
+        "\n".join(f"{name} could not be measured: {reason}" for name, reason in failed.items()), end="\n" * bool(failed)
+    )
     print(f"{out}/results.md\nworst people: {out}/failures.html")
-    return DONE
+    return DONE if len(failed) <= config.max_failed else FAULTS
 
 
 def _require_dataset(url: str) -> Any:
@@ -409,23 +418,23 @@ def _require_files(**files: str) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
-    "demo": (_demo, "make, verify, judge and show procedural heads, in minutes"),
-    "plan": (_plan, "how much generate would make, and how long it would take"),
+    "demo": (_demo, "make, verify, score and show procedural heads, in minutes"),
+    "plan": (_plan, "estimate the size and the time of a dataset"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
-    "score": (_score, "write scores of every view and identity beside the shards"),
+    "score": (_score, "write score tables of every view and identity"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),
-    "pack": (_pack, "copy what a selection keeps to a dataset of its own"),
-    "export": (_export, "copy a dataset in the format of another tool"),
-    "latents": (_latents, "cache the latents of a VAE beside the shards"),
-    "train": (_train, "train a multiview model; the same command goes on"),
-    "views": (_views, "views all around a person, from a photo"),
-    "heads": (_heads, "new people, from nothing or from identities"),
-    "evaluate": (_evaluate, "measure a model as the papers do, or two folders of pictures"),
-    "average": (_average, "the model of a run with its weights averaged over another length"),
-    "convert": (_convert, "an official checkpoint to safetensors, without executing it"),
-    "status": (_status, "how far a dataset is, and what failed"),
-    "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),
-    "repair": (_repair, "make damaged shards anew and prove them equal to what was lost"),
+    "pack": (_pack, "copy the heads and views of a selection to a new dataset"),
+    "export": (_export, "copy a dataset into the format of another tool"),
+    "latents": (_latents, "cache the latents of an autoencoder"),
+    "train": (_train, "train a multiview model; the same command resumes it"),
+    "views": (_views, "make views all around a person, from photos"),
+    "heads": (_heads, "make new people, with or without identity embeddings"),
+    "evaluate": (_evaluate, "measure a model as papers do, or two folders of pictures"),
+    "average": (_average, "rebuild the average of a run's weights over another length"),
+    "convert": (_convert, "convert an official checkpoint to safetensors without executing it"),
+    "status": (_status, "print the progress and the failures of a dataset"),
+    "verify": (_verify, "check a dataset for missing and damaged files"),
+    "repair": (_repair, "make damaged shards again and prove their bytes equal"),
 }
 
 
@@ -475,7 +484,7 @@ def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, 
             )
     except SystemExit as stop:
         if stop.code == BAD_INPUT:
-            raise UserError(_first_sentence(box.getvalue())) from None
+            raise UserError(_as_given(_first_sentence(box.getvalue()), args)) from None
         raise
     return config
 
@@ -486,6 +495,16 @@ def _first_sentence(box: str) -> str:
     blocks = "\n".join("\f" if set(line) <= set("─-╰╯") else line for line in lines).split("\f")
     text = next((" ".join(block.split()) for block in blocks if block.strip()), box)
     return re.sub(r"^Error parsing \w[\w.]*: ", "", text)
+
+
+def _as_given(message: str, args: Sequence[str]) -> str:
+    """A message about an option such as --clip.min-turn with the name that was given, such as --reject.clip.min-turn."""
+    given = {word.partition("=")[0] for word in args if word.startswith("--")}
+    for option in given:
+        inner = f"--{option.partition('.')[2]}"
+        if "." in option and inner not in given:
+            message = re.sub(rf"(?<![\w.-]){re.escape(inner)}(?![\w.-])", option, message)
+    return message
 
 
 def _usage() -> str:

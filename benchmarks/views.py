@@ -1,10 +1,10 @@
-"""Making a turntable, beside the straightforward loop.
+"""Sampling views all around a head, compared with a straightforward loop.
 
     python benchmarks/views.py [--model heads64] [--device cpu] [--views 48]
 
-The plain loop does what a first version would: the two branches of guidance one after the other, ray maps computed anew
-in every evaluation, every view decoded and encoded again between the stages, and decoded one by one in the end.
-Prints seconds per view and the ratio of pairs taken in turn, and that both make the same views.
+The plain loop evaluates the two branches of guidance one after the other, computes ray maps anew in every evaluation, decodes
+and encodes every view between the stages, and computes in fp32. Prints seconds per view, the ratio of the times of both, which
+run in turns, and how much their views differ.
 """
 
 import time
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from geometry.cameras import orbit
 from infer.config import SamplerConfig
-from infer.make import open_painter
-from infer.plan import plan_views, ring
-from infer.views import Painter, direction_number
+from infer.sampler import ViewSampler, direction_number, open_sampler
+from infer.views import plan_views, ring
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import resolve_precision
 from train.diffusion.sampling import denoise, initial_latents
@@ -36,18 +35,18 @@ class Config:
     views: int = 48
     steps: int = 10
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of ours; the plain loop computes in single precision."""
+    """Precision of the sampler; the plain loop computes in fp32."""
     rounds: int = 3
     threads: int = 2
 
 
-def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor:
-    """Pictures of a turntable, the straightforward way."""
-    model, process, config = painter.model, painter.model.process, painter.config
+def plain(sampler: ViewSampler, given: Tensor, person: Tensor, views: int) -> Tensor:
+    """Pictures of a turntable by the plain loop, in [-1, 1]."""
+    model, process, config = sampler.model, sampler.model.process, sampler.config
     plan = plan_views(ring(views), np.zeros(views))
     latents, sigmas = {0: given}, process.sigmas(config.steps)
     for call in plan.calls:
-        places = [*call.given, *call.made]
+        places = [*call.given, *call.sampled]
         clean = torch.zeros(1, len(places), *given.shape, device=given.device)
         for at, place in enumerate(call.given):
             # Stages hand over pictures.
@@ -60,18 +59,14 @@ def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor
         noise = gaussian(config.seed, "view noise", seeds, clean[0])[None]
         x = initial_latents(noise, sigmas[0], shared)
         for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-            conditions = model.conditions(
-                orbit(plan.azimuth[places], plan.elevation[places]).to(given.device),
-                is_condition,
-                clean,
-                person[None],
-            )
+            cameras = orbit(plan.azimuth[places], plan.elevation[places]).to(given.device)
+            conditions = model.conditions(cameras[None], is_condition, clean, person[None])
             level = torch.full((1,), sigma, device=given.device)
             d_u = denoise(model.network, process, conditions.null(), x, level)
             d_c = denoise(model.network, process, conditions, x, level)
-            x = x + (following - sigma) * (x - (d_u + painter.scale * (d_c - d_u))) / sigma
+            x = x + (following - sigma) * (x - (d_u + sampler.scale * (d_c - d_u))) / sigma
         made = conditions.with_given(x)[0, len(call.given) :]
-        latents.update(zip(call.made, made, strict=True))
+        latents.update(zip(call.sampled, made, strict=True))
     pictures = [model.decode(latents[place][None, None])[0][0, 0] for place in plan.wanted]
     return torch.stack(pictures)
 
@@ -79,18 +74,20 @@ def plain(painter: Painter, given: Tensor, person: Tensor, views: int) -> Tensor
 def main() -> None:
     config = tyro.cli(Config)
     torch.set_num_threads(config.threads)
-    painter = open_painter(config.model, SamplerConfig(config.steps, precision=config.precision), config.device)
-    empty = torch.zeros(1, painter.model.latent_channels, painter.cells, painter.cells, device=painter.model.device)
-    given = gaussian(0, "photo", [0], empty)[0] / 2
+    sampler = open_sampler(config.model, SamplerConfig(config.steps, precision=config.precision), config.device)
+    model = sampler.model
+    cells = model.about.resolution // model.vae.factor
+    like = torch.zeros(1, model.latent_channels, cells, cells, device=model.device)
+    given = gaussian(0, "photo", [0], like)[0] / 2
     person = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(0)), dim=0)
     person, plan = person.to(given.device), plan_views(ring(config.views), np.zeros(config.views))
     ratios, seconds = [], []
     with torch.inference_mode():
         for _ in range(config.rounds):
             begun = time.perf_counter()
-            turn = painter.paint(plan, {0: given}, person)
+            turn = sampler.sample(plan, {0: given}, person)
             between = time.perf_counter()
-            pictures = plain(painter, given, person, config.views)
+            pictures = plain(sampler, given, person, config.views)
             if config.device == "cuda":
                 torch.cuda.synchronize()
             seconds.append(between - begun)

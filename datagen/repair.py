@@ -119,7 +119,7 @@ class _RepairWorker(GenerateWorker):
         self.given_up = given_up
 
     def run(self, unit: Unit) -> Iterator[Event]:
-        return super().run(replace(unit, condemned={**self.given_up[unit.index], **unit.condemned}))
+        return super().run(replace(unit, given_up={**self.given_up[unit.index], **unit.given_up}))
 
 
 def _damaged(dataset: Dataset) -> list[int]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from manifests.errors import UserError
+from manifests.errors import UserError, check_ranges
 from manifests.keep import check_identities
 
 UNPACKED = {
@@ -24,18 +24,18 @@ SHARDED = {
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Copy a dataset in the format of another tool; the same command resumes it."""
+    """Copy a dataset into the format of another tool; the same command resumes it."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
     dest: Positional[str]
-    """Folder to make."""
+    """Local folder to create."""
     format: str
-    """nerfstudio, colmap, eg3d, facelift, huggingface, croissant or energon."""
+    """Name of the format: nerfstudio, colmap, eg3d, facelift, huggingface, croissant or energon."""
     selection: str = ""
-    """What to export; everything that was made unless told."""
+    """Name of a selection; all heads and views are exported without one."""
     identities: str = ""
-    """A count, of the first that are kept, or a range of numbers such as 200:300; all unless told."""
+    """A count of identities, which takes the first ones, or a range of numbers such as 200:300; all without it."""
 
     def __post_init__(self) -> None:
         if self.format not in {**UNPACKED, **SHARDED}:
@@ -47,20 +47,19 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class PackConfig:
-    """Copy what a selection keeps to a dataset of its own, with shards of another size; the same command resumes it."""
+    """Copy the heads and views of a selection to a new dataset, with shards of another size; the same command resumes it."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
     dest: Positional[str]
-    """Folder or address of the pack: empty, or the same pack unfinished."""
+    """Folder or address of the pack, which is empty or holds an unfinished part of the same pack."""
     selection: str = ""
-    """What to keep; everything that was made unless told."""
+    """Name of a selection; all heads and views are copied without one."""
     identities: str = ""
-    """A count, of the first that are kept, or a range of numbers such as 200:300; all unless told."""
+    """A count of identities, which takes the first ones, or a range of numbers such as 200:300; all without it."""
     shard_mb: int = 500
-    """Size of a shard in MB, at most (one identity always fits)."""
+    """Largest size of a shard in MB; a shard holds at least one identity."""
 
     def __post_init__(self) -> None:
         check_identities(self.identities)
-        if self.shard_mb < 1:
-            raise UserError(f"--shard-mb is {self.shard_mb}; it must be at least 1")
+        check_ranges(self, shard_mb=(1, 1_000_000))

@@ -1,30 +1,33 @@
-"""Settings of face models and of mattes."""
+"""Settings of face models and of the separation of heads from their background."""
 
 from dataclasses import dataclass
 
-from manifests.errors import UserError
+from manifests.errors import UserError, check_ranges
 
 
 @dataclass(frozen=True)
 class FaceConfig:
-    """Where the face models are; an aligned picture needs none of them."""
+    """Face models for photos; an aligned picture needs none of them."""
 
     models: str = ""
     """Folder of an SCRFD detector (scrfd_10g_bnkps.onnx) and 1k3d68.onnx, such as insightface's antelopev2."""
     arcface: str = ""
-    """The recogniser, Arc2Face's arcface.onnx; the arcface.onnx of the folder unless told."""
+    """Path of the recogniser, Arc2Face's arcface.onnx; by default the arcface.onnx in the folder of --face.models."""
     min_detection: float = 0.5
-    """What the detector must be sure of."""
+    """Lowest detection score that counts as a face, from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "--face.", min_detection=(0, 1))
 
 
 @dataclass(frozen=True)
 class MatteConfig:
-    """How the background is found, of pictures without transparency."""
+    """Separation of the head from its background, for pictures without transparency."""
 
     parser: str = ""
-    """Face-parsing weights: 79999_iter.pth of zllrunning's BiSeNet, or the same as safetensors."""
+    """Path of face-parsing weights: 79999_iter.pth of zllrunning's BiSeNet, or the same weights as safetensors."""
     uniform: bool = False
-    """Take the background to be the one colour that the border of the picture has, instead of asking a parser."""
+    """Treat the one colour along the border of the picture as the background, instead of parsing the face."""
 
     def __post_init__(self) -> None:
         if self.parser and self.uniform:

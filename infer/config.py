@@ -1,6 +1,5 @@
 """Settings of the commands views, heads and evaluate."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -10,34 +9,40 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from faces.config import FaceConfig, MatteConfig
 from jobs.devices import check_device
-from manifests.errors import UserError
+from manifests.draws import MAX_SEED
+from manifests.errors import UserError, check_ranges
 
 OUTPUTS = ("images", "sheet", "gif", "mp4", "viewer", "nerfstudio", "colmap", "mesh", "splat")
-
-
 DEFAULT = ("images", "sheet", "gif", "mp4", "viewer")
-PULL = {"released": 6.103515625, "paper": 0.6103515625}
-"""How far the model's belief is moved towards the photo at each step, in units of their difference: 2 a / (8 64 64) for a
-weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 cells. Above 1 it goes beyond the photo."""
-SAMPLERS = ("euler", "heun", "ddim")
+INPAINT_STRENGTH = {"released": 6.103515625, "paper": 0.6103515625}
+"""Share of the difference between the denoised image and the photo that is removed in each step of in-painting.
+
+It is 2 a / (8 64 64) for a weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 latents. Above 1, the step
+goes beyond the photo."""
+SAMPLERS = ("euler", "heun")
+AZIMUTH, ELEVATION = (-360, 360), (-89.9, 89.9)
+"""Bounds of angles in degrees; views from straight above or below have no upright direction."""
+STEPS, SCALE = (1, 1000), (1, 100)
+"""Bounds of the number of sampling steps and of the guidance scale."""
 ProtocolName = Literal["spinmeround", "gen3d-face", "diffportrait360"]
 Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
 
 
 @dataclass(frozen=True)
 class DirectionsConfig:
-    """From where heads are seen."""
+    """Directions from which heads are viewed."""
 
     views: int = 48
-    """So many evenly around the head; 48, 88 and 128 fill whole calls of the model."""
+    """Number of views, evenly spaced around the head; 48, 88 and 128 fill whole calls of the model."""
     azimuths: tuple[float, ...] = ()
-    """These azimuths instead, in degrees from the photo."""
+    """Azimuths of the views in degrees from the photo, instead of --views."""
     elevations: tuple[float, ...] = (0.0,)
-    """Every azimuth at each of these elevations."""
+    """Elevations in degrees; every azimuth is viewed at each of them."""
 
     def __post_init__(self) -> None:
-        if self.views < 1 or not self.elevations:
-            raise UserError(f"--views is {self.views} and --elevations {self.elevations}; at least one view is needed")
+        check_ranges(self, views=(1, 10_000), azimuths=AZIMUTH, elevations=ELEVATION)
+        if not self.elevations:
+            raise UserError("--elevations is empty; give one elevation or more")
 
     @property
     def of_views(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
@@ -49,82 +54,85 @@ class DirectionsConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How views are sampled."""
+    """Sampling of views."""
 
     steps: int = 50
+    """Number of sampling steps, from 1 to 1000."""
     scale: float = 0.0
-    """Of guidance; the model's own unless told. The paper takes 3, and 3.5 for heads from an identity alone."""
+    """Guidance scale, 1 or more; 0 takes that of the model. The paper uses 3, and 3.5 for heads from an identity alone."""
     sampler: str = "euler"
-    """Sampler: euler evaluates the network once a step, as released, heun twice; ddim is euler for models of DDPM."""
+    """Sampler: euler evaluates the network once a step, as released; heun evaluates it twice."""
     seed: int = 0
+    """Seed of the noise."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Autocast to bf16 over weights in fp32, or fp32 throughout; auto is bf16 where the device has bf16 instructions."""
+    """Precision of the network: bf16 is autocast over fp32 weights; auto takes bf16 where the device computes in it."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"--steps is {self.steps}; it must be 1 or more")
-        # Compared so that NaN is refused, too.
-        if self.scale != 0 and not 1 <= self.scale < math.inf:
-            raise UserError(f"--scale is {self.scale:g}; it must be 1 or more, or 0 for the model's own")
+        check_ranges(self, steps=STEPS, seed=(0, MAX_SEED), **({"scale": SCALE} if self.scale else {}))
         if self.sampler not in SAMPLERS:
             raise UserError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
 
 
 @dataclass(frozen=True)
 class PortraitConfig:
-    """How photos become inputs of a model."""
+    """Preparation of photos as inputs of a model."""
 
     aligned: bool = False
-    """Take the picture as it is, a square cut as PanoHead's renders and procedural heads are; no face is looked for."""
+    """Use the picture as it is, a square framed as procedural heads and PanoHead's renders are; no face is detected."""
     azimuth: float = 0.0
-    """Where the camera of an aligned picture stands, in degrees,"""
+    """Azimuth in degrees of the camera of an aligned picture."""
     elevation: float = 0.0
-    """and how high."""
+    """Elevation in degrees of the camera of an aligned picture."""
     face: FaceConfig = field(default_factory=FaceConfig)
     matte: MatteConfig = field(default_factory=MatteConfig)
 
     def __post_init__(self) -> None:
-        if not abs(self.elevation) < 90:
-            raise UserError(f"--elevation is {self.elevation:g}; it must lie between -90 and 90 degrees")
+        check_ranges(self, azimuth=AZIMUTH, elevation=ELEVATION)
         if not self.aligned and (self.azimuth or self.elevation):
             raise UserError("--azimuth and --elevation are those of an aligned picture; a photo's are measured")
 
 
 @dataclass(frozen=True)
 class FilesConfig:
-    """What is written."""
+    """Files that are written."""
 
     outputs: tuple[str, ...] = DEFAULT
-    """Any of images, sheet, gif, mp4, viewer (a page to turn the head by hand), nerfstudio, colmap, mesh and splat."""
+    """Outputs: images, sheet, gif, mp4, viewer (a page in which the head turns), nerfstudio, colmap, mesh and splat."""
     fps: float = 24.0
-    """Views per second of films."""
+    """Views per second of films, from 1 to 50, which is the fastest GIF."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.outputs if name not in OUTPUTS]:
+            raise UserError(f"there is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}")
+        check_ranges(self, fps=(1, 50))
 
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """Views all around a person, from one photo or several."""
+    """Make views all around a person, from one photo or several."""
 
     model: Positional[str]
-    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
+    """Folder of a model, or heads64 for the embedded model, which knows procedural heads only."""
     photos: Positional[tuple[str, ...]]
-    """The first is the front of the turn; one more needs --photo-azimuths."""
+    """Photos of the person; the first defines the front, and each further one needs its --photo-azimuths."""
     out: str
-    """Folder to write."""
+    """Folder or address to write to."""
     photo_azimuths: tuple[float, ...] = ()
-    """How far each further photo is turned from the first, in degrees."""
+    """Azimuth in degrees of each further photo relative to the first."""
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
     allow_embedded: bool = False
-    """Let --face.arcface be the embedded recogniser, of procedural heads, for a model that was trained with another."""
+    """Allow --face.arcface to be the embedded recogniser of procedural heads for a model that was trained with another."""
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
-    pull: float = PULL["released"]
-    """How strongly the photo's normals are tied to it; the paper's variant is 0.61."""
+    inpaint_strength: float = INPAINT_STRENGTH["released"]
+    """Strength with which the photo guides the in-painting of its normals: 6.1 in the released code, 0.61 in the paper."""
     device: str = "cpu"
-    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
+    """Device of the model: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        check_ranges(self, photo_azimuths=AZIMUTH, inpaint_strength=(0, 100))
         if len(self.photo_azimuths) != max(len(self.photos) - 1, 0):
             raise UserError(
                 f"{len(self.photos)} photos and {len(self.photo_azimuths)} --photo-azimuths; each but the first has one"
@@ -135,92 +143,96 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """New people from nothing, from an identity alone, or between two."""
+    """Make new people: without any input, from an identity alone, or between two identities."""
 
     model: Positional[str]
-    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
+    """Folder of a model, or heads64 for the embedded model, which knows procedural heads only."""
     out: str
-    """Folder to write, with one folder for each head."""
+    """Folder or address to write to, with one folder for each head."""
     heads: int = 1
+    """Number of heads."""
     identities: tuple[str, ...] = ()
-    """Files of identity embeddings as `views` writes them; heads from nothing without one, between them with two."""
+    """Files of one or two identity embeddings, as `spinset views` writes them; two are interpolated."""
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=lambda: DirectionsConfig(8))
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
     device: str = "cpu"
-    """Where the model runs: cpu, cuda, or cuda:N for the GPU of index N."""
+    """Device of the model: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        if self.heads < 1 or len(self.identities) > 2:
-            raise UserError(f"--heads is {self.heads} (1 or more), {len(self.identities)} --identities (at most 2)")
+        check_ranges(self, heads=(1, 1_000_000))
+        if len(self.identities) > 2:
+            raise UserError(f"{len(self.identities)} --identities; give at most 2")
         if len(self.identities) == 2 and self.heads < 2:
             raise UserError("--heads is 1; between two identities there are at least 2, themselves")
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What of a calibrated stage is used."""
+    """Choice of moments of a calibrated capture stage (--layout)."""
 
     sequence: str = ""
-    """Sequence, expression or performance, by the name of its folder or file; one at random of each person unless told."""
+    """Name of the sequence, expression or performance; by default one is drawn at random for each person."""
     frame: int = -1
-    """Number of the moment; one at random unless told."""
+    """Number of the frame; -1 draws one at random."""
     matte: MatteConfig = field(default_factory=MatteConfig)
-    """How the background is told where the set has no masks; it stays otherwise."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "--stage.", frame=(-1, 1_000_000_000))
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure a model as a paper does on people nobody trained on (MODEL --data), or one folder of pictures against
-    another (--pair)."""
+    """Measure a model on held-out people as a paper does (MODEL --data), or one folder of pictures against another (--pair)."""
 
     model: Positional[str] = ""
-    """Folder of a model, or heads64: the embedded one, which knows procedural heads only."""
+    """Folder of a model, or heads64 for the embedded model, which knows procedural heads only."""
     data: str = ""
-    """Folder or address of a dataset of held-out people, or of a copy of another set (--layout)."""
+    """Folder or address of a dataset of held-out people, or the folder of another set (--layout)."""
     pair: tuple[str, ...] = ()
-    """Two folders instead of a model: generated pictures, and true ones of the same file names."""
+    """Two folders that are compared instead of a model: generated pictures, and true ones with the same file names."""
     out: str = "evaluation"
-    """Folder to write: results.json, results.md, failures.html and what resuming takes; the same command goes on."""
+    """Folder of results.json, results.md, failures.html and the state for resuming; the same command resumes."""
     protocol: ProtocolName = "spinmeround"
-    """How many people, which views, how many steps: as the paper of this name has it."""
+    """Paper whose protocol sets the number of people, the views and the sampling steps."""
     layout: Layout = "spinset"
-    """What --data is: a dataset of spinset, or your copy of NeRSemble, FaceScape or RenderMe-360."""
+    """Layout of --data: a spinset dataset, or a copy of NeRSemble, FaceScape or RenderMe-360."""
     stage: StageConfig = field(default_factory=StageConfig)
     selection: str = ""
-    """Measure only what this selection keeps."""
+    """Name of a selection; only the views that it keeps are measured."""
     identities: int = 0
-    """How many people, at random; the protocol's number unless told, all of them if there are fewer."""
+    """Number of people, drawn at random; 0 takes the number of the protocol, and at most all people are measured."""
     embeddings: str = ""
-    """Take who a person is from this score table of the dataset, such as arcface; from the input view unless told."""
+    """Score table, such as arcface, with the identity embeddings; by default they are measured in the input view."""
     nearest: str = ""
-    """Training set of the model: adds the baseline that shows its head with the most similar embedding (from the table of
-    --embeddings, or arcface)."""
+    """Training set of the model, which adds a baseline: its head with the most similar embedding in the table --embeddings."""
     recogniser: str = ""
-    """ArcFace .onnx for identities and their metrics; embedded is the one that knows procedural heads only."""
+    """Path of an ArcFace .onnx for identities and their metrics; embedded names the one for procedural heads."""
     allow_embedded: bool = False
-    """Let the embedded recogniser and CLIP judge people who are not procedural heads; the results record it."""
+    """Allow the embedded recogniser and CLIP to judge people who are not procedural heads; the results record it."""
     detector: str = ""
-    """SCRFD .onnx that finds faces; without it the known cameras say where a face must be."""
+    """Path of an SCRFD .onnx detector of faces; without it faces are located from the known cameras."""
     reid_limit: float = 0.0
-    """Distance of embeddings below which the recogniser sees one person; re-identification is not counted at 0."""
+    """Distance of embeddings below which two faces are one person; 0 leaves re-identification out."""
     clip: str = ""
-    """CLIP for the similarity of pictures, as open_clip names a folder (local-dir:FOLDER)."""
+    """Folder of a CLIP for the similarity of pictures, as open_clip names it (local-dir:FOLDER)."""
     weights: str = ""
-    """Folder of the networks of LPIPS, DISTS and FID; where torch keeps its downloads unless told."""
+    """Folder of the networks of LPIPS, DISTS and FID; by default the cache of torch."""
     steps: int = 0
-    """Sampling steps; the protocol's unless told."""
+    """Number of sampling steps; 0 takes that of the protocol."""
     scale: float = 0.0
-    """Guidance; the protocol's unless told."""
-    stages: int = 1
-    """1 makes all views from the input; 2 makes seven anchors first, as `spinset views` does."""
+    """Guidance scale, 1 or more; 0 takes that of the protocol."""
+    stages: int = 2
+    """Stages of sampling: 2 samples seven anchors first, as `spinset views` does; 1 samples all views from the input."""
     input_normals: Literal["own", "stored"] = "own"
-    """Normals of the input: in-painted by the model as for a photo, or the stored ones, which a photo does not have."""
+    """Normals of the input: own are in-painted by the model as for a photo, stored are those of the dataset."""
     seed: int = 0
-    """Of people, views and noise."""
+    """Seed of the choice of people and views, and of the noise."""
+    max_failed: int = 0
+    """Largest number of people that may fail, because they cannot be read or placed, without exit code 3."""
     device: str = "cpu"
-    """Where the model and the metrics run: cpu, cuda, or cuda:N for the GPU of index N."""
+    """Device of the model and the metrics: cpu, cuda, or cuda:N for the GPU of index N."""
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -232,8 +244,10 @@ class EvaluateConfig:
             raise UserError("give a model and --data, or two folders with --pair GENERATED TRUTH")
         if self.stages not in (1, 2):
             raise UserError(f"--stages is {self.stages}; 1 makes all views from the input, 2 makes anchors first")
-        if self.identities < 0 or self.steps < 0 or self.reid_limit < 0 or (self.scale and self.scale < 1):
-            raise UserError("--identities, --steps and --reid-limit are 0 or more, --scale is 1 or more")
+        optional = {"steps": STEPS, "scale": SCALE}
+        given = {name: bounds for name, bounds in optional.items() if getattr(self, name)}
+        counts = dict.fromkeys(("identities", "max_failed"), (0, 1_000_000_000))
+        check_ranges(self, **given, **counts, seed=(0, MAX_SEED), reid_limit=(0, 4))
         if self.layout != "spinset" and (self.selection or self.embeddings):
             raise UserError(f"--selection and --embeddings are of datasets of spinset; --layout is {self.layout}")
         if self.layout != "spinset" and self.input_normals == "stored":

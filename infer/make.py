@@ -1,7 +1,7 @@
-"""The commands `spinset views` and `spinset heads`: from photos, an identity or nothing to a turn of views, and to files."""
+"""The commands `spinset views` and `spinset heads`: they sample views of a person or of new people, and write them."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,96 +12,68 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from infer.config import PULL, HeadsConfig, PortraitConfig, SamplerConfig, ViewsConfig
-from infer.outputs.write import check, write
-from infer.own_normals import own_normals
+from infer.config import HeadsConfig, PortraitConfig, ViewsConfig
+from infer.outputs.write import check_outputs, write_outputs
 from infer.photo import read_photo
-from infer.plan import Plan, plan_views
-from infer.studio import Portrait, Studio
-from infer.turn import Turn
-from infer.views import Painter, between
+from infer.portrait import load_preprocessor
+from infer.sampler import ViewSampler, open_sampler
+from infer.views import ViewPlan, plan_views
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 from train.diffusion.precision import precision_line
-from train.families import load_model, read_about
+from train.families import read_about
 from train.networks.config import About
 from weights.embedded import RECOGNISER, is_embedded, model_folder
 from weights.files import sha256
 
 IDENTITY = "identity"
+"""The name of the embedding in identity.safetensors, and the stem of that file."""
 DIMENSIONS = 512
-
-
-ALONE = 0.5
-"""How much more guidance a head takes without a picture (3.5 to 3 in the paper)."""
-
-
-def open_painter(model: str, sampler: SamplerConfig, device: str) -> Painter:
-    """A model ready to paint.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such model or device.
-    """
-    require_device(device)
-    with step("loading the model"):
-        opened = load_model(model_folder(model), device)
-        return Painter(opened, sampler)
-
-
-def given_latents(painter: Painter, portrait: Portrait, pull: float) -> Float[Tensor, "c h w"]:
-    """The latents of a photo, with normals that are in-painted if the model makes them.
-
-    The normals go through pictures, decoded, clamped and encoded again, as the released code does.
-    """
-    model, resolution = painter.model, painter.model.about.resolution
-    identity = portrait.identity if model.about.identity else None
-    picture = interpolate(portrait.rgb[None], (resolution, resolution), mode="area")[:, None].to(model.device)
-    if "normal" not in model.config.members:
-        return model.encode(picture)[0, 0]
-    image = model.encode(picture, picture)[0, 0, : model.vae.channels]
-    steps, seed = painter.config.steps, painter.config.seed
-    with step("in-painting the normals of the photo", steps) as advance:
-        normals = own_normals(model, image, identity, pull, steps, seed, advance)
-    shown = model.decode(torch.cat([image, normals])[None, None])[1]
-    return model.encode(picture, shown)[0, 0]
+"""Numbers of an identity embedding, as Arc2Face's text encoder reads them."""
+EXTRA_GUIDANCE_WITHOUT_PHOTO = 0.5
+"""Increase of the guidance scale for heads without a photo. Source: SpinMeRound, 3.5 against 3."""
 
 
 def views(config: ViewsConfig) -> Iterator[str]:
-    """Write the turn of a person; says where it is, and what the person should know of it.
+    """Write views all around a person; yields lines for the user.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, or a photo cannot be used; in one line.
+        MissingFile: a file is missing; the message names it.
+        UserError: a photo or a setting cannot be used.
     """
-    check(config.out, config.files.outputs, config.files.fps)
-    # What is quick to refuse comes first: the device, the photos, then the face models, then the model.
+    # Cheap checks come before face models, and those before the multiview model.
+    check_outputs(config.out, config.files.outputs, config.files.fps)
     require_device(config.device)
-    for photo in config.photos:
-        read_photo(photo)
+    photos = [read_photo(file) for file in config.photos]
+    plan = plan_views(*config.directions.of_views, photos=(0.0, *config.photo_azimuths))
     about = read_about(model_folder(config.model))[1]
     with step("reading the photos"):
-        studio = Studio(with_recogniser(config, about), config.device)
-        portraits = [studio.portrait(photo) for photo in config.photos]
-    painter = open_painter(config.model, config.sampler, config.device)
-    plan, places = with_photos(plan_views(*config.directions.of_views), config.photo_azimuths)
+        preprocess = load_preprocessor(with_recogniser(config, about), config.device)
+        portraits = [preprocess(photo) for photo in photos]
+    sampler = open_sampler(config.model, config.sampler, config.device)
     print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
-    turn = turn_of(painter, plan, places, portraits, config.pull)
+    identities = [portrait.identity if about.identity else None for portrait in portraits]
+    given = {}
+    for position, portrait, identity in zip(plan.photos, portraits, identities, strict=True):
+        with step("in-painting the normals of the photo", config.sampler.steps) as advance:
+            given[position] = sampler.input_latents(portrait.rgb, identity, config.inpaint_strength, evaluated=advance)
+    with step("sampling views", sampler.evaluations(plan)) as advance:
+        sampled = sampler.sample(plan, given, identities[0], advance)
     notes = [note for portrait in portraits for note in portrait.notes]
-    if portraits[0].identity is None:
+    if (identity := portraits[0].identity) is None:
         notes.append(f"without identity: {portraits[0].without_identity}")
-    elif (used := studio.faces.arcface) and painter.model.about.recogniser not in ("", used.sha256):
+    elif (used := preprocess.faces.arcface) and about.recogniser not in ("", used.sha256):
         notes.append("the model was trained with another recogniser, so it may see another person in this identity")
-    identity = portraits[0].identity
-    extra = {} if identity is None else {f"{IDENTITY}.safetensors": save({IDENTITY: identity.contiguous()})}
-    notes += write(turn, config.out, config.files.outputs, config.files.fps, extra)
-    yield f"{config.out}: {len(turn)} views"
-    yield from notes + about_model(painter, plan)
+    files = {} if identity is None else {f"{IDENTITY}.safetensors": save({IDENTITY: identity.contiguous()})}
+    notes += write_outputs(sampled, config.out, config.files.outputs, config.files.fps, files)
+    yield f"{config.out}: {len(sampled)} views"
+    yield from notes + model_notes(sampler, plan)
 
 
 def with_recogniser(config: ViewsConfig, about: About) -> PortraitConfig:
-    """How photos become inputs of a model: by the embedded recogniser if none is named and the model was trained with it.
+    """The photo settings, with the embedded recogniser if none is named and the model was trained with that one.
 
     Raises:
         UserError: the embedded recogniser is named for a model that was not trained with it, and not allowed.
@@ -118,89 +90,71 @@ def with_recogniser(config: ViewsConfig, about: About) -> PortraitConfig:
     return portrait
 
 
-def turn_of(
-    painter: Painter, plan: Plan, places: Sequence[int], portraits: Sequence[Portrait], pull: float = PULL["released"]
-) -> Turn:
-    """The views of a plan from portraits at some of its places; the first says who it is."""
-    given = {place: given_latents(painter, portrait, pull) for place, portrait in zip(places, portraits, strict=True)}
-    identity = portraits[0].identity if painter.model.about.identity else None
-    with step("sampling views", painter.evaluations(plan)) as advance:
-        return painter.paint(plan, given, identity, advance)
-
-
-def with_photos(plan: Plan, azimuths: Iterable[float]) -> tuple[Plan, list[int]]:
-    """A plan whose first call is given further photos, and the places of all photos.
-
-    Raises:
-        ValueError: two photos show the head from the same side.
-    """
-    directions, places = list(zip(plan.azimuth.tolist(), plan.elevation.tolist(), strict=True)), [0]
-    for azimuth in azimuths:
-        turned = (azimuth + 180) % 360 - 180
-        near = [p for p, (a, e) in enumerate(directions) if e == 0 and abs((a - turned + 180) % 360 - 180) < 1e-6]
-        place = near[0] if near else len(directions)
-        if place in places:
-            raise UserError(f"two photos are turned by {turned:g} degrees; give each its own side")
-        if not near:
-            directions.append((turned, 0.0))
-        places.append(place)
-    first, *later = plan.calls
-    calls = [type(first)(tuple(places), tuple(m for m in first.made if m not in places))]
-    calls += [type(c)(c.given, tuple(m for m in c.made if m not in places)) for c in later]
-    found = np.array(directions)
-    kept = tuple(call for call in calls if call.made)
-    return Plan(found[:, 0], found[:, 1], kept, plan.wanted), places
-
-
 def heads(config: HeadsConfig) -> Iterator[str]:
-    """Write turns of new people, each to a folder of its own; says where they are.
+    """Write views of new people, each to a folder of its own; yields lines for the user.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, or is no identity.
+        MissingFile: a file is missing; the message names it.
+        UserError: a file holds no identity, or the model takes none.
     """
     folders = [str(Path(config.out) / f"head_{number:03d}") for number in range(config.heads)]
     for folder in folders:
-        check(folder, config.files.outputs, config.files.fps)
-    painter = open_painter(config.model, config.sampler, config.device)
+        check_outputs(folder, config.files.outputs, config.files.fps)
+    require_device(config.device)
     known = [read_identity(file) for file in config.identities]
-    if known and not painter.model.about.identity:
+    plan = plan_views(*config.directions.of_views, photos=())
+    if known and not read_about(model_folder(config.model))[1].identity:
         raise UserError(f"{config.model} was trained without identities; leave out --identities")
-    people: list[Tensor | None] = [known[0] if known else None] * config.heads
+    sampler = open_sampler(config.model, config.sampler, config.device)
+    identities: list[Tensor | None] = [known[0] if known else None] * config.heads
     if len(known) == 2:
-        people = list(between(known[0], known[1], np.linspace(0, 1, config.heads)))
-    plan = plan_views(*config.directions.of_views, photos=0)
+        identities = list(interpolate_identities(known[0], known[1], np.linspace(0, 1, config.heads)))
     print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
-    scale = config.sampler.scale or painter.scale + ALONE
-    for number, (folder, person) in enumerate(zip(folders, people, strict=True)):
+    scale = config.sampler.scale or sampler.scale + EXTRA_GUIDANCE_WITHOUT_PHOTO
+    for number, (folder, identity) in enumerate(zip(folders, identities, strict=True)):
         # Between two people the noise stays, so that nothing else changes; otherwise each head has its own.
         seed = config.sampler.seed + (0 if len(known) == 2 else number)
-        own = replace(painter, config=replace(config.sampler, seed=seed, scale=scale))
-        with step(f"sampling head {number + 1} of {config.heads}", own.evaluations(plan)) as advance:
-            turn = own.paint(plan, {}, person, advance)
-        yield from [f"{folder}: {len(turn)} views", *write(turn, folder, config.files.outputs, config.files.fps)]
-    yield from about_model(painter, plan)
+        of_head = replace(sampler, config=replace(config.sampler, seed=seed, scale=scale))
+        with step(f"sampling head {number + 1} of {config.heads}", of_head.evaluations(plan)) as advance:
+            sampled = of_head.sample(plan, {}, identity, advance)
+        yield f"{folder}: {len(sampled)} views"
+        yield from write_outputs(sampled, folder, config.files.outputs, config.files.fps)
+    yield from model_notes(sampler, plan)
 
 
 def read_identity(file: str) -> Float[Tensor, " d"]:
-    """An embedding of unit length from a safetensors file; raises FileNotFoundError, ValueError if it is none."""
+    """An identity embedding of unit length from a safetensors file.
+
+    Raises:
+        MissingFile: there is no such file.
+        UserError: the file holds no identity.
+    """
     if not Path(file).is_file():
-        raise MissingFile(f"{file} is not there; spinset views writes identity.safetensors beside its views")
+        raise MissingFile(f"{file} does not exist; spinset views writes identity.safetensors next to its views")
     try:
-        found = torch.from_numpy(load_file(file)[IDENTITY])
+        identity = torch.from_numpy(load_file(file)[IDENTITY])
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{file} holds no identity ({error})") from error
-    if found.shape != (DIMENSIONS,) or not torch.isfinite(found).all() or not float(found.norm()):
+    if identity.shape != (DIMENSIONS,) or not torch.isfinite(identity).all() or not float(identity.norm()):
         raise UserError(
-            f"{file} holds {tuple(found.shape)} numbers; an identity is {DIMENSIONS}, finite and not all zero"
+            f"{file} holds {tuple(identity.shape)} numbers; an identity is {DIMENSIONS}, finite and not all zero"
         )
-    return torch.nn.functional.normalize(found.float(), dim=0)
+    return torch.nn.functional.normalize(identity.float(), dim=0)
 
 
-def about_model(painter: Painter, plan: Plan) -> list[str]:
-    """What a model was trained on, and what a plan asks of it that it was not trained on."""
-    model = painter.model
-    notes = [f"the model knows {model.about.knows} of {model.about.resolution} px"] if model.about.knows else []
-    if new := sorted({len(call.given) for call in plan.calls} - set(model.about.conditions)):
+def interpolate_identities(
+    first: Float[Tensor, " d"], second: Float[Tensor, " d"], shares: Float[np.ndarray, " n"]
+) -> Float[Tensor, "n d"]:
+    """Identities between two, brought to unit length again; a share of 0 is the first, 1 the second."""
+    t = torch.from_numpy(shares).to(first)[:, None]
+    return torch.nn.functional.normalize(first * (1 - t) + second * t, dim=-1)
+
+
+def model_notes(sampler: ViewSampler, plan: ViewPlan) -> list[str]:
+    """Remarks on what a model was trained on, and on numbers of given views in a plan that it was not trained on."""
+    about = sampler.model.about
+    notes = [f"the model knows {about.knows} of {about.resolution} px"] if about.knows else []
+    if new := sorted({len(call.given) for call in plan.calls} - set(about.conditions)):
         numbers = " and ".join(map(str, new))
         notes.append(f"the model was not trained on {numbers} given views, which some of these were made from")
     return notes

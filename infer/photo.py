@@ -1,4 +1,4 @@
-"""Reads whatever picture a person gives, or says in one line why it cannot be read."""
+"""Reads picture files of any common format, or refuses them in one line."""
 
 import io
 import stat
@@ -13,33 +13,35 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from manifests.errors import MissingFile, UserError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""Pictures of pixels only: Pillow would run Ghostscript for EPS, and guesses at formats without a signature."""
+"""Formats of pixels with a signature; Pillow would run Ghostscript for EPS, and guess at formats without a signature."""
 
 SMALLEST = 64
-"""Pixels of the shorter side, below which nothing is worth looking at."""
+"""Fewest pixels of the shorter side, as of the smallest model."""
 LARGEST = 4096
-"""Pixels of the longer side that are kept: a head that fills an eighth of it still has the 512 of the model."""
+"""Most pixels of the longer side, to which larger pictures are reduced; a head of an eighth of it still has 512."""
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A picture as it should be seen: upright, sRGB."""
+    """A picture as it should be seen: upright, 8-bit sRGB."""
 
+    name: str
+    """The path as one printable line, for messages."""
     rgb: UInt8[np.ndarray, "h w 3"]
     alpha: UInt8[np.ndarray, "h w"] | None
-    """None if every pixel is opaque."""
+    """The opacity, or None if every pixel is opaque."""
     notes: tuple[str, ...]
-    """What the person should know of the reading."""
+    """Remarks for the user, such as that the first of several frames was taken."""
 
 
 def read_photo(path: str | Path) -> Photo:
     """Read the first frame of a picture file: turned as its EXIF says, converted to 8 bit sRGB, at most LARGEST px long.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is no file, no picture, damaged, too small, too large to be decoded safely, or fully transparent.
+        MissingFile: there is no such file.
+        UserError: it is no picture, damaged, too small, too large to be decoded safely, or fully transparent.
     """
-    name, file = shown(path), Path(path)
+    name, file = printable(path), Path(path)
     head = _head(file, name)
     # Pillow warns of odd metadata and of large pictures, which are read all the same.
     with warnings.catch_warnings():
@@ -57,7 +59,7 @@ def read_photo(path: str | Path) -> Photo:
             return _read(image, name)
 
 
-def shown(path: str | Path) -> str:
+def printable(path: str | Path) -> str:
     """The path as one printable line."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
@@ -113,14 +115,14 @@ def _read(image: Image.Image, name: str) -> Photo:
         alpha = colours.getchannel("A") if alpha else None
     rgb = np.array(colours.convert("RGB"))
     if alpha is None or alpha.getextrema()[0] == 255:
-        return Photo(rgb, None, tuple(notes))
+        return Photo(name, rgb, None, tuple(notes))
     if alpha.getextrema()[1] == 0:
         raise UserError(f"{name} is fully transparent")
-    return Photo(rgb, np.array(alpha), tuple(notes))
+    return Photo(name, rgb, np.array(alpha), tuple(notes))
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Grey pictures of more than 8 bits as 8 bits; others as they are."""
+    """Convert grey pictures of more than 8 bits to 8 bits; return others as they are."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image, np.float64)
@@ -133,7 +135,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
 
 
 def _srgb(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
-    """Colours through the profile that the file holds, and alpha apart."""
+    """Convert colours to sRGB by the profile in the file; returns the colours and the alpha channel."""
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     # Pillow turns Lab into sRGB itself.
     profile = image.info.get("icc_profile") if image.mode != "LAB" else None

@@ -50,19 +50,19 @@ def dataset(tmp_path) -> Path:
     [
         (["--source", "gan"], "unknown source 'gan'; there are procedural"),
         (["--rig", "sphere"], "unknown rig 'sphere'; there are spinmeround-125, "),
-        (["--identities", "0"], "--identities is 0; it must be at least 1"),
-        (["--identities", "-3"], "--identities is -3; it must be at least 1"),
+        (["--identities", "0"], "--identities is 0; it must be from 1 to 10000000"),
+        (["--identities", "-3"], "--identities is -3; it must be from 1 to 10000000"),
         (["--identities", "many"], "--identities"),
-        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--seed", "-1"], "--seed is -1; it must be from 0 to 9223372036854775807"),
         (["--resolution", "100"], "--resolution is 100; it must be a multiple of 8 from 8 to 4096"),
         (["--resolution", "0"], "--resolution is 0; it must be a multiple of 8 from 8 to 4096"),
         (["--resolution", "100000"], "--resolution is 100000; it must be a multiple of 8 from 8 to 4096"),
-        (["--identities", "99999999999"], "--identities is 99999999999; it must be at most 10000000"),
-        (["--image.format", "gif"], "image format is 'gif'; it must be one of jpg, png, webp"),
-        (["--mesh.resolution", "100"], "mesh resolution is 100; it must be 64, 128, 256 or 512"),
-        (["--defect-rate", "2"], "it is a probability, between 0 and 1"),
+        (["--identities", "99999999999"], "--identities is 99999999999; it must be from 1 to 10000000"),
+        (["--image.format", "gif"], "--image.format is 'gif'; it must be one of jpg, png, webp"),
+        (["--mesh.resolution", "100"], "--mesh.resolution is 100; it must be 64, 128, 256 or 512"),
+        (["--defect-rate", "2"], "--defect-rate is 2.0; it must be from 0 to 1"),
         (["--device", "tpu"], "--device is 'tpu'; it must be cpu, cuda, or cuda:N for the GPU of index N"),
-        (["--workers", "-1"], "--workers is -1; it must be at least 0"),
+        (["--workers", "-1"], "--workers is -1; it must be from 0 to 100000"),
         (["--frobnicate"], "Unrecognized options: --frobnicate"),
     ],
 )
@@ -265,7 +265,7 @@ def test_full_disk_stops_cleanly_and_resumes(tmp_path):
         assert full.returncode == 1, full.stderr
         last = full.stderr.splitlines()[-1]
         assert f"no space is left on the disk of {disk}" in last and "MB free" in last, last
-        assert last.endswith("; the same command continues when there is room")
+        assert last.endswith("; free some space and run the same command again to continue")
         assert "Traceback" not in full.stderr
         done = len(list((disk / "heads/shards").glob("*.done.json")))
         assert 0 < done < 6
@@ -286,7 +286,7 @@ def test_plan_foretells_and_repair_mends(capsys, tmp_path):
     out = str(tmp_path / "heads")
     assert run(capsys, "plan", out, *SMALL, "--probes", "1")[::2] == (
         2,
-        "spinset plan: --probes is 1; two heads or more tell how much heads differ\n",
+        "spinset plan: --probes is 1; it must be from 2 to 10000\n",
     )
     code, said, _ = run(capsys, "plan", out, *SMALL)
     assert (

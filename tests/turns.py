@@ -6,19 +6,19 @@ from turntable import turntable
 
 from geometry.cameras import orbit
 from geometry.rays import rays
-from infer.turn import Turn
+from infer.views import HeadViews
 
 AROUND = tuple(30.0 * i for i in range(12))
 
 
-def head_turn(azimuths: tuple[float, ...] = AROUND, resolution: int = 96, seed: int = 52) -> Turn:
+def head_turn(azimuths: tuple[float, ...] = AROUND, resolution: int = 96, seed: int = 52) -> HeadViews:
     """A procedural head at eye level without normals; the first view is given."""
     pictures, _, _ = turntable(seed, azimuths, resolution)
     azimuth = np.array(azimuths, np.float32)
-    return Turn(2 * pictures.float() - 1, None, azimuth, np.zeros_like(azimuth), np.arange(len(azimuth)) == 0)
+    return HeadViews(2 * pictures.float() - 1, None, azimuth, np.zeros_like(azimuth), np.arange(len(azimuth)) == 0)
 
 
-def ball_turn(azimuth, elevation, resolution: int = 48, radius: float = 0.2) -> Turn:
+def ball_turn(azimuth, elevation, resolution: int = 48, radius: float = 0.2) -> HeadViews:
     """A ball whose colours are those of its directions, with its normals; the first view is given."""
     azimuth, elevation = np.array(azimuth, np.float32), np.array(elevation, np.float32)
     cameras = orbit(azimuth.astype(float), elevation.astype(float))
@@ -31,4 +31,6 @@ def ball_turn(azimuth, elevation, resolution: int = 48, radius: float = 0.2) -> 
     rgb = torch.where(on, 0.6 * normals, 1.0)
     seen = torch.where(on, normals @ cameras.view_rotation[:, None].transpose(-1, -2), 0.0)
     first = np.arange(len(azimuth)) == 0
-    return Turn(rgb.permute(0, 3, 1, 2).contiguous(), seen.permute(0, 3, 1, 2).contiguous(), azimuth, elevation, first)
+    return HeadViews(
+        rgb.permute(0, 3, 1, 2).contiguous(), seen.permute(0, 3, 1, 2).contiguous(), azimuth, elevation, first
+    )

@@ -10,8 +10,8 @@ from train_step import flops
 from gpu_parts.common import Budget, Table, percent, seconds
 from gpu_parts.training import TOY_SHAPE
 from infer.config import SamplerConfig
-from infer.plan import plan_views, ring
-from infer.views import Painter
+from infer.sampler import ViewSampler
+from infer.views import plan_views, ring
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About
 from train.networks.model import Model
@@ -78,18 +78,18 @@ def views(budget: Budget) -> Iterator[Table]:
         if "compile" in options and device == "cuda":
             compile_blocks(model.network)
         steps = min(steps, 2) if budget.toy else steps
-        painter = Painter(model, SamplerConfig(steps, scale, precision="bf16"))
-        short = Painter(model, SamplerConfig(1, scale, precision="bf16"))
+        sampler = ViewSampler(model, SamplerConfig(steps, scale, precision="bf16"))
+        short = ViewSampler(model, SamplerConfig(1, scale, precision="bf16"))
         sample(short, plan, given, person)
         made = VIEWS - 1
-        taken = seconds(lambda painter=painter: sample(painter, plan, given, person), device) / made
+        taken = seconds(lambda sampler=sampler: sample(sampler, plan, given, person), device) / made
         share = work * steps * (2 if scale > 1 else 1) / (taken * made) / peak
         yield table.add(steps, scale, options or "nothing", taken, percent(share), kl, taken + kl)
 
 
 @torch.inference_mode()
-def sample(painter: Painter, plan: Any, given: Any, person: Any) -> None:
-    painter._call(plan, plan.calls[0], given, person, lambda: None)
+def sample(sampler: ViewSampler, plan: Any, given: Any, person: Any) -> None:
+    sampler._call(plan, plan.calls[0], given, person, lambda: None)
 
 
 @torch.inference_mode()

@@ -19,7 +19,8 @@ from faces.recogniser import load_arcface
 from geometry.directions import turned
 from infer.evaluation.held_out import MAX_ELEVATION, StoredPeople, choose_people
 from infer.metrics.likeness import FaceEmbedder, cosines
-from infer.metrics.pixels import psnr, to_bytes, to_unit
+from infer.metrics.pixels import psnr, to_unit
+from infer.views import to_bytes
 from train.networks.vae import load_vae
 from weights.embedded import EMBEDDED, HEADS64
 

@@ -1,144 +1,173 @@
-"""The command `spinset evaluate`: a model on people nobody trained on, beside two baselines and the papers' tables.
+"""The command `spinset evaluate`: measures a model on held-out people, together with two baselines and the papers' tables.
 
-Every person is one row that is kept once it is done, so the same command goes on where it was stopped.
+Every person is one row that is kept once it is measured, so the same command continues where it was stopped.
 """
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import torch
 from jaxtyping import Float32
 
-from infer.config import EvaluateConfig, SamplerConfig
-from infer.evaluation.agreement import BORDER, EPIPOLAR, HULL, NEAR, agreement, true_spread
-from infer.evaluation.baselines import Nearest, copied
-from infer.evaluation.config import check_embedded, kit_settings, open_detector, open_faces
-from infer.evaluation.held_out import HeldOut, People, StoredPeople, choose_people, choose_views
-from infer.evaluation.importers.open import open_stage
-from infer.evaluation.measure import Kit, PictureEmbedder, Truth, look_at_truth, measure, open_kit
-from infer.evaluation.novel_views import NovelViews, Shown, make_views, number_of
+from faces.config import FaceConfig
+from faces.models import load_face_models
+from infer.config import EvaluateConfig, PortraitConfig, SamplerConfig
+from infer.evaluation.config import (
+    check_embedded,
+    folder_fingerprint,
+    metric_settings,
+    open_detector,
+    open_faces,
+)
+from infer.evaluation.held_out import HeldOut, HeldOutPeople, StoredPeople, choose_people, choose_views
+from infer.evaluation.importers import open_stage
+from infer.evaluation.measure import (
+    BORDER,
+    EPIPOLAR,
+    HULL,
+    NEAR,
+    Metrics,
+    PictureEmbedder,
+    agreement,
+    measure,
+    open_metrics,
+    true_views,
+)
+from infer.evaluation.methods import EvaluatedViews, NearestHead, copied_input, noise_seed, person_key, sample_views
 from infer.evaluation.pairs import evaluate_pair
-from infer.evaluation.protocols import PROTOCOLS, Protocol
-from infer.evaluation.report import Report, save_strip, strip
-from infer.evaluation.rows import Rows
-from infer.evaluation.summary import TRUTH, results_of, save_features
-from infer.make import open_painter
+from infer.evaluation.protocols import PROTOCOLS, EvaluationProtocol
+from infer.evaluation.report import EvaluationReport, save_strip, strip
+from infer.evaluation.results import TRUTH, Row, RowFile, measure_all, results_of, save_features
+from infer.metrics.likeness import FaceEmbedder
 from infer.metrics.pixels import to_unit
-from infer.views import Painter
+from infer.portrait import PhotoPreprocessor, Portrait
+from infer.sampler import ViewSampler, open_sampler
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.networks.config import EMBEDDING
+from train.diffusion.precision import resolve_precision
+from train.networks.config import EMBEDDING, About
 from weights.embedded import RECOGNISER, model_folder
 from weights.files import sha256
 
 MODEL, COPY, NEAREST = "model", "copy", "nearest"
 
 
-def evaluate(config: EvaluateConfig, clip: PictureEmbedder | None = None) -> Path:
-    """Measure, or go on measuring, and write the report; the folder it is in.
+class EvaluationOutcome(NamedTuple):
+    """The folder of a report, and the reasons of the people that could not be measured, by name."""
+
+    folder: Path
+    failed: dict[str, str]
+
+
+def evaluate(config: EvaluateConfig, clip: PictureEmbedder | None = None) -> EvaluationOutcome:
+    """Measure a model or a pair of folders, or continue to, and write the report.
 
     Raises:
-        FileNotFoundError, ValueError: something is missing or does not fit, in one line.
+        MissingFile: a file is missing; the message names it.
+        UserError: settings and data do not fit together, or no person could be measured.
     """
-    if config.pair:
-        return evaluate_pair(config, clip)
-    protocol = PROTOCOLS[config.protocol]
-    how = NovelViews(
-        config.steps or protocol.steps,
-        config.scale or protocol.scale,
-        config.seed,
-        config.stages,
-        config.input_normals,
-    )
-    painter = open_painter(config.model, SamplerConfig(how.steps, how.scale, seed=config.seed), config.device)
-    with step("opening the people and the metrics"):
-        run = _open_run(config, protocol, painter, how, clip)
-    names = choose_people(run.people.names, config.identities or protocol.identities, config.seed)
     out = Path(config.out)
-    rows = Rows(out, run.settings)
-    with step("evaluate", len(names), sum(name in rows for name in names)) as advance:
-        for name in names:
-            if name not in rows:
-                rows.add(run.row(name, out))
-                advance()
-    report(run, out, [rows.rows[name] for name in names]).write(out)
-    return out
+    if config.pair:
+        return EvaluationOutcome(out, evaluate_pair(config, clip))
+    evaluation = open_evaluation(config, clip)
+    names = choose_people(
+        evaluation.people.names, config.identities or evaluation.protocol.identities, evaluation.config.seed
+    )
+    rows, failed = measure_all(RowFile(out, evaluation.settings), names, lambda name: evaluation.row(name, out))
+    report(evaluation, out, rows, failed).write(out)
+    return EvaluationOutcome(out, failed)
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """Everything that one person takes."""
+class Evaluation:
+    """The opened model, people and metrics."""
 
     config: EvaluateConfig
-    protocol: Protocol
-    painter: Painter
-    how: NovelViews
-    people: People
-    nearest: Nearest | None
-    kit: Kit
+    protocol: EvaluationProtocol
+    sampler: ViewSampler
+    preprocess: PhotoPreprocessor
+    people: HeldOutPeople
+    nearest: NearestHead | None
+    metrics: Metrics
     settings: dict[str, Any]
+    """The settings that all rows share."""
 
     def row(self, name: str, out: Path) -> dict[str, Any]:
-        """Make and measure the views of a person; keeps their pictures and features."""
+        """Sample and measure the views of a person, and write their picture and features to the folder `out`."""
         begin = time.monotonic()
-        person = self.people.person(name)
-        held = person.read(
-            choose_views(self.protocol, person.azimuth, person.elevation, self.config.seed, number_of(name))
-        )
-        truth = look_at_truth(self.kit, held)
+        held, portrait = self.read(name)
+        truth = true_views(self.metrics, held)
         embedding = held.embedding if self.config.embeddings else truth.source
-        shown = {
-            MODEL: make_views(self.painter.model, held, self._identity(embedding, held), self.how),
-            COPY: copied(held),
-        }
-        like = ""
+        methods = {MODEL: self.views(held, portrait), COPY: copied_input(held)}
+        nearest = ""
         if self.nearest is not None and embedding is not None:
-            like = self.nearest.find(embedding)
-            shown[NEAREST] = self.nearest.show(held, like)
-        if self.kit.inception is not None:
-            pictures = {TRUTH: truth.rgb, **{m: to_unit(views.rgb) for m, views in shown.items()}}
-            save_features(out, name, {m: self.kit.inception(p) for m, p in pictures.items()})
-        save_strip(out, name, strip(held, shown[MODEL], shown.get(NEAREST)))
+            nearest = self.nearest.find(embedding)
+            methods[NEAREST] = self.nearest.views(held, nearest)
+        if self.metrics.inception is not None:
+            pictures = {TRUTH: truth.rgb, **{m: to_unit(views.rgb) for m, views in methods.items()}}
+            save_features(out, name, {m: self.metrics.inception(p) for m, p in pictures.items()})
+        save_strip(out, name, strip(held, methods[MODEL], methods.get(NEAREST)))
+        measured = {method: measure(self.metrics, truth, views) for method, views in methods.items()}
+        for method, views in methods.items():
+            measured[method]["person"] |= agreement(views, truth)
         return {
             "name": name,
-            "caption": _caption(held, shown[MODEL].normal is not None, like),
+            "caption": _caption(held, methods[MODEL].normal is not None, nearest),
             "input": held.views[0],
             "targets": list(held.views[1:]),
             "azimuth": held.azimuth[1:].tolist(),
             "elevation": held.elevation[1:].tolist(),
-            "identity": embedding is not None,
-            "nearest": like,
-            "methods": self._measured(truth, shown),
+            "seed": noise_seed(name, self.config.seed),
+            "identity": self._identity(held, portrait) is not None,
+            "nearest": nearest,
+            "methods": measured,
             "seconds": round(time.monotonic() - begin, 3),
         }
 
-    def _measured(self, truth: Truth, shown: dict[str, Shown]) -> dict[str, Any]:
-        """What is measured of a person, by method."""
-        found = {method: measure(self.kit, truth, views) for method, views in shown.items()}
-        of_truth = true_spread(truth.held)
-        for method, views in shown.items():
-            found[method]["person"] |= agreement(views, truth.held, of_truth)
-        return found
+    def read(self, name: str) -> tuple[HeldOut, Portrait]:
+        """The views of a person, and the input view preprocessed as `spinset views --aligned` does.
 
-    def _identity(self, embedding: Float32[np.ndarray, " d"] | None, held: HeldOut) -> Float32[np.ndarray, " d"] | None:
-        if not self.painter.model.about.identity or embedding is None:
+        Raises:
+            UserError, DamagedData: a view cannot be read, or the head cannot be placed.
+        """
+        person = self.people.person(name)
+        places = choose_views(self.protocol, person.azimuth, person.elevation, self.config.seed, person_key(name))
+        held = person.read(places)
+        direction = {"azimuth": float(held.azimuth[0]), "elevation": float(held.elevation[0])}
+        preprocess = replace(self.preprocess, config=replace(self.preprocess.config, **direction))
+        return held, preprocess(person.photo(int(places[0])))
+
+    def views(self, held: HeldOut, portrait: Portrait) -> EvaluatedViews:
+        """The views that the model samples of a person."""
+        identity = self._identity(held, portrait)
+        return sample_views(self.sampler, held, portrait.rgb, identity, self.config.stages, self.config.input_normals)
+
+    def _identity(self, held: HeldOut, portrait: Portrait) -> Float32[torch.Tensor, " d"] | None:
+        """The embedding that the model is given."""
+        if not self.sampler.model.about.identity:
             return None
-        if len(embedding) != EMBEDDING:
-            raise UserError(
-                f"identity {held.name} has an embedding of {len(embedding)} numbers; the model reads {EMBEDDING}"
-            )
-        return embedding
+        if self.config.embeddings:
+            return None if held.embedding is None else torch.from_numpy(held.embedding)
+        return portrait.identity
 
 
-def _open_run(
-    config: EvaluateConfig, protocol: Protocol, painter: Painter, how: NovelViews, clip: PictureEmbedder | None
-) -> Run:
-    about = painter.model.about
+def open_evaluation(config: EvaluateConfig, clip: PictureEmbedder | None = None) -> Evaluation:
+    """Open the model, the people and the metrics; raises as `evaluate`."""
+    protocol = PROTOCOLS[config.protocol]
+    settings = SamplerConfig(config.steps or protocol.steps, config.scale or protocol.scale, seed=config.seed)
+    sampler = open_sampler(config.model, settings, config.device)
+    with step("opening the people and the metrics"):
+        return _open_people_and_metrics(config, protocol, sampler, clip)
+
+
+def _open_people_and_metrics(
+    config: EvaluateConfig, protocol: EvaluationProtocol, sampler: ViewSampler, clip: PictureEmbedder | None
+) -> Evaluation:
+    about = sampler.model.about
     if about.recogniser == sha256(RECOGNISER) and not config.recogniser and not config.embeddings:
         config = replace(config, recogniser="embedded")  # as `spinset views` takes it
     beyond_embedded = check_embedded(
@@ -149,112 +178,143 @@ def _open_run(
     if about.identity and faces is None and not config.embeddings:
         raise UserError(
             "the model was trained with identities: --embeddings names a score table of the dataset, or --recogniser the "
-            "ArcFace .onnx that looks at the input view"
+            "ArcFace .onnx for the input view"
         )
     if config.nearest and faces is None and not config.embeddings:
         raise UserError("--nearest compares embeddings: --embeddings names their table, or give a --recogniser")
     if config.layout == "spinset":
         people = StoredPeople(config.data, config.selection, config.embeddings, about.resolution)
+        if config.input_normals == "stored" and "normal" in sampler.model.config.members and not people.has_normals:
+            raise UserError(f"{config.data} lacks normals of some views; give --input-normals own")
     else:
         people = open_stage(config.layout, config.data, config.stage, detector, about.resolution, config.seed)
     nearest = None
     if config.nearest:
-        nearest = Nearest(StoredPeople(config.nearest, "", config.embeddings or "arcface", about.resolution))
-    kit = open_kit(about.resolution, config.weights, config.device, faces, clip, config.reid_limit)
+        nearest = NearestHead(StoredPeople(config.nearest, "", config.embeddings or "arcface", about.resolution))
+    _check_dimensions(config, about, people, faces, nearest)
+    metrics = open_metrics(about.resolution, config.weights, config.device, faces, clip, config.reid_limit)
     settings = {
         "protocol": protocol.name,
-        "model": model_fingerprint(model_folder(config.model)),
+        "model": folder_fingerprint(model_folder(config.model), (".json", ".safetensors")),
         "data": people.lineage,
         "nearest": nearest.people.lineage if nearest else None,
         "resolution": about.resolution,
-        "steps": how.steps,
-        "scale": how.scale,
-        "stages": how.stages,
-        "input_normals": how.normals if "normal" in painter.model.config.members else None,
+        "steps": sampler.config.steps,
+        "scale": sampler.config.scale,
+        "sampler": sampler.config.sampler,
+        "precision": resolve_precision(sampler.config.precision, config.device),
+        "stages": config.stages,
+        "input_normals": config.input_normals if "normal" in sampler.model.config.members else None,
         "seed": config.seed,
         "near": NEAR,
-        **kit_settings(config, kit, beyond_embedded),
+        **metric_settings(config, metrics, beyond_embedded),
     }
-    return Run(config, protocol, painter, how, people, nearest, kit, settings)
+    return Evaluation(
+        config, protocol, sampler, _preprocessor(config, about, faces), people, nearest, metrics, settings
+    )
 
 
-def model_fingerprint(folder: Path) -> str:
-    """A hash of all files of a model."""
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".safetensors")):
-        digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
-    return digest.hexdigest()
+def _check_dimensions(
+    config: EvaluateConfig,
+    about: About,
+    people: HeldOutPeople,
+    faces: FaceEmbedder | None,
+    nearest: NearestHead | None,
+) -> None:
+    """Raise UserError unless all embeddings that are compared, or given to the model, have equally many numbers."""
+    stored = people.embeddings if isinstance(people, StoredPeople) else None
+    dimensions = stored.shape[1] if stored is not None else faces.arcface.dimensions if faces else 0
+    if about.identity and dimensions != EMBEDDING:
+        raise UserError(f"the embeddings have {dimensions} numbers; the model reads {EMBEDDING}")
+    others = dimensions if nearest is None else nearest.dimensions
+    if others != dimensions:
+        raise UserError(
+            f"--nearest has embeddings of {others} numbers and the held-out people of {dimensions}; "
+            "score both with one recogniser"
+        )
 
 
-def report(run: Run, out: Path, rows: list[dict[str, Any]]) -> Report:
-    """The report of all rows."""
+def _preprocessor(config: EvaluateConfig, about: About, faces: FaceEmbedder | None) -> PhotoPreprocessor:
+    """Preprocesses input views as aligned photos, with the recogniser and the detector of the evaluation."""
+    models = load_face_models(FaceConfig(), config.device)
+    if faces is not None and about.identity and not config.embeddings:
+        models = replace(models, arcface=faces.arcface, detector=faces.detector, min_detection=faces.min_detection)
+    return PhotoPreprocessor(PortraitConfig(aligned=True), models, None)
+
+
+def report(evaluation: Evaluation, out: Path, rows: list[Row], failed: dict[str, str]) -> EvaluationReport:
+    """The report of all measured people."""
+    config, protocol, about = evaluation.config, evaluation.protocol, evaluation.sampler.model.about
     methods = {MODEL: "this model", COPY: "copy of the input"}
-    missing = dict(run.kit.missing)
-    known = any("normal_error" in row["methods"][MODEL]["views"] for row in rows)
-    if not known:
-        own = "normal" in run.painter.model.config.members
-        missing["normal_error"] = "the true normals are not known" if own else "the model makes no normals"
+    missing = dict(evaluation.metrics.missing)
+    if not any("normal_error" in row["methods"][MODEL]["views"] for row in rows):
+        makes_normals = "normal" in evaluation.sampler.model.config.members
+        missing["normal_error"] = "the true normals are not known" if makes_normals else "the model makes no normals"
     missing |= dict.fromkeys(EPIPOLAR, f"SIFT finds no spot twice in views within {NEAR:g} degrees")
     missing |= dict.fromkeys(HULL, "the true views have no masks, or nothing is seen twice")
     missing |= dict.fromkeys(BORDER, f"no two calls of the sampler made views within {NEAR:g} degrees")
     if any(NEAREST in row["methods"] for row in rows):
         methods[NEAREST] = "nearest training head"
-    about = {
-        "model": config_name(run.config.model),
-        "knows": run.painter.model.about.knows,
-        "samples_seen": run.painter.model.about.samples_seen,
+    facts = {
+        "model": config_name(config.model),
+        "knows": about.knows,
+        "samples_seen": about.samples_seen,
         "people": len(rows),
-        "of": len(run.people.names),
-        "settings": run.settings,
+        "of": len(evaluation.people.names),
+        "failed": failed,
+        "settings": evaluation.settings,
         "versions": {name: version(name) for name in ("spinset", "torch", "diffusers", "torchmetrics")},
         "seconds": round(sum(row["seconds"] for row in rows), 1),
     }
-    return Report(
-        title=f"{config_name(run.config.model)} by the protocol of {run.protocol.name}",
-        about=about,
-        protocol=run.protocol,
+    features = out if evaluation.metrics.inception else None
+    return EvaluationReport(
+        title=f"{config_name(config.model)} by the protocol of {protocol.name}",
+        about=facts,
+        protocol=protocol,
         methods=methods,
         rows=rows,
-        results={
-            m: results_of([r for r in rows if m in r["methods"]], m, missing, out if run.kit.inception else None)
-            for m in methods
-        },
-        notes=_notes(run, rows),
+        results={m: results_of([r for r in rows if m in r["methods"]], m, missing, features) for m in methods},
+        notes=[*failure_notes(failed), *_notes(evaluation, rows)],
     )
 
 
+def failure_notes(failed: dict[str, str]) -> list[str]:
+    """A sentence for each person that could not be measured."""
+    return [f"{name} could not be measured: {reason}." for name, reason in failed.items()]
+
+
 def config_name(path: str) -> str:
-    """The last part of a path that says something."""
+    """The last part of a path that distinguishes models."""
     parts = [part for part in Path(path).parts if part not in ("model", "/")]
     return parts[-1] if parts else path
 
 
-def _notes(run: Run, rows: list[dict[str, Any]]) -> list[str]:
+def _notes(evaluation: Evaluation, rows: list[Row]) -> list[str]:
+    model, people, nearest = evaluation.sampler.model, evaluation.people, evaluation.nearest
     counts = sorted({len(row["targets"]) for row in rows})
-    wanted = sum(targets.count for targets in run.protocol.targets)
-    notes = [
-        f"The model knows {run.painter.model.about.knows or 'what its maker knows'}; {len(rows)} people were measured."
-    ]
+    wanted = sum(targets.count for targets in evaluation.protocol.targets)
+    known = model.about.knows or "heads that its folder does not describe"
+    notes = [f"The model knows {known}; {len(rows)} people were measured."]
     if counts != [wanted]:
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
         notes.append(f"People have {span} views to make where the protocol has {wanted}.")
-    if len(rows) < run.protocol.identities:
-        notes.append(f"The protocol has {run.protocol.identities} people.")
-    if without := sum(not row["identity"] for row in rows):
-        notes.append(f"{without} people have no embedding, and were made and looked up without identity.")
-    if not max(run.painter.model.about.conditions):
+    if len(rows) < evaluation.protocol.identities:
+        notes.append(f"The protocol has {evaluation.protocol.identities} people.")
+    if model.about.identity and (without := sum(not row["identity"] for row in rows)):
+        notes.append(f"{without} people have no embedding, and were made without identity.")
+    if not max(model.about.conditions):
         notes.append("The model takes no input view: views are made from the identity alone.")
-    if "normal" in run.painter.model.config.members and run.how.normals == "stored":
+    if "normal" in model.config.members and evaluation.config.input_normals == "stored":
         notes.append("The true normals of the input were given, which a photo does not have.")
-    if run.nearest and isinstance(run.people, StoredPeople):
-        same = run.people.dataset.plan.source == run.nearest.people.dataset.plan.source
-        if shared := len(run.people.seeds & run.nearest.people.seeds) if same else 0:
+    if nearest and isinstance(people, StoredPeople):
+        same = people.dataset.plan.source == nearest.people.dataset.plan.source
+        if shared := len(people.seeds & nearest.people.seeds) if same else 0:
             notes.append(f"{shared} of the held-out identities are heads of the training set: these are not held out.")
     return notes
 
 
-def _caption(held: HeldOut, normals: bool, like: str) -> str:
+def _caption(held: HeldOut, normals: bool, nearest: str) -> str:
     rows = ["the truth (input first)", "made"]
     rows += (["true normals"] if held.normal is not None else []) + ["normals made"] if normals else []
-    rows += [f"nearest training head {like}"] if like else []
+    rows += [f"nearest training head {nearest}"] if nearest else []
     return f"Input {held.views[0]}, targets {', '.join(held.views[1:8])}. Rows: {', '.join(rows)}."

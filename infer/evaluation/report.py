@@ -1,4 +1,4 @@
-"""What an evaluation leaves: results.json, results.md beside the paper's numbers, and failures.html with the worst people."""
+"""The report of an evaluation: results.json, results.md with the papers' tables, and failures.html with the worst people."""
 
 import base64
 import json
@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from infer.evaluation.held_out import HeldOut
-from infer.evaluation.novel_views import Shown
-from infer.evaluation.protocols import Protocol, Table, better
-from infer.evaluation.summary import Result, Row, measured, worst
+from infer.evaluation.methods import EvaluatedViews
+from infer.evaluation.protocols import EvaluationProtocol, PaperTable, better
+from infer.evaluation.results import Result, Row, measured, worst
 from infer.metrics.figures import Figure
-from infer.metrics.pixels import to_bytes
+from infer.views import to_bytes
+from manifests.pictures import encode_picture
 from pages.page import render
 
 TILE, COLUMNS = 96, 8
-"""Pixels of a view in the gallery, and how many views of a person it shows."""
-SHOWN = 3
-"""People that are shown as the worst of a metric."""
+"""Pixels of a view in the gallery, and the number of views of a person in it."""
+WORST_PEOPLE = 3
+"""People that are listed as the worst of each metric."""
 PICTURES = "pictures"
 DIFFERENCE = (
     "The numbers of the papers are their own: of other people, other pictures, other weights and often other definitions. "
@@ -34,24 +34,25 @@ DIFFERENCE = (
 )
 
 
-class Line(NamedTuple):
+class TableRow(NamedTuple):
     """One row of a table as text."""
 
     name: str
     cells: list[str]
-    own: bool = False
+    is_measured: bool = False
+    """Whether the row is of this evaluation, and not of a paper."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that is known once all people are measured."""
+class EvaluationReport:
+    """The results of all people, and the files that are written of them."""
 
     title: str
     about: Mapping[str, Any]
-    """What was measured, with which settings."""
-    protocol: Protocol | None
+    """The model or the folders that were measured, and the settings."""
+    protocol: EvaluationProtocol | None
     methods: Mapping[str, str]
-    """What each method is, the one in question first."""
+    """The name of each method in the report, by its key; the measured model comes first."""
     rows: Sequence[Row]
     results: Mapping[str, Sequence[Result]]
     notes: Sequence[str] = field(default=())
@@ -63,38 +64,38 @@ class Report:
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Figure]]:
-        """By method, then by metric."""
+        """The figures by method, then by metric."""
         return {m: {r.figure.name: r.figure for r in found} for m, found in self.results.items()}
 
-    def table_lines(self, table: Table) -> list[Line]:
-        """A paper's rows, then ours."""
-        theirs = [Line(name, [_cell(n) for n in numbers]) for name, numbers in table.rows]
+    def table_lines(self, table: PaperTable) -> list[TableRow]:
+        """The rows of a paper, then those of the measured methods."""
+        of_paper = [TableRow(name, [_cell(n) for n in numbers]) for name, numbers in table.rows]
         metrics = [metric for _, metric in table.columns]
-        ours = [
-            Line(says, [_cell(self.figures[m][x].value if x in self.figures[m] else None) for x in metrics], True)
-            for m, says in self.methods.items()
+        of_methods = [
+            TableRow(label, [_cell(self.figures[m][x].value if x in self.figures[m] else None) for x in metrics], True)
+            for m, label in self.methods.items()
         ]
-        return theirs + ours
+        return of_paper + of_methods
 
-    def everything(self) -> list[Line]:
-        """Each metric that has a number, with the count behind it and the standard error over people."""
+    def measured_rows(self) -> list[TableRow]:
+        """Each metric that has a number, with the standard error over people and the count that it is a mean of."""
         names = [r.figure.name for r in self.results[next(iter(self.methods))]]
         by_name = {m: {r.figure.name: r for r in found} for m, found in self.results.items()}
         lines = [
-            Line(f"{name} ({better(name)})", [_full(by_name[m].get(name)) for m in self.methods]) for name in names
+            TableRow(f"{name} ({better(name)})", [_full(by_name[m].get(name)) for m in self.methods]) for name in names
         ]
         return [line for line in lines if any(cell != "-" for cell in line.cells)]
 
-    def missing(self) -> list[Line]:
-        """Why the others have none: reason by reason, the metrics."""
+    def missing_rows(self) -> list[TableRow]:
+        """The metrics without a number, grouped by the reason."""
         reasons: dict[str, list[str]] = {}
         for name, figure in self.figures[next(iter(self.methods))].items():
             if figure.value is None:
                 reasons.setdefault(figure.reason, []).append(name)
-        return [Line(", ".join(names), [reason]) for reason, names in reasons.items()]
+        return [TableRow(", ".join(names), [reason]) for reason, names in reasons.items()]
 
     def differences(self) -> list[str]:
-        """What keeps these numbers from being the paper's."""
+        """Sentences on the differences between these numbers and the papers'."""
         return [DIFFERENCE, *self.protocol.choices, *self.notes] if self.protocol else list(self.notes)
 
     def write(self, folder: Path) -> None:
@@ -120,21 +121,21 @@ class Report:
             out += [f"## {table.title} ({table.source})", ""]
             out += _pipes(["", *(h for h, _ in table.columns)], self.table_lines(table))
         out += [
-            "## All that was measured",
+            "## All measured metrics",
             "",
             "Mean, standard error over people, and the count of views, pairs or people.",
             "",
         ]
-        out += _pipes(["metric (better)", *self.methods.values()], self.everything())
-        if missing := self.missing():
+        out += _pipes(["metric (better)", *self.methods.values()], self.measured_rows())
+        if missing := self.missing_rows():
             out += ["## Not measured", "", *(f"* {line.name}: {line.cells[0]}" for line in missing), ""]
         if differences := self.differences():
-            out += ["## What differs", "", *(f"* {sentence}" for sentence in differences), ""]
+            out += ["## Differences to the paper", "", *(f"* {sentence}" for sentence in differences), ""]
         return "\n".join(out)
 
     def _page(self, folder: Path) -> str:
         method = next(iter(self.methods))
-        lists = {x: worst(self.rows, method, x, SHOWN) for x in measured(self.rows, method)}
+        lists = {x: worst(self.rows, method, x, WORST_PEOPLE) for x in measured(self.rows, method)}
         names = list(dict.fromkeys(row["name"] for found in lists.values() for row, _ in found))
         cards = {name: file for name in names if (file := picture_file(folder, name)).is_file()}
         return render(
@@ -149,26 +150,26 @@ class Report:
 
 
 def picture_file(folder: Path, name: str) -> Path:
-    """Where a person's views are shown."""
+    """The file with the gallery of a person."""
     return folder / PICTURES / f"{name.replace('/', '__')}.png"
 
 
-def strip(held: HeldOut, shown: Shown, nearest: Shown | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Rows of the truth (the input first), of what was made, of its normals, and of the nearest training head."""
+def strip(held: HeldOut, made: EvaluatedViews, nearest: EvaluatedViews | None) -> UInt8[np.ndarray, "h w 3"]:
+    """Rows of the true views (the input first), of the sampled views, of both normals, and of the nearest training head."""
     count = min(len(held) - 1, COLUMNS - 1)
     grey = torch.zeros_like(held.rgb[:1])
-    rows = [held.rgb[: count + 1], torch.cat([grey, shown.rgb[:count]])]
-    if shown.normal is not None:
+    rows = [held.rgb[: count + 1], torch.cat([grey, made.rgb[:count]])]
+    if made.normal is not None:
         if held.normal is not None:
             rows.append(held.normal[: count + 1])
-        rows.append(torch.cat([grey, shown.normal[:count]]))
+        rows.append(torch.cat([grey, made.normal[:count]]))
     if nearest is not None:
         rows.append(torch.cat([grey, nearest.rgb[:count]]))
     return grid(rows)
 
 
 def grid(rows: Sequence[Float32[Tensor, "n 3 h w"]]) -> UInt8[np.ndarray, "y x 3"]:
-    """Rows of as many pictures in [-1, 1], each in a tile; small ones keep their pixels."""
+    """Rows of pictures in [-1, 1] as one picture, each reduced to a tile; smaller ones keep their size."""
     tiles = []
     for row in rows:
         height, width = row.shape[-2:]
@@ -180,9 +181,9 @@ def grid(rows: Sequence[Float32[Tensor, "n 3 h w"]]) -> UInt8[np.ndarray, "y x 3
 
 
 def save_strip(folder: Path, name: str, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Keep a person's views for the gallery."""
+    """Write a person's picture for the gallery."""
     (folder / PICTURES).mkdir(exist_ok=True)
-    Image.fromarray(pixels).save(picture_file(folder, name))
+    picture_file(folder, name).write_bytes(encode_picture(pixels))
 
 
 def _data(file: Path) -> str:
@@ -200,8 +201,8 @@ def _full(result: Result | None) -> str:
     return f"{result.figure.value:.4g}{sure} ({result.figure.count})"
 
 
-def _pipes(headings: Sequence[str], lines: Sequence[Line]) -> list[str]:
-    rows = [[f"**{line.name}**" if line.own else line.name, *line.cells] for line in lines]
+def _pipes(headings: Sequence[str], lines: Sequence[TableRow]) -> list[str]:
+    rows = [[f"**{line.name}**" if line.is_measured else line.name, *line.cells] for line in lines]
     body = [f"| {' | '.join(row)} |" for row in (list(headings), ["---"] * len(headings), *rows)]
     return [*body, ""]
 

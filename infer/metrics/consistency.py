@@ -1,4 +1,4 @@
-"""Whether generated views fit together, without weights: under the known cameras, and across the chunks they were made in."""
+"""Consistency of generated views without weights: under the known cameras, and across the calls that sampled them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,64 +15,43 @@ from infer.metrics.figures import Figure, absent
 from infer.metrics.pixels import Measure, l2
 
 RATIO = 0.8
-"""How much nearer a match must be than the second best. Source: Lowe 2004, section 7.1."""
+"""Largest ratio of the distances of the best and the second best match. Source: Lowe 2004, section 7.1."""
 EDGE = 2
-"""Pixels inside a contour where nothing is matched: contours move with the camera and are no spots of a surface."""
+"""Pixels inside a contour without features: contours move with the camera, and are no points of a surface."""
 ENOUGH = 10
-"""Matches without which a pair of views cannot be judged consistent. Source: Yu et al. 2023."""
-
-
-def ring(views: int) -> Int[np.ndarray, "p 2"]:
-    """Neighbours of a closed turntable, in order around it."""
-    return np.stack([np.arange(views), (np.arange(views) + 1) % views], axis=1)
-
-
-class Spots(NamedTuple):
-    """Pixels of the same spots in two pictures; pixel centres at +0.5."""
-
-    first: Float[np.ndarray, "n 2"]
-    second: Float[np.ndarray, "n 2"]
-
-
-def match(
-    first: UInt8[np.ndarray, "h w 3"],
-    second: UInt8[np.ndarray, "h w 3"],
-    masks: tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]] | None = None,
-) -> Spots:
-    """SIFT features that two pictures (RGB) have in common: each the other's best by far, inside the masks if given."""
-    masks_of = masks or (None, None)
-    return _common(_features(first, masks_of[0]), _features(second, masks_of[1]))
-
-
-def _common(first: "_Features", second: "_Features") -> Spots:
-    (here, a), (there, b) = first, second
-    if a is None or b is None or min(len(a), len(b)) < 2:
-        return Spots(here[:0], there[:0])
-    back = _best(b, a)
-    pairs = [(i, j) for i, j in _best(a, b).items() if back.get(j) == i]
-    return Spots(here[[i for i, _ in pairs]], there[[j for _, j in pairs]])
+"""Fewest matches of a pair of views that can count as consistent. Source: Yu et al. 2023."""
 
 
 class _Features(NamedTuple):
-    """Pixels of the features of a picture, and what they look like; None if there are none."""
+    """Positions of the SIFT features of a picture, pixel centres at +0.5, and their descriptors; None without features."""
 
     pixels: Float[np.ndarray, "n 2"]
-    looks: Float32[np.ndarray, "n d"] | None
+    descriptors: Float32[np.ndarray, "n d"] | None
 
 
 def _features(picture: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"] | None) -> _Features:
     window = None
     if mask is not None:
         window = cv2.erode(mask.astype(np.uint8), np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8))
-    points, looks = cv2.SIFT.create().detectAndCompute(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), window)
+    points, descriptors = cv2.SIFT.create().detectAndCompute(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), window)
     # OpenCV counts from the centre of the first pixel.
-    return _Features(np.array([point.pt for point in points]).reshape(-1, 2) + 0.5, looks)
+    return _Features(np.array([point.pt for point in points]).reshape(-1, 2) + 0.5, descriptors)
 
 
 def _best(a: Float32[np.ndarray, "n d"], b: Float32[np.ndarray, "m d"]) -> dict[int, int]:
-    """For each row of a that has one, the row of b that is nearer than the second best by far."""
+    """For each row of a, the nearest row of b, if it passes the ratio test."""
     nearest = cv2.BFMatcher().knnMatch(a, b, k=2)
     return {one.queryIdx: one.trainIdx for one, two in nearest if one.distance < RATIO * two.distance}
+
+
+def _matches(first: "_Features", second: "_Features") -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
+    """Positions of the features of two pictures that are each other's best match."""
+    (at, a), (other_at, b) = first, second
+    if a is None or b is None or min(len(a), len(b)) < 2:
+        return at[:0], other_at[:0]
+    back = _best(b, a)
+    pairs = [(i, j) for i, j in _best(a, b).items() if back.get(j) == i]
+    return at[[i for i, _ in pairs]], other_at[[j for _, j in pairs]]
 
 
 def epipolar_distances(
@@ -81,25 +60,26 @@ def epipolar_distances(
     pairs: Int[np.ndarray, "p 2"],
     masks: Bool[np.ndarray, "v h w"] | None = None,
 ) -> list[Float[np.ndarray, " _"]]:
-    """For each pair of views the symmetric epipolar distances (pixels) of its matches under the known cameras.
+    """For each pair of views the symmetric epipolar distances, in pixels, of its matches under the known cameras.
 
-    It sees what moves off its epipolar line, which on a turntable is up and down; along the line anything goes.
+    Motion along epipolar lines, which are nearly horizontal on a turntable, is not detected. Pictures are sRGB.
     """
     cameras = cameras.to("cpu")
     matrices = fundamental(cameras[pairs[:, 0].tolist()], cameras[pairs[:, 1].tolist()], pictures.shape[1])
-    # Each view is in several pairs and looked at once.
+    # Each view is in several pairs, and its features are computed once.
     features = {i: _features(pictures[i], None if masks is None else masks[i]) for i in np.unique(pairs).tolist()}
     distances = []
     for (i, j), F in zip(pairs.tolist(), matrices, strict=True):
-        spots = _common(features[i], features[j])
-        distances.append(epipolar_distance(F, torch.from_numpy(spots.first), torch.from_numpy(spots.second)).numpy())
+        first, second = _matches(features[i], features[j])
+        distances.append(epipolar_distance(F, torch.from_numpy(first), torch.from_numpy(second)).numpy())
     return distances
 
 
 def epipolar_figures(distances: Sequence[Float[np.ndarray, " _"]], within: float = 2.0) -> list[Figure]:
-    """Rows of the distances of many pairs: share of matches within some pixels, their median, matches per pair.
+    """Figures of the distances of many pairs of views.
 
-    And the share of pairs with 10 matches or more whose median is within (TSED). Source: Yu et al. 2023.
+    The share of matches within some pixels, the median distance, the matches per pair, and the share of pairs with 10 matches
+    or more whose median is within (TSED). Source: Yu et al. 2023.
     """
     names = ("epipolar_share", "epipolar_median", "epipolar_matches", "epipolar_tsed")
     if not distances:
@@ -114,14 +94,14 @@ def epipolar_figures(distances: Sequence[Float[np.ndarray, " _"]], within: float
 
 
 class Borders(NamedTuple):
-    """Mean distances of neighbouring views within chunks and across their borders; NaN where there are none."""
+    """Mean distances of neighbouring views of one call and of two calls; NaN where there are none."""
 
     inside: float
     across: float
 
     @property
     def ratio(self) -> float:
-        """1 where borders do not show."""
+        """Their quotient, which is 1 where borders between calls are not visible."""
         return self.across / self.inside if self.inside else float("nan")
 
 
@@ -131,10 +111,10 @@ def chunk_borders(
     pairs: Int[np.ndarray, "p 2"],
     distance: Measure = l2,
 ) -> Borders:
-    """How much neighbouring views differ within the chunks they were made in, and across them.
+    """How much neighbouring views (`pairs`) differ within the calls that sampled them, and across calls.
 
-    Pictures in [0, 1], `chunk` numbers what was made together; `distance` may be LPIPS. Profiles change faster than fronts,
-    so compare with the same figure of true views.
+    Pictures are in [0, 1], `chunk` is the number of each view's call, and `distance` may be LPIPS. Profiles change faster than
+    fronts, so compare with the same figure of true views.
     """
     i, j = pairs.T
     apart = distance(pictures[torch.from_numpy(i)], pictures[torch.from_numpy(j)]).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Rows of a report: a number, or the reason why there is none."""
+"""Figures of a report: a number, or the reason why there is none."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ class Figure:
     name: str
     value: float | None
     count: int = 0
-    """Of how many pictures, views, pairs or identities it is made."""
+    """Number of pictures, views, pairs or identities that the value is a mean of."""
     reason: str = ""
-    """Why there is no value."""
+    """The reason why there is no value, or empty."""
 
     def __post_init__(self) -> None:
         assert (self.value is None) == bool(self.reason), f"{self.name} needs a value or a reason, and not both"
-        assert self.value is None or np.isfinite(self.value), f"{self.name} is {self.value}; say so as a reason"
+        assert self.value is None or np.isfinite(self.value), f"{self.name} is {self.value}; give a reason instead"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}" if self.value is None else f"{self.name}: {self.value:.4g} ({self.count})"
 
 
 def absent(names: Iterable[str], reason: str) -> list[Figure]:
-    """Rows of what was not measured."""
+    """Figures that were not measured, all for one reason."""
     return [Figure(name, None, reason=reason) for name in names]
 
 
 def mean_figure(name: str, values: Float[np.ndarray, " n"], none: str = "there was nothing to measure") -> Figure:
-    """The mean of values; NaN are left out, and `none` says why if nothing else is there."""
+    """The mean of values without NaN; `none` is the reason if there are only NaN."""
     known = values[~np.isnan(values)]
     if not len(known):
         return Figure(name, None, reason=none)

@@ -1,4 +1,4 @@
-"""FID: how far the distribution of generated pictures is from that of true ones, also of fronts and backs alone."""
+"""FID of generated pictures against true ones, over all views and over front and back views alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ FID = ("fid", "fid_front", "fid_back")
 
 @dataclass(frozen=True, eq=False)
 class Inception:
-    """The network of FID: 2,048 features of a picture."""
+    """The Inception network of FID, which gives 2,048 features of a picture."""
 
     net: nn.Module
     device: str
 
     @torch.inference_mode()
     def __call__(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[np.ndarray, "n 2048"]:
-        """Features of pictures in [0, 1], in 255 steps as on disk, resized bilinearly with antialiasing to 299."""
+        """Features of pictures in [0, 1], rounded to 8 bits and resized bilinearly with antialiasing to 299 pixels."""
         check_range(pictures, "these")
         parts = []
         for part in pictures.to(self.device).split(SPLIT):
@@ -60,7 +60,7 @@ def build_inception(state: Mapping[str, Tensor], device: str = "cpu") -> Incepti
 
 
 class _InsideMean(nn.Module):
-    """Corrects means over 3 x 3 that counted zeros beyond the border as values."""
+    """Corrects 3 x 3 means that counted the zeros of the padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x / nn.functional.avg_pool2d(torch.ones_like(x[:1, :1]), 3, stride=1, padding=1)
@@ -98,9 +98,10 @@ def fid_figures(
     target_azimuth: Float[np.ndarray, " m"],
     split: float = 90.0,
 ) -> list[Figure]:
-    """Rows of FID over all views, over fronts (turned `split` degrees or less) and over backs; features of any network.
+    """FID over all views, over front views (`split` degrees or less from the front) and over back views.
 
-    DiffPortrait360 reports fronts and backs and does not say where they part. Without features: `absent(FID, reason)`.
+    Features may be of any network. Parts with fewer views than features have a reason instead of a value. DiffPortrait360
+    reports fronts and backs and does not state the angle between them.
     """
     turns = turned(generated_azimuth), turned(target_azimuth)
     parts = [[np.ones(len(t), bool) for t in turns], [t <= split for t in turns], [t > split for t in turns]]

@@ -1,53 +1,69 @@
-"""Photo-consistency on the visual hull: whether views agree on the colour of the surface their masks carve out."""
+"""The visual hull of masks, and photo-consistency on it: whether views agree on the colours of the surface of the hull."""
 
+import cv2
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
 from geometry.cameras import Cameras
 from infer.metrics.pixels import check_range
 
-FACING = 0.3
-"""Cosine between a surface and the direction of a camera below which its picture is too slanted to be believed."""
+MIN_FACING_COSINE = 0.3
+"""Cosine between the hull's normal and the direction of a camera below which the picture is too slanted to be judged."""
+CONTOUR_BLUR = 1.0
+"""Standard deviation in pixels by which contours are smoothed; without it the staircase of their pixels shows on the hull."""
 
 
-def carve(
-    masks: Bool[Tensor, "v h w"], cameras: Cameras, grid: int = 96
-) -> tuple[Bool[Tensor, "g g g"], Bool[Tensor, "g g g"]]:
-    """Cells of a grid over [-0.5, 0.5]^3 (x, y, z) that no mask denies, and cells that are in every picture.
+def hull_depths(
+    masks: Bool[Tensor, "v h w"], cameras: Cameras, ticks: Float[Tensor, " g"]
+) -> Float32[np.ndarray, "g g g"]:
+    """How deep inside the visual hull the points (x, y, z) of a grid lie, in world units; negative outside.
 
-    Source: Laurentini 1994, the visual hull.
+    Beyond its frame a mask continues as it is at the frame; where no view looks is outside. Source: Laurentini 1994.
     """
-    points, resolution = _centres(grid, masks.device).reshape(-1, 3), masks.shape[-1]
-    solid, framed = (torch.ones(grid**3, dtype=torch.bool, device=masks.device) for _ in range(2))
-    for view, mask in enumerate(masks):
-        x, y = cameras[[view]].project(points, resolution)[0, :, :2].floor().long().unbind(-1)
-        inside = (x >= 0) & (x < resolution) & (y >= 0) & (y < resolution)
-        framed &= inside
-        solid[inside] &= mask[y[inside], x[inside]]
-    return solid.reshape(grid, grid, grid), framed.reshape(grid, grid, grid)
+    resolution, grid = masks.shape[-1], len(ticks)
+    inside = torch.from_numpy(np.stack([_signed_distance(mask) for mask in masks.numpy()]))[:, None]
+    plane = torch.stack(torch.meshgrid(ticks, ticks, indexing="ij"), dim=-1).reshape(-1, 2)
+    slabs = []
+    for x in ticks:
+        pixels = cameras.project(torch.cat([x.expand(len(plane), 1), plane], dim=-1), resolution)
+        uv = 2 * pixels[..., :2] / resolution - 1
+        pixel_size = pixels[..., 2] / (resolution * cameras.K[:, :1, 0])
+        depth = functional.grid_sample(inside, uv[:, :, None], padding_mode="border", align_corners=False)[:, 0, :, 0]
+        frame = (1 - uv.abs()).amin(-1) * resolution / 2
+        slabs.append(torch.minimum((depth * pixel_size).amin(0), (frame * pixel_size).amax(0)).reshape(grid, grid))
+    return torch.stack(slabs).numpy()
+
+
+def _signed_distance(mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Pixels to the contour of a mask, positive inside; the border of the picture is no contour."""
+    inner, outer = (
+        cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (mask, ~mask)
+    )
+    return cv2.GaussianBlur(np.where(mask, inner - 0.5, 0.5 - outer), (0, 0), CONTOUR_BLUR)
 
 
 def colour_spread(
     pictures: Float[Tensor, "v 3 h w"], masks: Bool[Tensor, "v h w"], cameras: Cameras, grid: int = 96
 ) -> Float[Tensor, " n"]:
-    """Standard deviation of the colours (in [0, 1]) that views give to each point of the hull seen by two or more.
+    """Standard deviation of the colours that views give to each point of the hull's surface that two or more views see.
 
-    Views count by how squarely they face the point. The hull is not the surface, so the mean is not 0 for true views
-    either: compare with theirs. Pictures are square; only what all of them show is judged.
+    `pictures` are square, in [0, 1]; only points that lie in all of them are judged. Views are weighted by the cosine at which
+    they see a point. The hull is not the true surface, so true views have a mean above 0, too: compare with theirs.
     """
     check_range(pictures, "generated")
-    points, normals = _shell(*carve(masks, cameras, grid))
+    points, normals = _shell(masks, cameras, grid)
     if not len(points):
         return pictures.new_zeros(0)
-    seen = cameras.project(points, pictures.shape[-1])
-    ways = functional.normalize(cameras.positions[:, None] - points, dim=-1)
-    facing = (ways * normals).sum(-1)
-    inside = (seen[..., :2] > 0).all(-1) & (seen[..., :2] < pictures.shape[-1]).all(-1)
-    weight = torch.where(inside & (facing > FACING) & _visible(seen, pictures.shape[-1], cameras, grid), facing, 0)
-    at = (2 * seen[..., :2] / pictures.shape[-1] - 1)[:, :, None]
-    colours = functional.grid_sample(pictures, at, padding_mode="border", align_corners=False)[..., 0]
+    pixels = cameras.project(points, pictures.shape[-1])
+    towards = functional.normalize(cameras.positions[:, None] - points, dim=-1)
+    cosine = (towards * normals).sum(-1)
+    visible = (cosine > MIN_FACING_COSINE) & _in_front(pixels, pictures.shape[-1], cameras, grid)
+    weight = torch.where(visible, cosine, 0)
+    uv = (2 * pixels[..., :2] / pictures.shape[-1] - 1)[:, :, None]
+    colours = functional.grid_sample(pictures, uv, padding_mode="border", align_corners=False)[..., 0]
     several = (weight > 0).sum(0) >= 2
     weight = weight[:, several] / weight[:, several].sum(0)
     colours = colours[..., several]
@@ -55,26 +71,26 @@ def colour_spread(
     return (weight[:, None] * (colours - mean).square()).sum(0).mean(0).sqrt()
 
 
-def _centres(grid: int, device: torch.device) -> Float[Tensor, "g g g 3"]:
-    ticks = (torch.arange(grid, device=device) + 0.5) / grid - 0.5
-    return torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), dim=-1)
-
-
 def _shell(
-    solid: Bool[Tensor, "g g g"], framed: Bool[Tensor, "g g g"]
+    masks: Bool[Tensor, "v h w"], cameras: Cameras, grid: int
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-    """Centres of solid cells in every picture next to a cell that a mask denied, and the hull's outward normals there."""
+    """Centres of the cells of a grid over [-0.5, 0.5]^3 on the hull's surface and in every picture, and outward normals."""
+    ticks = (torch.arange(grid) + 0.5) / grid - 0.5
+    solid = torch.from_numpy(hull_depths(masks.cpu(), cameras.to("cpu"), ticks) > 0)
     around = functional.pad(solid[None, None].float(), (2,) * 6, mode="replicate")
     thinnest = -functional.max_pool3d(-around[..., 1:-1, 1:-1, 1:-1], 3, stride=1)[0, 0]
-    shell = solid & framed & (thinnest == 0)
-    outward = -torch.stack(torch.gradient(functional.avg_pool3d(around, 5, stride=1)[0, 0]), dim=-1)
-    return _centres(len(solid), solid.device)[shell], functional.normalize(outward[shell], dim=-1)
+    shell = solid & (thinnest == 0)
+    outward = -torch.stack(torch.gradient(functional.avg_pool3d(around, 5, stride=1)[0, 0]), dim=-1)[shell]
+    points = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), dim=-1)[shell].to(masks.device)
+    pixels = cameras.project(points, masks.shape[-1])[..., :2]
+    framed = ((pixels >= 0) & (pixels < masks.shape[-1])).all(-1).all(0)
+    return points[framed], functional.normalize(outward.to(masks.device)[framed], dim=-1)
 
 
-def _visible(seen: Float[Tensor, "v n 3"], resolution: int, cameras: Cameras, grid: int) -> Bool[Tensor, "v n"]:
+def _in_front(pixels: Float[Tensor, "v n 3"], resolution: int, cameras: Cameras, grid: int) -> Bool[Tensor, "v n"]:
     """Which points of the shell lie in front in each view, by a depth buffer whose pixels are two cells wide."""
-    visible = torch.zeros(seen.shape[:2], dtype=torch.bool, device=seen.device)
-    for view, points in enumerate(seen):
+    visible = torch.zeros(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
+    for view, points in enumerate(pixels):
         x, y, z = points.unbind(-1)
         cells = max(1, round(float(z.mean() / cameras.K[view, 0, 0]) * grid / 2))
         column, row = ((axis / resolution * cells).long().clamp(0, cells - 1) for axis in (x, y))

@@ -1,6 +1,6 @@
-"""Whether generated views show the person they should: cosines of face embeddings, and how often there is a face."""
+"""Identity metrics of generated views: cosines of face embeddings, and the share of views with a face."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,38 +12,38 @@ from faces.landmarks import crops, face_points, project
 from faces.recogniser import ArcFace
 from geometry.cameras import Cameras, azimuth_elevation
 from geometry.directions import turned
-from infer.metrics.figures import Figure, mean_figure
 
 DLIB_DISTANCE = 0.6
-"""Below which dlib's embeddings are of one person, as Morphable Diffusion and Gen3D-Face count it."""
+"""Euclidean distance of dlib's embeddings below which faces count as one person. Source: Morphable Diffusion, Gen3D-Face."""
 
 
-class Faces(NamedTuple):
-    """Embeddings of views, and which views hold a face (the others' mean nothing)."""
+class FaceEmbeddings(NamedTuple):
+    """Embeddings of views, and which views have a face; the embeddings of the others are NaN."""
 
     embedding: Float[np.ndarray, "v d"]
     found: Bool[np.ndarray, " v"]
 
 
-Embedder = Callable[[UInt8[np.ndarray, "v h w 3"], Cameras], Faces]
+Embedder = Callable[[UInt8[np.ndarray, "v h w 3"], Cameras], FaceEmbeddings]
 
 
 @dataclass(frozen=True, eq=False)
 class FaceEmbedder:
-    """Embeds views by a recogniser of filters; without a detector, known cameras say where a face is and whether."""
+    """Embeds the faces of views by a recogniser; without a detector, faces are located by the known cameras."""
 
     arcface: ArcFace
     detector: Any = None
-    """insightface's SCRFD, of `faces.detector.load_detector`."""
+    """An SCRFD detector of `faces.detector.load_detector`, or None."""
     points: Float[np.ndarray, "5 3"] | None = None
-    """World positions of eyes, nose and mouth; the average head's unless told."""
+    """World positions of eyes, nose and corners of the mouth, or None for those of the average head."""
     max_turn: float = 60.0
+    """Largest angle to the front (degrees) of a view that has a face, without a detector."""
     max_elevation: float = 30.0
-    """Without a detector, a face is there if the view is turned and raised (degrees) no more than this."""
+    """Largest absolute elevation (degrees) of a view that has a face, without a detector."""
     min_detection: float = 0.5
 
-    def __call__(self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras) -> Faces:
-        return self.at(pictures, *self.locate(pictures, cameras))
+    def __call__(self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras) -> FaceEmbeddings:
+        return self.embed_at(pictures, *self.locate(pictures, cameras))
 
     def locate(
         self, pictures: UInt8[np.ndarray, "v h w 3"], cameras: Cameras
@@ -56,16 +56,16 @@ class FaceEmbedder:
         found = (turned(azimuth) <= self.max_turn) & (np.abs(elevation) <= self.max_elevation)
         return project(points, cameras.to("cpu"), pictures.shape[1]), found
 
-    def at(
+    def embed_at(
         self,
         pictures: UInt8[np.ndarray, "v h w 3"],
         points: Float[np.ndarray, "v 5 2"],
         found: Bool[np.ndarray, " v"],
-    ) -> Faces:
-        """Embeddings of faces at given pixels, such as those of the true views."""
+    ) -> FaceEmbeddings:
+        """Embed the faces whose points are at given pixels, such as those of the true views."""
         embedding = np.full((len(pictures), self.arcface.dimensions), np.nan, np.float32)
         embedding[found] = self.arcface.embed(crops(pictures[found], points[found]))
-        return Faces(embedding, found)
+        return FaceEmbeddings(embedding, found)
 
 
 def cosines(a: Float[np.ndarray, "*n d"], b: Float[np.ndarray, "*m d"]) -> Float[np.ndarray, "..."]:
@@ -86,17 +86,17 @@ def similarity(
     return cosines(embed(generated), embed(reference))
 
 
-def identity_similarity(generated: Faces, target: Faces) -> Float[np.ndarray, " v"]:
+def identity_similarity(generated: FaceEmbeddings, target: FaceEmbeddings) -> Float[np.ndarray, " v"]:
     """ID, or CSIM: the cosine of each generated view with the true one; NaN where either holds no face."""
     return np.where(generated.found & target.found, cosines(generated.embedding, target.embedding), np.nan)
 
 
-def input_to_output(source: Float[np.ndarray, " d"], generated: Faces) -> Float[np.ndarray, " v"]:
+def input_to_output(source: Float[np.ndarray, " d"], generated: FaceEmbeddings) -> Float[np.ndarray, " v"]:
     """The cosine of each generated view with the input; NaN where it holds no face."""
     return np.where(generated.found, cosines(source[None], generated.embedding), np.nan)
 
 
-def output_to_output(generated: Faces) -> Float[np.ndarray, " p"]:
+def output_to_output(generated: FaceEmbeddings) -> Float[np.ndarray, " p"]:
     """The cosines of all pairs of views that hold a face."""
     vectors = generated.embedding[generated.found]
     i, j = np.triu_indices(len(vectors), 1)
@@ -104,10 +104,10 @@ def output_to_output(generated: Faces) -> Float[np.ndarray, " p"]:
 
 
 class Consistency(NamedTuple):
-    """What is said of the person in the views of one identity; NaN where there is nothing to compare.
+    """Identity metrics of all views of a person; NaN where there is nothing to compare.
 
-    Source: Gen3D-Face, section 4, which leaves open what a view without a face counts. It is left out of o2o and i2o,
-    and counts 0 in their second forms, which a model cannot raise by hiding the face.
+    Source: Gen3D-Face, section 4, which does not state how views without a face count. They are left out of o2o and i2o and
+    count 0 in o2o_counted and i2o_counted, which a model cannot raise by hiding the face.
     """
 
     o2o: float
@@ -117,7 +117,7 @@ class Consistency(NamedTuple):
     i2o_counted: float
 
 
-def identity_consistency(generated: Faces, source: Float[np.ndarray, " d"] | None) -> Consistency:
+def identity_consistency(generated: FaceEmbeddings, source: Float[np.ndarray, " d"] | None) -> Consistency:
     """Output-to-output and input-to-output identity of the views of one identity, and the share that holds a face.
 
     High o2o alone says little: a wrong person may be consistent.
@@ -135,25 +135,19 @@ def identity_consistency(generated: Faces, source: Float[np.ndarray, " d"] | Non
     )
 
 
-def consistency_figures(identities: Sequence[Consistency]) -> list[Figure]:
-    """Rows of means over identities."""
-    columns = {name: np.array([getattr(one, name) for one in identities], float) for name in Consistency._fields}
-    return [mean_figure(name, values, "no identity has faces to compare") for name, values in columns.items()]
-
-
 class ReIdentification(NamedTuple):
-    """Per view, how far the embedding is from the true view's, and whether that makes it the same person."""
+    """Distances of embeddings to those of the true views, and whether they count as the same person, per view."""
 
     distance: Float[np.ndarray, " v"]
     match: Float[np.ndarray, " v"]
-    """1 or 0; NaN where the true view holds no face."""
+    """1 or 0, or NaN where the true view has no face."""
 
 
-def re_identification(generated: Faces, target: Faces, max_distance: float) -> ReIdentification:
-    """Euclidean distances to the true views, and which are below the recogniser's own limit (DLIB_DISTANCE for dlib's).
+def re_identification(generated: FaceEmbeddings, target: FaceEmbeddings, max_distance: float) -> ReIdentification:
+    """Euclidean distances to the true views, and which are below `max_distance` (DLIB_DISTANCE for dlib's embeddings).
 
-    As in Morphable Diffusion the true view alone says where the face is: embed the generated one at its points
-    (`FaceEmbedder.at`). A view in which none was found is no match and has no distance.
+    As in Morphable Diffusion, faces are located in the true views, and generated views are embedded at the same points
+    (`FaceEmbedder.embed_at`). A view without a face is no match and has no distance.
     """
     distance = np.linalg.norm(generated.embedding - target.embedding, axis=-1)
     distance = np.where(generated.found & target.found, distance, np.nan)

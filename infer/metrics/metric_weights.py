@@ -1,6 +1,5 @@
-"""Files of the networks that metrics look through: named, hashed, brought by the user, never fetched."""
+"""Weight files of the networks in metrics: published files that the user provides; each is hashed, none is downloaded."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manifests.errors import MissingFile, UserError
+from weights.files import sha256
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,15 @@ def read_weights(file: WeightsFile, folder: str = "") -> dict[str, Tensor]:
     """The tensors of a file, on the CPU.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not the published file.
+        MissingFile: the file does not exist.
+        UserError: it is another file than the published one.
     """
     path = weights_folder(folder) / file.name
     if not path.is_file():
         raise MissingFile(
             f"there is no {path}; weights are never downloaded, put {file.origin} there (sha256 {file.sha256})"
         )
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != file.sha256:
+    if (found := sha256(path)) != file.sha256:
         raise UserError(f"{path} has sha256 {found}; that of {file.origin} is {file.sha256}: get it again")
     return read_tensors(path)
 

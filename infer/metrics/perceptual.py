@@ -1,4 +1,7 @@
-"""Perceptual distances, LPIPS and DISTS, through torchmetrics: their heads are in its wheel, the backbones are files."""
+"""Metrics of pictures against the true ones: L2, PSNR and SSIM, and the perceptual distances LPIPS and DISTS.
+
+LPIPS and DISTS are torchmetrics' own: their heads are part of its wheel, the weights of their backbones are files.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,24 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from infer.metrics.metric_weights import ALEXNET, VGG16, read_tensors, read_weights
-from infer.metrics.pixels import Measure, check_pictures
+from infer.metrics.pixels import WINDOW, Measure, check_pictures, l2, psnr, ssim
 
 SMALLEST = 32
-"""Pixels of a side below which nothing is left after the pooling of the backbones."""
+"""Smallest side in pixels; the backbones halve pictures up to five times."""
 SPLIT = 4
-"""Pairs that a network sees at once: the first layer of VGG alone takes 64 MB per picture of 512 pixels."""
+"""Pairs that are compared at once; the first layer of VGG alone takes 64 MB per picture of 512 pixels."""
 
 Backbone = Literal["alex", "vgg"]
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
-    """A distance of pictures in [0, 1] that a network measures."""
+class PerceptualMetric:
+    """A distance of pictures in [0, 1] by a network."""
 
     compare: Callable[[Tensor, Tensor], Tensor]
     device: str
@@ -35,17 +39,17 @@ class Network:
         return torch.cat([self.compare(a.to(self.device), b.to(self.device)).reshape(-1) for a, b in pairs]).cpu()
 
 
-def load_lpips(backbone: Backbone, folder: str = "", device: str = "cpu") -> Network:
+def load_lpips(backbone: Backbone, folder: str = "", device: str = "cpu") -> PerceptualMetric:
     """LPIPS of version 0.1 on AlexNet or VGG-16; raises as `read_weights`."""
     return build_lpips(backbone, read_weights({"alex": ALEXNET, "vgg": VGG16}[backbone], folder), device)
 
 
-def load_dists(folder: str = "", device: str = "cpu") -> Network:
+def load_dists(folder: str = "", device: str = "cpu") -> PerceptualMetric:
     """DISTS; raises as `read_weights`."""
     return build_dists(read_weights(VGG16, folder), device)
 
 
-def build_lpips(backbone: Backbone, state: Mapping[str, Tensor], device: str = "cpu") -> Network:
+def build_lpips(backbone: Backbone, state: Mapping[str, Tensor], device: str = "cpu") -> PerceptualMetric:
     """LPIPS on the weights of a torchvision network. Source: Zhang et al. 2018."""
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
@@ -53,10 +57,10 @@ def build_lpips(backbone: Backbone, state: Mapping[str, Tensor], device: str = "
     # torchmetrics cuts torchvision's layers into slices, in which they keep their numbers.
     own = {name: state["features." + name.split(".", 1)[1]] for name in net.net.state_dict()}
     net.net.load_state_dict(own)
-    return Network(partial(net.to(device), normalize=True), device)
+    return PerceptualMetric(partial(net.to(device), normalize=True), device)
 
 
-def build_dists(state: Mapping[str, Tensor], device: str = "cpu") -> Network:
+def build_dists(state: Mapping[str, Tensor], device: str = "cpu") -> PerceptualMetric:
     """DISTS on the weights of torchvision's VGG-16, at the size of the pictures. Source: Ding et al. 2020."""
     from torch import nn
     from torchmetrics.functional.image import dists
@@ -69,7 +73,7 @@ def build_dists(state: Mapping[str, Tensor], device: str = "cpu") -> Network:
     )
 
     class OwnBackbone(dists.DISTSNetwork):
-        """torchmetrics' network, whose own constructor would fetch its backbone."""
+        """torchmetrics' network with a given backbone; its own constructor would download one."""
 
         def __init__(self) -> None:
             nn.Module.__init__(self)
@@ -86,7 +90,7 @@ def build_dists(state: Mapping[str, Tensor], device: str = "cpu") -> Network:
             for name in ("alpha", "beta"):
                 self.register_buffer(name, heads[name].detach())
 
-    return Network(OwnBackbone().eval().requires_grad_(False).to(device), device)
+    return PerceptualMetric(OwnBackbone().eval().requires_grad_(False).to(device), device)
 
 
 PERCEPTUAL: dict[str, Callable[[str, str], Measure]] = {
@@ -94,4 +98,44 @@ PERCEPTUAL: dict[str, Callable[[str, str], Measure]] = {
     "lpips_vgg": partial(load_lpips, "vgg"),
     "dists": load_dists,
 }
-"""Loaders by the name of the metric; they take the folder of weights and the device."""
+"""The loaders of perceptual metrics by name; they take the folder of weights and the device."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureMetrics:
+    """The picture metrics that can be measured, and the reasons why others cannot, by name."""
+
+    measures: Mapping[str, Measure]
+    missing: Mapping[str, str]
+
+    def __call__(
+        self, generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
+    ) -> dict[str, Float[np.ndarray, " n"]]:
+        """One number per metric and picture; pictures are in [0, 1]."""
+        return {name: measure(generated, target).cpu().numpy() for name, measure in self.measures.items()}
+
+
+def picture_metrics(resolution: int, weights: str = "", device: str = "cpu") -> PictureMetrics:
+    """L2, PSNR and SSIM, and LPIPS and DISTS if the files of their networks exist.
+
+    The files are looked for in the folder `weights`, or without one where torch keeps its downloads; missing files are reasons.
+    """
+    measures: dict[str, Measure] = {"l2": l2, "psnr": psnr}
+    missing: dict[str, str] = {}
+    if resolution < WINDOW:
+        missing["ssim"] = _too_small(resolution, WINDOW)
+    else:
+        measures["ssim"] = ssim
+    for name, load in PERCEPTUAL.items():
+        if resolution < SMALLEST:
+            missing[name] = _too_small(resolution, SMALLEST)
+            continue
+        try:
+            measures[name] = load(weights, device)
+        except (FileNotFoundError, ValueError) as error:
+            missing[name] = str(error)
+    return PictureMetrics(measures, missing)
+
+
+def _too_small(resolution: int, least: int) -> str:
+    return f"pictures of {resolution} pixels are too small for it; it takes {least} or more"

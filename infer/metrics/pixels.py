@@ -1,24 +1,23 @@
-"""Measures of generated pictures against the true ones, one number per picture.
+"""Pixelwise metrics of generated pictures against the true ones, one number per picture.
 
-Pictures are in [0, 1] everywhere in the metrics; those of the loader are in [-1, 1] and come here as (x + 1) / 2.
+All metrics take sRGB in [0, 1]; the loader's pictures are in [-1, 1] and are converted by `to_unit`.
 """
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from manifests.errors import UserError
 
 Measure = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
-"""A number per picture, from generated pictures and true ones in [0, 1]."""
+"""A metric with one number per picture, of generated and true pictures in [0, 1]."""
 
 SIGMA, WINDOW = 1.5, 11
-"""SSIM's Gaussian window, in pixels."""
+"""Standard deviation and width of SSIM's Gaussian window, in pixels. Source: Wang et al. 2004."""
 SPLIT = 8
-"""Pictures that are convolved at once, so that memory stays that of a few."""
+"""Pictures that are convolved at once, which bounds the memory."""
 
 
 def to_unit(pictures: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 h w"]:
@@ -26,13 +25,8 @@ def to_unit(pictures: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 3 h w"]:
     return ((pictures + 1) / 2).clamp(0, 1)
 
 
-def to_bytes(pictures: Float32[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
-    """From [-1, 1] to 255 steps, channels last."""
-    return (to_unit(pictures) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 def check_pictures(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> None:
-    """Raise ValueError unless both hold as many pictures, of one size, in [0, 1]."""
+    """Raise UserError unless both have equally many pictures of one size in [0, 1]."""
     if generated.shape != target.shape:
         raise UserError(f"generated pictures are {tuple(generated.shape)}, true ones {tuple(target.shape)}")
     check_range(generated, "generated")
@@ -40,7 +34,7 @@ def check_pictures(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n
 
 
 def check_range(pictures: Float[Tensor, "n 3 h w"], name: str) -> None:
-    """Raise ValueError unless pictures are in [0, 1]."""
+    """Raise UserError unless pictures are in [0, 1]."""
     if pictures.numel() and not (pictures.min() >= 0 and pictures.max() <= 1):
         low, high = pictures.min().item(), pictures.max().item()
         raise UserError(f"{name} pictures reach from {low:g} to {high:g}; metrics read 0 to 1, as (x + 1) / 2")
@@ -67,7 +61,7 @@ def ssim(generated: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) 
 
     check_pictures(generated, target)
     if min(generated.shape[2:]) < WINDOW:
-        raise UserError(f"SSIM looks through {WINDOW} pixels, and pictures are {tuple(generated.shape[2:])}")
+        raise UserError(f"SSIM has a window of {WINDOW} pixels, and pictures are {tuple(generated.shape[2:])}")
     border, parts = WINDOW // 2, []
     for a, b in zip(generated.split(SPLIT), target.split(SPLIT), strict=True):
         _, full = structural_similarity_index_measure(a, b, sigma=SIGMA, data_range=1.0, return_full_image=True)

@@ -1,1 +1,1 @@
-"""What is written of a turn: pictures, films, a page, cameras, shapes."""
+"""Outputs of views: pictures, films, a page, cameras and surfaces."""

@@ -1,64 +1,66 @@
-"""One HTML file that turns a head under the hand: its pictures are inside it, and it asks nothing of any server."""
+"""One HTML file to turn a head by dragging: the pictures are inside the file, and it loads nothing from a server."""
 
 import base64
-import io
 from dataclasses import dataclass
 
 from jaxtyping import Float32
-from PIL import Image
 from torch import Tensor
 
 from geometry.directions import turned
-from infer.outputs.rings import level, rings
-from infer.turn import Turn
+from infer.outputs.pictures import level_ring, rings
+from infer.views import HeadViews, to_bytes
+from manifests.pictures import encode_picture
 from pages.page import render
-from train.run.validate import as_pixels
 
 QUALITY = 88
+"""WebP quality: a view of 512 px takes about 20 kB, and compression is not visible."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class ViewerImage:
     """A view as the page holds it; angles in degrees, the azimuth in [-180, 180)."""
 
     azimuth: float
     elevation: float
     place: str
+    """The direction in words."""
     is_given: bool
     rgb: str
+    """The picture as a data URI."""
     normal: str | None
+    """Its normals as a data URI, if there are any."""
 
 
-def viewer(turn: Turn, title: str) -> str:
-    """The page; #az=90&el=10, and `normals` and `play` after it, choose what it opens with."""
-    rows = rings(turn)
-    azimuth = (turn.azimuth + 180) % 360 - 180
-    views = [
-        Shown(
+def viewer(views: HeadViews, title: str) -> str:
+    """The page. #az=90&el=10 in its address, with `normals` and `play` after it, sets how it opens."""
+    rows = rings(views)
+    azimuth = (views.azimuth + 180) % 360 - 180
+    images = [
+        ViewerImage(
             round(float(azimuth[view]), 2),
-            round(float(turn.elevation[view]), 2),
-            place(float(azimuth[view]), float(turn.elevation[view])),
-            bool(turn.is_given[view]),
-            _webp(turn.rgb[view]),
-            None if turn.normal is None else _webp(turn.normal[view]),
+            round(float(views.elevation[view]), 2),
+            place(float(azimuth[view]), float(views.elevation[view])),
+            bool(views.is_given[view]),
+            _webp(views.rgb[view]),
+            None if views.normal is None else _webp(views.normal[view]),
         )
-        for view in range(len(turn))
+        for view in range(len(views))
     ]
-    ring = level(turn)
+    ring = level_ring(views)
     return render(
         "infer.outputs",
         "viewer.html",
         title=title,
-        views=views,
+        views=images,
         first=int(ring[turned(azimuth[ring]).argmin()]),
         step=360 / len(ring),
-        levels=sorted(round(float(turn.elevation[row[0]]), 2) for row in rows) if len(rows) > 1 else [],
-        resolution=turn.resolution,
+        levels=sorted(round(float(views.elevation[row[0]]), 2) for row in rows) if len(rows) > 1 else [],
+        resolution=views.resolution,
     )
 
 
 def place(azimuth: float, elevation: float) -> str:
-    """Where a view was seen from, in words: "30 degrees to the left, 10 up"; left is the subject's own."""
+    """The direction of a view in words, such as "30 degrees to the left, 10 up"; left is the subject's own."""
     away, height = round(abs(azimuth)), round(abs(elevation))
     if away in (0, 180):
         words = "front" if away == 0 else "back"
@@ -68,6 +70,5 @@ def place(azimuth: float, elevation: float) -> str:
 
 
 def _webp(view: Float32[Tensor, "3 h w"]) -> str:
-    out = io.BytesIO()
-    Image.fromarray(as_pixels(view)).save(out, "WEBP", quality=QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+    data = encode_picture(to_bytes(view), "WEBP", quality=QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"

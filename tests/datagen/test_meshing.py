@@ -149,9 +149,9 @@ def test_no_surface():
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("resolution", 100, "mesh resolution is 100"),
-        ("method", "x", "mesh method is 'x'"),
-        ("dust", 1.0, "mesh dust is 1.0"),
+        ("resolution", 100, "--mesh.resolution is 100"),
+        ("method", "x", "--mesh.method is 'x'"),
+        ("dust", 1.0, "--mesh.dust is 1.0"),
     ],
 )
 def test_bad_config(field, value, says):

@@ -98,13 +98,17 @@ def test_scoring_changes_no_shard_and_ends_where_it_ended(scored, config):
 
 
 def test_a_job_resumes_where_it_was_killed(scored, config):
+    """Only the parts that are missing are written, also of a shard that lacks the part of one table."""
     before = files(scored.storage.url)
-    for lost in (part_file("mesh", 1), part_file("image", 3), "scores/mesh.parquet", "scores/arcface.parquet"):
-        scored.storage.remove(lost)
-    stamp = Path(scored.storage.path(part_file("mesh", 0))).stat().st_mtime_ns
+    lost = [part_file("mesh", 1), part_file("image", 3)]
+    for file in (*lost, "scores/mesh.parquet", "scores/arcface.parquet"):
+        scored.storage.remove(file)
+    parts = list(Path(scored.storage.path("scores")).glob("*/heads-*.parquet"))
+    stamps = {path: path.stat().st_mtime_ns for path in parts}
+    assert len(parts) == 4 * 4 - len(lost)
     score(config)
     assert files(scored.storage.url) == before
-    assert Path(scored.storage.path(part_file("mesh", 0))).stat().st_mtime_ns == stamp
+    assert {path: path.stat().st_mtime_ns for path in parts} == stamps
 
 
 def test_other_weights_are_another_table_or_replace(scored, config, tmp_path):
@@ -286,7 +290,7 @@ def test_the_guide_lists_every_column_of_every_scorer(config):
 
 
 class MeetingScorer:
-    """Scoring an identity waits until the next one is being prepared, so it never ends if the two do not overlap."""
+    """Scoring an identity waits until the next one is being prepared, so it fails if the two do not overlap."""
 
     table, members, wants = "slow", ("rgb",), staticmethod(all_views)
     columns = (column("mean", VIEW, "mean colour"), column("order", IDENTITY, "when it was scored"))
@@ -304,7 +308,8 @@ class MeetingScorer:
     def score(self, prepared):
         self.scored += 1
         if self.scored < len(self.begun):
-            self.begun[self.scored].wait()  # without overlap the next one is prepared only after this has returned
+            # Without overlap the next one is prepared only after this has returned, so the wait would never end.
+            assert self.begun[self.scored].wait(60), "nothing is prepared while an identity is scored"
         return {"mean": prepared, "order": self.scored}
 
 

@@ -1,143 +1,89 @@
-from collections.abc import Callable
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
-from runs import SHAPE
-from tiny_vae import write_vae
-from torch import Tensor, nn
+from hypothesis import given
+from hypothesis import strategies as st
 
-from infer.config import SamplerConfig
-from infer.own_normals import own_normals
-from infer.plan import plan_views, ring
-from infer.views import Painter, between
-from train.families.spinmeround.model import SpinMeRoundNetwork
-from train.networks.config import About
-from train.networks.model import Model
-from train.networks.vae import load_vae
+from infer.views import ANCHORS, ONE_STAGE_VIEWS, SECOND_STAGE_VIEWS, nearest_anchors, plan_views, ring
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Model:
-    """A model of random weights, which is a function of all it is given all the same."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = load_vae(write_vae(tmp_path_factory.mktemp("model") / "vae"))
-        model = SHAPE.build(vae, About("noise", 16))
-        model.network.eval()
-        return model
-
-
-def painter(model: Model, **changes) -> Painter:
-    return Painter(model, SamplerConfig(**{"steps": 3, "precision": "fp32", **changes}))
-
-
-@pytest.fixture
-def count(model, monkeypatch) -> Callable[[], list[tuple[int, int]]]:
-    """Scenes and views of every call of the network."""
-    calls, forward = [], SpinMeRoundNetwork.forward
-
-    def counted(self: nn.Module, x: Tensor, *args) -> Tensor:
-        calls.append(tuple(x.shape[:2]))
-        return forward(self, x, *args)
-
-    monkeypatch.setattr(SpinMeRoundNetwork, "forward", counted)
-    return lambda: calls
-
-
-def person(seed: int = 0) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(seed)), dim=0)
-
-
-PHOTO = torch.randn(8, 2, 2, generator=torch.Generator().manual_seed(9))
-
-
-def test_a_turntable_of_48_takes_nine_calls_of_both_branches_at_once(model, count):
-    turn = painter(model).paint(plan_views(ring(48), np.zeros(48)), {0: PHOTO}, person())
-    assert count() == [(2, 8)] * 9 * 3  # 50 steps as released, 3 here
-    assert len(turn) == 48
-    assert turn.rgb.shape == turn.normal.shape == (48, 3, 16, 16)
-    assert turn.is_given.tolist() == [True] + [False] * 47
-    assert np.allclose(turn.azimuth % 360, ring(48))
-
-
-def test_the_given_view_comes_back_as_it_was(model):
-    turn = painter(model).paint(plan_views(ring(8), np.zeros(8)), {0: PHOTO}, None)
-    rgb, normal = model.decode(PHOTO[None, None])
-    assert torch.allclose(turn.rgb[0], rgb[0, 0], atol=1e-5)
-    assert torch.allclose(turn.normal[0], normal[0, 0], atol=1e-5)
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_view_does_not_depend_on_what_else_is_asked_for(model, shared):
-    """Views of one sector share a call, those of others do not meet; anchors are always made together."""
-    model = replace(model, config=replace(model.config, shared_noise=shared))
-    few = painter(model).paint(plan_views(np.array([45.0, 100.0]), np.zeros(2)), {0: PHOTO}, person())
-    more = painter(model).paint(plan_views(np.array([-20.0, 100.0, 45.0]), np.zeros(3)), {0: PHOTO}, person())
-    assert torch.allclose(few.rgb[0], more.rgb[2], atol=1e-5)
-    assert torch.allclose(few.rgb[1], more.rgb[1], atol=1e-5)
-
-
-def test_seeds_identities_and_photos_matter(model):
-    plan = plan_views(ring(8), np.zeros(8))
-    base = painter(model).paint(plan, {0: PHOTO}, person()).rgb[1:]
-    assert torch.equal(painter(model).paint(plan, {0: PHOTO}, person()).rgb[1:], base)
-    for other in (
-        painter(model, seed=1).paint(plan, {0: PHOTO}, person()),
-        painter(model).paint(plan, {0: PHOTO}, person(1)),
-        painter(model).paint(plan, {0: PHOTO + 1}, person()),
-        painter(model, scale=5.0).paint(plan, {0: PHOTO}, person()),
-        painter(model, sampler="heun").paint(plan, {0: PHOTO}, person()),
-    ):
-        assert not torch.allclose(other.rgb[1:], base, atol=1e-4)
-
-
-def test_from_nothing_guidance_is_left_out(model, count):
-    turn = painter(model).paint(plan_views(ring(8), np.zeros(8), photos=0), {}, None)
-    assert count() == [(1, 8)] * 3
-    assert not turn.is_given.any()
-
-
-def test_models_without_normals(model):
-    bare = replace(SHAPE, normals=False).build(model.vae, model.about)
-    bare.network.eval()
-    turn = painter(bare).paint(plan_views(ring(8), np.zeros(8)), {0: PHOTO[:4]}, None)
-    assert turn.normal is None
-
-
-def test_normals_of_a_photo_are_made_by_the_model(model, count):
-    found = own_normals(model, PHOTO[:4], person(), steps=4)
-    assert found.shape == (4, 2, 2)
-    assert count() == [(1, 1)] * 4
-    untied = own_normals(model, PHOTO[:4], person(), pull=0.0, steps=4)
-    assert not torch.allclose(found, untied, atol=1e-4)
-    assert not torch.allclose(found, own_normals(model, PHOTO[:4] + 1, person(), steps=4), atol=1e-4)
-
-
-def test_half_precision_makes_nearly_the_same(model):
-    plan = plan_views(ring(8), np.zeros(8))
-    full, half = (painter(model, precision=p).paint(plan, {0: PHOTO}, person()).rgb for p in ("fp32", "bf16"))
-    assert not torch.equal(full, half)
-    assert torch.allclose(full, half, atol=0.1)
-    assert half.dtype == torch.float32
-
-
-def test_identities_between_two_are_of_unit_length():
-    path = between(person(0), person(1), np.array([0.0, 0.25, 1.0], np.float32))
-    assert torch.allclose(path.norm(dim=1), torch.ones(3), atol=1e-6)
-    assert torch.allclose(path[0], person(0), atol=1e-6)
-    assert torch.allclose(path[2], person(1), atol=1e-6)
+@pytest.mark.parametrize(("views", "calls"), [(48, 9), (88, 17), (128, 25), (8, 1)])
+def test_turntables_fill_whole_calls(views, calls):
+    plan = plan_views(ring(views), np.zeros(views))
+    assert len(plan.calls) == calls
+    assert len(plan.azimuth) == views
+    assert plan.calls[0].given == (0,)
+    assert all(len(call.sampled) == SECOND_STAGE_VIEWS and len(call.given) == 3 for call in plan.calls[1:])
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"steps": 0}, r"--steps is 0"),
-        ({"scale": 0.5}, r"--scale is 0.5; it must be 1 or more"),
-        ({"sampler": "dpm"}, r"--sampler is 'dpm'"),
-    ],
+    ("azimuth", "anchors"),
+    [(60, (45, 90)), (10, (45, -45)), (-10, (-45, 45)), (170, (180, 135)), (-170, (180, -135)), (-120, (-135, -90))],
 )
-def test_settings_that_cannot_be(change, says):
+def test_views_lie_between_their_anchors(azimuth, anchors):
+    assert {ANCHORS[place - 1] for place in nearest_anchors(float(azimuth))} == set(anchors)
+
+
+def test_without_a_photo_the_front_is_made_with_the_anchors():
+    plan = plan_views(ring(48), np.zeros(48), photos=())
+    assert plan.calls[0].given == ()
+    assert plan.calls[0].sampled == tuple(range(8))
+    assert len(plan.calls) == 9
+
+
+def test_anchors_stay_at_the_level_of_the_photo():
+    plan = plan_views(np.array([0.0, 45.0, 90.0]), np.full(3, 20.0))
+    assert (plan.elevation[:8] == 0).all()
+    assert (plan.elevation[list(plan.wanted)] == 20).all()
+
+
+@given(st.lists(st.tuples(st.floats(-720, 720), st.floats(-80, 80)), min_size=1, max_size=40), st.integers(0, 1))
+def test_any_directions_are_made_once_and_from_what_is_there(directions, photos):
+    azimuth, elevation = (np.array(column) for column in zip(*directions, strict=True))
+    plan = plan_views(azimuth, elevation, (0.0,) * photos)
+    there = {0} if photos else set()
+    for call in plan.calls:
+        assert there >= set(call.given)
+        assert not there & set(call.sampled)
+        assert len(call.given) + len(call.sampled) <= 8
+        there |= set(call.sampled)
+    assert there == set(range(len(plan.azimuth)))
+    wanted = list(plan.wanted)
+    assert np.allclose(np.cos(np.radians(plan.azimuth[wanted] - azimuth)), 1, atol=1e-9)
+    assert np.allclose(plan.elevation[wanted], elevation, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "says"),
+    [([], [], "no views are asked for"), ([0.0], [90.0], "elevation 90 has no upright view; stay within 90")],
+)
+def test_directions_that_cannot_be(azimuth, elevation, says):
     with pytest.raises(ValueError, match=says):
-        SamplerConfig(**change)
+        plan_views(np.array(azimuth), np.array(elevation))
+
+
+@given(st.lists(st.tuples(st.floats(-720, 720), st.floats(-80, 80)), min_size=1, max_size=40), st.integers(0, 1))
+def test_in_one_stage_every_view_is_sampled_from_the_photo_alone(directions, photos):
+    azimuth, elevation = (np.array(column) for column in zip(*directions, strict=True))
+    plan = plan_views(azimuth, elevation, (0.0,) * photos, stages=1)
+    assert all(call.given == (0,) * photos and len(call.sampled) <= ONE_STAGE_VIEWS for call in plan.calls)
+    sampled = [position for call in plan.calls for position in call.sampled]
+    assert sorted(sampled) == sorted(set(plan.wanted) - set(plan.photos))
+    sizes = [len(call.sampled) for call in plan.calls]
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    numbers = plan.call_numbers
+    assert all((number < 0) == (position in plan.photos) for number, position in zip(numbers, plan.wanted, strict=True))
+
+
+def test_further_photos_are_given_to_the_first_call_and_never_sampled():
+    plan = plan_views(ring(88), np.zeros(88), (0.0, 90.0, 380.0, -ring(88)[1]))
+    assert [plan.azimuth[place] for place in plan.photos] == pytest.approx([0, 90, 20, -ring(88)[1]])
+    assert plan.calls[0].given == plan.photos
+    assert not {place for call in plan.calls for place in call.sampled} & set(plan.photos)
+    with pytest.raises(ValueError, match=r"two photos are turned by 90 degrees; give each its own side"):
+        plan_views(ring(8), np.zeros(8), (0.0, 90.0, 450.0))
+
+
+def test_the_photo_may_stand_above_eye_level():
+    plan = plan_views(np.array([45.0, 10.0]), np.array([12.0, 0.0]), photo_elevation=12.0)
+    assert (plan.elevation[:8] == 12).all() and plan.wanted[0] == 1
+    assert plan.cameras.positions[0, 1] == pytest.approx(2.7 * np.sin(np.radians(12.0)), abs=1e-5)

@@ -1,6 +1,7 @@
 """Settings of the loader and of cached latents."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -107,7 +108,8 @@ class LoaderConfig:
             raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:
             raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
-        if self.blend_weights and (len(self.blend_weights) != 1 + len(self.blend) or min(self.blend_weights) <= 0):
+        fitting = len(self.blend_weights) == 1 + len(self.blend) and all(0 < w < inf for w in self.blend_weights)
+        if self.blend_weights and not fitting:
             raise UserError(
                 f"--loader.blend-weights are {self.blend_weights}; give one positive weight for --data and one for each of "
                 f"the {len(self.blend)} datasets of --loader.blend"

@@ -117,8 +117,8 @@ class LatentsWorker:
 
     def run(self, unit: Unit) -> Iterator[Event]:
         """Encode one shard and commit its latents."""
-        if unit.condemned:
-            identity, reason = next(iter(unit.condemned.items()))
+        if unit.given_up:
+            identity, reason = next(iter(unit.given_up.items()))
             raise UserError(f"identity {identity} cannot be encoded: {reason}")
         shard, chunks = unit.index, self._chunks(unit.index)
         with write_latents(self.dataset, shard, self._record(shard, chunks)) as append:

@@ -52,15 +52,14 @@ class Model(ABC):
         clean: Float[Tensor, "b v c h w"],
         embedding: Float[Tensor, "b d"] | None,
     ) -> Conditions:
-        """Conditions of scenes from their cameras (scene after scene), which views are given, and an embedding of each person.
+        """Conditions of scenes from their cameras (b v), which views are given, and an embedding of each person.
 
         Of `clean` only the latents of given views are used.
         """
 
     def conditions_of(self, batch: Batch, latents: Float[Tensor, "b v c h w"]) -> Conditions:
         """The conditions of training scenes, nothing dropped."""
-        cameras = Cameras(batch.c2w.flatten(0, 1), batch.K.flatten(0, 1))
-        return self.conditions(cameras, batch.is_condition, latents, batch.identity_embedding)
+        return self.conditions(Cameras(batch.c2w, batch.K), batch.is_condition, latents, batch.identity_embedding)
 
     @property
     @abstractmethod

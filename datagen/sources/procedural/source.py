@@ -23,10 +23,8 @@ from datagen.sources.procedural.person import Person, draw_person
 from datagen.sources.procedural.render import render_views
 from datagen.sources.procedural.surface import build_surface
 from geometry.cameras import Cameras
+from manifests.draws import MAX_SEED
 from manifests.errors import UserError
-
-MAX_SEED = (1 << 63) - 1
-"""Tables hold seeds as signed 64-bit integers."""
 
 VERSION = 1
 """Raised whenever the same seed would give another head."""

@@ -1,4 +1,6 @@
-"""FaceScape's multi-view pictures, as its documentation describes them (github.com/zhuhao-nju/facescape, doc_mview_model).
+"""FaceScape (experimental): its multi-view pictures, as the documentation describes them.
+
+Source: github.com/zhuhao-nju/facescape, doc_mview_model.
 
 Layout: 122/4_anger/0.jpg ... N.jpg and params.json, which holds for each view its `K`, `Rt` (world to camera, OpenCV axes),
 `distortion` (k1 k2 p1 p2 k3), `width`, `height` and `valid`; views that are not valid have no reliable camera and are left out.
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from infer.evaluation.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
+from infer.evaluation.importers.stage import Shot, StagePicture, drawn, people_in, read_json, read_rgb, rigid
 from manifests.errors import UserError
 
 
@@ -18,7 +20,7 @@ class FaceScape:
     """A copy of FaceScape's multi-view pictures."""
 
     def __init__(self, root: Path, sequence: str, frame: int, seed: int):
-        """Find the people; raises FileNotFoundError or ValueError if there are none."""
+        """Find the people; raises MissingFile or UserError if there are none."""
         if frame > 0:
             raise UserError(f"--stage.frame is {frame}; an expression of FaceScape is one moment, leave it out")
         self.root, self.sequence, self.seed = root, sequence, seed
@@ -55,8 +57,8 @@ class FaceScape:
         return [p for p in there if not self.sequence or p.name == self.sequence]
 
 
-def _load(file: Path, width: int) -> Pixels:
+def _load(file: Path, width: int) -> StagePicture:
     rgb = read_rgb(file)
     if rgb.shape[1] != width:
         raise UserError(f"{file} is {rgb.shape[1]} px wide, its camera is of {width}")
-    return Pixels(rgb, None)
+    return StagePicture(rgb, None)

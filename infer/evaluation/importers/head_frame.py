@@ -1,8 +1,8 @@
-"""Where a head stands in a stage: from five points of the face in many views to the world that models know.
+"""Places a head of a capture stage in the world of datasets, from five points of the face in many views.
 
-A detector finds the points, the known cameras give them depth, and the similarity that takes them to the average head's
-points takes every camera of the stage into the world of datasets. So nothing need be known of the world, the unit or
-the place of a stage.
+The points are detected in the views and triangulated by the known cameras; the similarity transform that takes them to the
+average head's points takes every camera of the stage into the world of datasets. The world and the unit of a stage need not
+be known.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,12 @@ from geometry.directions import FOCAL, RADIUS
 from manifests.errors import UserError
 
 TOLERANCE = 0.1
-"""How far a point may be from where the others say, as a share of the face's size in that view."""
+"""Largest distance of a detected point from the triangulated one that agrees, as a share of the face's size in that view."""
 MISFIT = 0.04
-"""How far (root mean square, in the world of datasets) five points may be from the average head's: a third of the distance
+"""Largest root mean square distance, in world units, of the five points from the average head's; a third of the distance
 between the eyes."""
 FINEST = 8
+"""Largest oversampling when a picture is warped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +35,10 @@ class HeadFrame:
     rotation: Float64[np.ndarray, "3 3"]
     shift: Float64[np.ndarray, "3"]
     points: Float64[np.ndarray, "5 3"]
-    """The person's own points in that world."""
+    """The person's own five points in the world of datasets."""
 
     def c2w(self, w2c: Float64[np.ndarray, "v 4 4"]) -> Float64[np.ndarray, "v 4 4"]:
-        """Cameras of the stage in the world of datasets."""
+        """Camera to world matrices in the world of datasets."""
         turn = w2c[:, :3, :3].transpose(0, 2, 1)
         position = -np.einsum("vij,vj->vi", turn, w2c[:, :3, 3])
         out = np.tile(np.eye(4), (len(w2c), 1, 1))
@@ -52,10 +53,10 @@ def head_frame(
     K: Float64[np.ndarray, "v 3 3"],
     w2c: Float64[np.ndarray, "v 4 4"],
 ) -> HeadFrame:
-    """The frame of a head from its face in the views where one was found.
+    """Find the frame of a head from the points of its face in the views where one was `found`.
 
     Raises:
-        ValueError: faces were found in fewer than two views, do not agree, or are no face that cameras could see.
+        UserError: faces were found in fewer than two views, or do not agree under the cameras.
     """
     if found.sum() < 2:
         raise UserError(f"a face was found in {found.sum()} of {len(found)} views, two are needed to place the head")
@@ -82,7 +83,7 @@ def head_frame(
 def _agreed(
     rays: Float64[np.ndarray, "v 2"], w2c: Float64[np.ndarray, "v 3 4"], tolerance: Float64[np.ndarray, " v"]
 ) -> tuple[Float64[np.ndarray, "3"], Bool[np.ndarray, " v"]]:
-    """The point in space that most views agree on, and which do: of all pairs of views the best, then of all that agree."""
+    """The point that most views agree on, and which views agree: the best of all pairs, refined by all that agree."""
     best: Bool[np.ndarray, " v"] = np.zeros(len(rays), bool)
     least = np.inf
     for pair in combinations(range(len(rays)), 2):
@@ -96,7 +97,7 @@ def _agreed(
 
 
 def _triangulated(rays: Float64[np.ndarray, "n 2"], w2c: Float64[np.ndarray, "n 3 4"]) -> Float64[np.ndarray, "3"]:
-    """The point that views see along their rays, by the direct linear method (Hartley and Zisserman, section 12.2)."""
+    """Triangulate a point from rays by the direct linear transform. Source: Hartley and Zisserman, section 12.2."""
     rows = rays[..., None] * w2c[:, None, 2] - w2c[:, :2]
     x = np.linalg.svd(rows.reshape(-1, 4))[2][-1]
     return x[:3] / x[3] if x[3] else np.full(3, np.nan)
@@ -105,7 +106,7 @@ def _triangulated(rays: Float64[np.ndarray, "n 2"], w2c: Float64[np.ndarray, "n 
 def _errors(
     point: Float64[np.ndarray, "3"], rays: Float64[np.ndarray, "v 2"], w2c: Float64[np.ndarray, "v 3 4"]
 ) -> Float64[np.ndarray, " v"]:
-    """How far each view sees a point from its ray; infinite behind the camera."""
+    """Distances of a point from the rays of views, on the image plane at distance 1; infinite behind the camera."""
     x, y, z = (w2c @ np.append(point, 1.0)).T
     ahead = z > 1e-9
     z = np.where(ahead, z, 1.0)
@@ -115,7 +116,7 @@ def _errors(
 def similarity_3d(
     own: Float64[np.ndarray, "n 3"], target: Float64[np.ndarray, "n 3"]
 ) -> tuple[float, Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
-    """Scale, rotation and shift that take points nearest to others in least squares. Source: Umeyama 1991."""
+    """The least-squares similarity transform from points to others: scale, rotation and shift. Source: Umeyama 1991."""
     a, b = own - own.mean(0), target - target.mean(0)
     U, S, V = np.linalg.svd(b.T @ a)
     mirror = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ V))])
@@ -131,14 +132,14 @@ def straightened(
     resolution: int,
     beyond: int = 255,
 ) -> tuple[UInt8[np.ndarray, "s s *c"], Cameras]:
-    """What a camera at the same place sees that looks upright at the head and frames it as datasets do.
+    """Rotate a camera in its place so that it looks upright at the head, and frame the picture as datasets do.
 
-    Turning a camera in its place is a homography, so the picture stays exact. Pixels beyond the border are `beyond`.
+    The rotation of a camera is a homography, so the picture stays exact. Pixels outside the picture get the value `beyond`.
     """
     eye = torch.from_numpy(c2w[None, :3, 3])
     upright = look_at(eye, torch.zeros(3, dtype=torch.float64))
     focal = FOCAL * float(eye.norm()) / RADIUS
-    # Sampled finer where the picture is, then averaged: a warp alone would alias.
+    # A warp of a finer picture aliases, so it is oversampled and averaged.
     finer = int(np.clip(round(K[0, 0] / (focal * resolution)), 1, FINEST))
     side = resolution * finer
     towards = np.array([[focal * side, 0, side / 2 - 0.5], [0, focal * side, side / 2 - 0.5], [0, 0, 1]])

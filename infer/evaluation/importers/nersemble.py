@@ -1,4 +1,4 @@
-"""NeRSemble: 16 cameras before a face, as its authors' code reads it.
+"""NeRSemble (experimental): 16 cameras in front of a face, as the authors' code reads it.
 
 Layout of version 1 (github.com/tobias-kirschstein/nersemble):
     018/camera_params.json, 018/sequences/SEQUENCE/frame_00000/images-2x-73fps/cam_220700191.png, alpha_map-73fps/ beside it
@@ -17,21 +17,21 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from infer.evaluation.importers.shots import Pixels, Shot, drawn, people_in, read_json, read_rgb, rigid
+from infer.evaluation.importers.stage import Shot, StagePicture, drawn, people_in, read_json, read_rgb, rigid
 from manifests.errors import UserError
 
 WIDTH = 2200
-"""Pixels across of the pictures that the intrinsics are of."""
+"""Width in pixels of the pictures that the intrinsics refer to."""
 PICTURES = (("images-2x-73fps", "alpha_map-73fps"), ("images-2x", "alpha_map"))
 EMPTY = "BACKGROUND"
-"""A sequence of the stage without anyone."""
+"""The sequence that shows the empty stage."""
 
 
 class NeRSemble:
     """A copy of NeRSemble, of either version."""
 
     def __init__(self, root: Path, sequence: str, frame: int, seed: int):
-        """Find the people; raises FileNotFoundError or ValueError if there are none."""
+        """Find the people; raises MissingFile or UserError if there are none."""
         self.root, self.sequence, self.frame, self.seed = root, sequence, frame, seed
         layout = "018/sequences/EMO-1-shout+laugh/... with 018/camera_params.json or 018/calibration/camera_params.json"
         self.names = people_in(root, lambda p: bool(self._sequences(p)), layout)
@@ -97,24 +97,24 @@ class NeRSemble:
         }
 
 
-def _load(file: Path, mask: Path) -> Pixels:
+def _load(file: Path, mask: Path) -> StagePicture:
     rgb = read_rgb(file)
     if not mask.is_file():
-        return Pixels(rgb, None)
+        return StagePicture(rgb, None)
     alpha = read_rgb(mask)[..., 0]
     if alpha.shape != rgb.shape[:2]:
         alpha = np.asarray(cv2.resize(alpha, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR))
-    return Pixels(rgb, alpha)
+    return StagePicture(rgb, alpha)
 
 
-def _load_frame(video: Path, frame: int) -> Pixels:
+def _load_frame(video: Path, frame: int) -> StagePicture:
     with _opened(video) as film:
         film.set(cv2.CAP_PROP_POS_FRAMES, frame)
         good, picture = film.read()
         following = int(film.get(cv2.CAP_PROP_POS_FRAMES))
     if not good or following != frame + 1:
         raise UserError(f"{video} does not give its frame {frame}")
-    return Pixels(np.ascontiguousarray(picture[..., ::-1]), None)
+    return StagePicture(np.ascontiguousarray(picture[..., ::-1]), None)
 
 
 @contextmanager

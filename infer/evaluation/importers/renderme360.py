@@ -1,4 +1,4 @@
-"""RenderMe-360: 60 cameras around a head, in its .smc files, which are HDF5.
+"""RenderMe-360 (experimental): 60 cameras around a head, in .smc files, which are HDF5.
 
 Layout as released: raw/0026/0026_e0_raw.smc with the pictures (Camera/25/color/FRAME, encoded) and anno/0026/0026_e0_anno.smc
 with masks (Camera/25/mask/FRAME) and cameras (Calibration/25/K, D, RT). RT is camera to world with OpenCV axes: so the
@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from infer.evaluation.importers.shots import Pixels, Shot, decode_rgb, drawn, people_in, rigid
+from infer.evaluation.importers.stage import Shot, StagePicture, decode_rgb, drawn, people_in, rigid
 from manifests.errors import MissingFile, UserError
 
 
@@ -24,8 +24,8 @@ class RenderMe360:
         """Find the people.
 
         Raises:
-            FileNotFoundError: there is no such folder.
-            ValueError: there are no people in it, or h5py is not installed.
+            MissingFile: there is no such folder.
+            UserError: there are no people in it, or h5py is not installed.
         """
         self.h5py = _h5py()
         self.root, self.sequence, self.frame, self.seed = root, sequence, frame, seed
@@ -39,7 +39,7 @@ class RenderMe360:
         raw = drawn(self._performances(self.root / "raw" / name), self.seed, "sequence", name)
         anno = self.root / "anno" / name / raw.name.replace("_raw.smc", "_anno.smc")
         if not anno.is_file():
-            raise MissingFile(f"{anno} is not there; the cameras and masks of {raw.name} are in it")
+            raise MissingFile(f"{anno} does not exist; it holds the cameras and masks of {raw.name}")
         with self._opened(raw) as pictures, self._opened(anno) as about:
             try:
                 frames = sorted({int(f) for camera in pictures["Camera"].values() for f in camera.get("color", ())})
@@ -71,18 +71,18 @@ class RenderMe360:
         there = sorted(person.glob(f"{person.name}_*_raw.smc"))
         return [p for p in there if not self.sequence or p.name == f"{person.name}_{self.sequence}_raw.smc"]
 
-    def _load(self, raw: Path, anno: Path, camera: str, frame: str) -> Pixels:
+    def _load(self, raw: Path, anno: Path, camera: str, frame: str) -> StagePicture:
         with self._opened(raw) as pictures:
             data = np.asarray(pictures["Camera"][camera]["color"][frame][()]).tobytes()
         rgb = decode_rgb(data, f"{raw}, camera {camera}, frame {frame}")
         with self._opened(anno) as about:
             masks = about["Camera"][camera].get("mask", {}) if camera in about.get("Camera", ()) else {}
             if frame not in masks:
-                return Pixels(rgb, None)
+                return StagePicture(rgb, None)
             mask = decode_rgb(np.asarray(masks[frame][()]).tobytes(), f"{anno}, mask {camera}, frame {frame}").max(2)
         if mask.shape != rgb.shape[:2]:
             mask = np.asarray(cv2.resize(mask, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR))
-        return Pixels(rgb, mask)
+        return StagePicture(rgb, mask)
 
     def _opened(self, file: Path) -> Any:
         try:

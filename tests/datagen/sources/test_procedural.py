@@ -209,7 +209,7 @@ def test_truncation_leaves_a_flat_cut():
 
 
 def test_user_mistakes_are_named():
-    with pytest.raises(ValueError, match=r"defect_rate is 1\.5; it is a probability"):
+    with pytest.raises(ValueError, match=r"--defect-rate is 1\.5; it must be from 0 to 1"):
         ProceduralConfig(defect_rate=1.5)
     with pytest.raises(ValueError, match="defects holds beard; the kinds are janus"):
         ProceduralConfig(defects=("beard",))

@@ -86,7 +86,7 @@ def test_with_a_detector_only_found_faces_count(tiny_arcface, tmp_path):
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="the cone must end before the back begins"):
+    with pytest.raises(ValueError, match="the first must be above 0 and below the second"):
         ArcFaceConfig(max_turn=130.0)
     with pytest.raises(ValueError, match=r"--arcface.min-views is 1"):
         ArcFaceConfig(min_views=1)

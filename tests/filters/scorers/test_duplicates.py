@@ -27,6 +27,14 @@ def test_nearest_others_equal_the_double_loop(block, monkeypatch):
     assert (earlier[2] < 0.99) and (earlier[9] > 0.99)
 
 
+def test_a_row_without_an_embedding_is_near_to_none():
+    """Opposite embeddings are nearer to each other than to a row of NaN, whose cosine would be 0 as a vector of zeros."""
+    cosine, nearest, earlier = nearest_others(np.array([[1, 0], [np.nan, np.nan], [-1, 0]], np.float32))
+    assert cosine.tolist() == pytest.approx([-1, np.nan, -1], nan_ok=True)
+    assert nearest.tolist() == [2, -1, 0]
+    assert earlier.tolist() == pytest.approx([-1, np.nan, -1], nan_ok=True)
+
+
 def test_one_alone_is_near_to_nobody():
     cosine, nearest, earlier = nearest_others(np.array([[1.0, 0.0]], np.float32))
     assert (cosine[0], nearest[0], earlier[0]) == (-1, -1, -1)

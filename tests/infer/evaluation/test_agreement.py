@@ -1,4 +1,4 @@
-"""What is said of views that agree, or do not, on procedural heads whose true views are known."""
+"""Metrics of views that agree, or do not, on procedural heads whose true views are known."""
 
 from functools import cache
 
@@ -7,10 +7,9 @@ import pytest
 import torch
 from turntable import turntable
 
-from infer.evaluation.agreement import AGREEMENT, agreement, near_pairs, true_spread
-from infer.evaluation.baselines import copied
 from infer.evaluation.held_out import HeldOut
-from infer.evaluation.novel_views import Shown
+from infer.evaluation.measure import AGREEMENT, TrueViews, agreement, near_pairs, open_metrics, true_views
+from infer.evaluation.methods import EvaluatedViews, copied_input
 
 AZIMUTH = tuple(30.0 * i for i in range(12))
 
@@ -24,12 +23,17 @@ def held() -> HeldOut:
     return HeldOut("52", names, rgb * 2 - 1, None, masks.float(), cameras, azimuth, 0 * azimuth, points, None)
 
 
-def shown(rgb: torch.Tensor, call: np.ndarray | None = None) -> Shown:
-    return Shown(rgb, None, held().cameras[slice(1, None)], held().points, call)
+@cache
+def truth() -> TrueViews:
+    return true_views(open_metrics(128, "nowhere", "cpu", None, None, 0.0), held())
+
+
+def made(rgb: torch.Tensor, call: np.ndarray | None = None) -> EvaluatedViews:
+    return EvaluatedViews(rgb, None, held().cameras[slice(1, None)], held().points, call)
 
 
 def test_true_views_agree():
-    found = agreement(shown(held().rgb[1:], np.arange(11) // 4), held(), true_spread(held()))
+    found = agreement(made(held().rgb[1:], np.arange(11) // 4), truth())
     assert set(found) == set(AGREEMENT)
     assert found["hull_ratio"] == found["border_ratio"] == 1
     assert found["epipolar_share"] > 0.6 and 0 < found["hull_spread"] < 0.1
@@ -38,12 +42,12 @@ def test_true_views_agree():
 def test_tints_of_calls_show_at_their_borders_and_on_the_hull():
     call = np.arange(11) // 4
     tint = torch.tensor([0.0, 0.3, -0.3])[call][:, None, None, None]
-    found = agreement(shown((held().rgb[1:] + tint).clamp(-1, 1), call), held(), true_spread(held()))
+    found = agreement(made((held().rgb[1:] + tint).clamp(-1, 1), call), truth())
     assert found["border_ratio"] > 1.2 and found["hull_ratio"] > 1.2
 
 
 def test_one_picture_in_the_place_of_all_shows_on_the_hull_alone():
-    found = agreement(copied(held()), held(), true_spread(held()))
+    found = agreement(copied_input(held()), truth())
     assert found["hull_ratio"] > 1.5
     # Epipolar lines of a level ring are nearly level, and along them anything goes.
     assert found["epipolar_share"] > 0.9
@@ -53,7 +57,7 @@ def test_one_picture_in_the_place_of_all_shows_on_the_hull_alone():
 
 def test_what_cannot_be_said_is_not_a_number():
     blank = torch.zeros_like(held().rgb[1:])
-    found = agreement(shown(blank, np.zeros(11, int)), held(), true_spread(held()))
+    found = agreement(made(blank, np.zeros(11, int)), truth())
     assert np.isnan(found["epipolar_share"]) and np.isnan(found["border_ratio"])
     assert found["epipolar_matches"] == 0 and found["hull_spread"] == pytest.approx(0, abs=1e-6)
 

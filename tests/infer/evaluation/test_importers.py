@@ -15,8 +15,8 @@ from geometry.cameras import Cameras, orbit
 from geometry.directions import FOCAL
 from infer.config import StageConfig
 from infer.evaluation.held_out import HeldOut
+from infer.evaluation.importers import open_stage
 from infer.evaluation.importers.head_frame import head_frame, similarity_3d, straightened
-from infer.evaluation.importers.open import open_stage
 
 
 def read_all(layout: str, root: Path, resolution: int = 128, **config) -> HeldOut:
@@ -165,7 +165,7 @@ def test_folders_that_are_laid_out_otherwise(tmp_path, layout, match):
 def test_parts_that_are_missing(tmp_path):
     facescape(tmp_path)
     (tmp_path / "122" / "4_anger" / "1.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1.jpg is not there; the copy of the set is not complete"):
+    with pytest.raises(FileNotFoundError, match=r"1.jpg does not exist; the copy of the set is not complete"):
         read_all("facescape", tmp_path)
     file = tmp_path / "122" / "4_anger" / "params.json"
     params = json.loads(file.read_text())

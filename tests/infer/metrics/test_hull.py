@@ -6,7 +6,7 @@ from turntable import turntable
 
 from geometry.cameras import orbit
 from geometry.rays import rays
-from infer.metrics.hull import carve, colour_spread
+from infer.metrics.hull import colour_spread, hull_depths
 
 AROUND = tuple(30.0 * i for i in range(12))
 
@@ -26,11 +26,13 @@ def test_the_hull_of_a_ball_is_a_ball():
     azimuth, elevation = np.meshgrid(np.arange(8) * 45.0, [-60.0, 0.0, 60.0])
     cameras = orbit(azimuth.ravel(), elevation.ravel())
     masks, pictures = ball(cameras, 64)
-    solid, framed = carve(masks, cameras, 32)
-    ticks = (torch.arange(32) + 0.5) / 32 - 0.5
+    ticks = torch.linspace(-0.3, 0.3, 33)
+    depth = torch.from_numpy(hull_depths(masks, cameras, ticks))
     distance = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij")).norm(dim=0)
-    assert solid[distance < 0.19].all() and not (solid & framed & (distance > 0.24)).any()
-    assert framed[distance < 0.25].all()
+    assert (depth[distance < 0.19] > 0).all() and not (depth[distance > 0.24] > 0).any()
+    # The depth is the distance to the surface.
+    between = (distance > 0.08) & (distance < 0.19)
+    assert float((depth - (0.2 - distance))[between].abs().mean()) < 0.01
     spread = colour_spread(pictures, masks, cameras, 32)
     # Colours change by 0.08 from one cell to the next.
     assert len(spread) > 500 and spread.mean() < 0.05

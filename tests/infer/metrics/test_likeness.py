@@ -13,8 +13,7 @@ from filters.scorers.clip_janus import load_clip
 from infer.metrics.likeness import (
     DLIB_DISTANCE,
     FaceEmbedder,
-    Faces,
-    consistency_figures,
+    FaceEmbeddings,
     identity_consistency,
     identity_similarity,
     input_to_output,
@@ -32,14 +31,14 @@ def arcface() -> ArcFace:
     return load_arcface(str(EMBEDDED / "arcface.onnx"))
 
 
-def faces(arcface: ArcFace, seed: int) -> Faces:
+def faces(arcface: ArcFace, seed: int) -> FaceEmbeddings:
     pictures, _, cameras = turntable(seed, AZIMUTHS, 128)
     return FaceEmbedder(arcface)(in_bytes(pictures), cameras)
 
 
-def made(*vectors: list[float] | None) -> Faces:
+def made(*vectors: list[float] | None) -> FaceEmbeddings:
     found = np.array([v is not None for v in vectors])
-    return Faces(np.array([v or [np.nan, np.nan] for v in vectors], np.float32), found)
+    return FaceEmbeddings(np.array([v or [np.nan, np.nan] for v in vectors], np.float32), found)
 
 
 def test_similarity_is_insightface_s_own(arcface):
@@ -81,15 +80,6 @@ def test_re_identification_asks_the_true_view_where_the_face_is():
     found = re_identification(made([0.3, 0.4], [0.8, 0.0], None, [0.0, 0.0]), true, DLIB_DISTANCE)
     np.testing.assert_allclose(found.distance, [0.5, 0.8, np.nan, np.nan], atol=1e-6)
     np.testing.assert_array_equal(found.match, [1, 0, 0, np.nan])
-
-
-def test_rows_are_means_over_identities_and_say_what_is_missing():
-    source = np.array([1.0, 0.0], np.float32)
-    both = [identity_consistency(made([1.0, 0.0], [0.0, 1.0]), source), identity_consistency(made(None, None), source)]
-    rows = {row.name: row for row in consistency_figures(both)}
-    assert (rows["i2o"].value, rows["i2o"].count) == (0.5, 1)
-    assert (rows["i2o_counted"].value, rows["detection_rate"].value) == (0.25, 0.5)
-    assert consistency_figures(both[1:])[0].reason == "no identity has faces to compare"
 
 
 def test_clip_similarity_is_that_of_the_model_it_is_given():

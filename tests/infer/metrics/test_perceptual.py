@@ -18,8 +18,7 @@ from infer.metrics.metric_weights import (
     read_weights,
     weights_folder,
 )
-from infer.metrics.perceptual import build_dists, build_lpips, load_dists, load_lpips
-from infer.metrics.picture_metrics import picture_metrics
+from infer.metrics.perceptual import build_dists, build_lpips, load_dists, load_lpips, picture_metrics
 
 
 def random_state(network: str) -> dict[str, Tensor]:
@@ -120,11 +119,11 @@ def test_names_and_hashes_are_the_publishers(monkeypatch, tmp_path):
 def test_the_kit_measures_what_it_can_and_says_why_not_the_rest(tmp_path):
     kit = picture_metrics(64, str(tmp_path))
     true = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    rows = {row.name: row for row in kit.figures(kit((true * 0.9), true))}
-    assert list(rows) == ["l2", "psnr", "ssim", "lpips_alex", "lpips_vgg", "dists"]
-    assert [rows[name].count for name in ("l2", "psnr", "ssim")] == [3, 3, 3]
-    assert ALEXNET.name in rows["lpips_alex"].reason and str(tmp_path) in rows["lpips_alex"].reason
-    assert VGG16.name in rows["lpips_vgg"].reason and VGG16.name in rows["dists"].reason
+    columns = kit(true * 0.9, true)
+    assert {name: column.shape for name, column in columns.items()} == dict.fromkeys(("l2", "psnr", "ssim"), (3,))
+    assert list(kit.missing) == ["lpips_alex", "lpips_vgg", "dists"]
+    assert ALEXNET.name in kit.missing["lpips_alex"] and str(tmp_path) in kit.missing["lpips_alex"]
+    assert VGG16.name in kit.missing["lpips_vgg"] and VGG16.name in kit.missing["dists"]
     small = picture_metrics(8, str(tmp_path))
     assert small.missing["ssim"] == "pictures of 8 pixels are too small for it; it takes 11 or more"
     assert "it takes 32 or more" in small.missing["dists"]

@@ -72,7 +72,7 @@ def test_pictures_of_the_loader_are_refused_with_what_would_work():
         l2(true * 2 - 1 - true.min() * 2, true)
     with pytest.raises(ValueError, match=r"true pictures reach from nan"):
         l2(true, true * torch.nan)
-    with pytest.raises(ValueError, match=r"SSIM looks through 11 pixels, and pictures are \(10, 10\)"):
+    with pytest.raises(ValueError, match=r"SSIM has a window of 11 pixels, and pictures are \(10, 10\)"):
         ssim(true[..., :10, :10], true[..., :10, :10])
 
 

@@ -11,8 +11,8 @@ import trimesh
 from turns import ball_turn
 
 from infer.outputs.camera_files import POINTS, colmap, nerfstudio
-from infer.outputs.mesh import body
-from infer.outputs.pictures import names
+from infer.outputs.pictures import file_names
+from infer.outputs.surface import coloured_mesh
 
 SIZE = 48
 DIRECTIONS = ([0, 120, 240, 0, 120, 240], [-20, -20, -20, 40, 40, 40])
@@ -25,7 +25,7 @@ def turn():
 
 @pytest.fixture(scope="module")
 def shape(turn):
-    return body(turn, 32)
+    return coloured_mesh(turn, 32)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_nerfstudio(turn, shape, points):
     applied = np.array(meta["applied_transform"])
     assert np.allclose(applied[:, :3] @ [0, 1, 0], [0, 0, 1])
     world = np.vstack([applied @ np.vstack([points.T, np.ones(len(points))]), np.ones(len(points))])
-    assert [frame["file_path"] for frame in meta["frames"]] == [f"images/{name}" for name in names(turn)]
+    assert [frame["file_path"] for frame in meta["frames"]] == [f"images/{name}" for name in file_names(turn)]
     for frame, pixels in zip(meta["frames"], truth(turn, points), strict=True):
         x, y, z = (np.linalg.inv(frame["transform_matrix"]) @ world)[:3]
         found = [meta["cx"] + meta["fl_x"] * x / -z, meta["cy"] - meta["fl_y"] * y / -z]
@@ -79,8 +79,8 @@ def test_colmap(turn, shape, points, tmp_path):
         warnings.simplefilter("ignore")
         model = pycolmap.Reconstruction(tmp_path / "sparse/0")
         images = {image.name: image for image in model.images.values()}
-        assert model.num_cameras() == 1 and sorted(images) == names(turn)
-        for name, pixels in zip(names(turn), truth(turn, points), strict=True):
+        assert model.num_cameras() == 1 and sorted(images) == file_names(turn)
+        for name, pixels in zip(file_names(turn), truth(turn, points), strict=True):
             found = np.array([images[name].project_point(point) for point in points])
             assert np.abs(found - pixels).max() < 0.01
         cloud = list(model.points3D.values())

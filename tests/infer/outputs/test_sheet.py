@@ -3,7 +3,7 @@
 import numpy as np
 from turns import ball_turn
 
-from infer.outputs.sheet import LABEL, TILE, sheet
+from infer.outputs.pictures import LABEL, TILE, sheet
 
 
 def test_rows_of_pictures_and_normals():

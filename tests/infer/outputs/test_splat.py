@@ -10,8 +10,8 @@ import pytest
 import torch
 from turns import ball_turn
 
-from infer.outputs.mesh import body
-from infer.outputs.splat import SH0, check_splat, first_splats, fit
+from infer.outputs.splat import SH0, check_splat, fit, initial_splats
+from infer.outputs.surface import coloured_mesh
 
 SIZE, GRID = 24, 20
 RING = [60.0 * i for i in range(6)]
@@ -24,7 +24,7 @@ def turn():
 
 @pytest.fixture(scope="module")
 def shape(turn):
-    return body(turn, GRID)
+    return coloured_mesh(turn, GRID)
 
 
 def rasterize(means, quats, scales, opacities, colors, viewmats, Ks, width, height, backgrounds):
@@ -67,7 +67,7 @@ def loss(turn, splats) -> float:
 
 
 def test_they_start_on_the_surface(turn, shape):
-    start = first_splats(shape)
+    start = initial_splats(shape)
     assert torch.equal(start.means, torch.from_numpy(shape.mesh.vertices))
     width = 0.72 / GRID
     assert (start.log_scales.exp() < 2 * width).all() and (start.log_scales.exp() > 0.05 * width).all()
@@ -75,16 +75,16 @@ def test_they_start_on_the_surface(turn, shape):
 
 
 def test_a_fit_brings_them_nearer_and_is_repeated(turn, shape):
-    start = first_splats(shape)
+    start = initial_splats(shape)
     fitted = fit(turn, start, rasterize, 20, "cpu")
     assert loss(turn, fitted) < 0.93 * loss(turn, start)
     once, again = (fit(turn, start, rasterize, 3, "cpu") for _ in range(2))
-    assert torch.equal(once.means, again.means) and torch.equal(start.means, first_splats(shape).means)
+    assert torch.equal(once.means, again.means) and torch.equal(start.means, initial_splats(shape).means)
 
 
 def test_the_file_holds_what_viewers_read(turn, shape):
     """By the paper's reader: SH of degree 3, opacity before the sigmoid, scale before exp, quaternion w first."""
-    splats = first_splats(shape)
+    splats = initial_splats(shape)
     header, _, data = splats.ply().partition(b"end_header\n")
     lines = header.decode().splitlines()
     assert lines[:3] == ["ply", "format binary_little_endian 1.0", f"element vertex {len(splats.means)}"]

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageSequence
 from turns import ball_turn, head_turn
 
-from infer.outputs.video import gif, mp4
-from train.run.validate import as_pixels
+from infer.outputs.pictures import gif, mp4
+from infer.views import to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def turn():
 
 @pytest.fixture(scope="module")
 def truth(turn):
-    return np.stack([as_pixels(view) for view in turn.rgb]).astype(int)
+    return np.stack([to_bytes(view) for view in turn.rgb]).astype(int)
 
 
 def test_gif(turn, truth):

@@ -15,7 +15,7 @@ from PIL import Image
 from turns import ball_turn
 
 from infer.outputs.viewer import place, viewer
-from train.run.validate import as_pixels
+from infer.views import to_bytes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NOT_THERE = "no Chromium or Chrome to open the page with"
@@ -55,7 +55,7 @@ def test_every_view_is_inside(turn, html):
             head, _, data = (image["src"] or "").partition(",")
             assert head == "data:image/webp;base64"
             pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
-            assert np.abs(pixels - as_pixels(view)).mean() < 6
+            assert np.abs(pixels - to_bytes(view)).mean() < 6
     angles = [(float(i["data-azimuth"] or ""), float(i["data-elevation"] or "")) for i in images[::2]]
     assert angles == [(a, e) for e in (0, 30) for a in (0, 90, -180, -90)]
 

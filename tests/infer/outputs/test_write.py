@@ -1,4 +1,4 @@
-"""What is written of a turn, and what is left alone."""
+"""Outputs are written, replaced and removed; files that spinset did not write stay."""
 
 import json
 from dataclasses import replace
@@ -12,15 +12,15 @@ from PIL import Image
 from turns import ball_turn
 
 from infer.config import OUTPUTS
-from infer.outputs.mesh import body
-from infer.outputs.write import check, write
-from train.run.validate import as_pixels
+from infer.outputs.surface import coloured_mesh
+from infer.outputs.write import check_outputs, write_outputs
+from infer.views import to_bytes
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Shapes are made on a coarse grid, to save time."""
-    monkeypatch.setattr("infer.outputs.write.body", partial(body, grid=24))
+    monkeypatch.setattr("infer.outputs.write.coloured_mesh", partial(coloured_mesh, grid=24))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def files(folder: Path) -> set[str]:
 
 def test_everything_that_needs_no_gpu(turn, tmp_path):
     out = tmp_path / "head"
-    assert write(turn, str(out), [name for name in OUTPUTS if name != "splat"]) == []
+    assert write_outputs(turn, str(out), [name for name in OUTPUTS if name != "splat"]) == []
     names = ["view_000_az+000.0_el+00.0.png", "view_001_az+120.0_el+00.0.png", "view_002_az-120.0_el+00.0.png"]
     assert files(out) == {
         *(f"{folder}/{name}" for folder in ("images", "normals") for name in names),
@@ -43,7 +43,7 @@ def test_everything_that_needs_no_gpu(turn, tmp_path):
     }
     for folder, views in (("images", turn.rgb), ("normals", turn.normal)):
         for name, view in zip(names, views, strict=True):
-            assert (np.asarray(Image.open(out / folder / name)) == as_pixels(view)).all()
+            assert (np.asarray(Image.open(out / folder / name)) == to_bytes(view)).all()
     record = json.loads((out / "turn.json").read_text())
     assert set(record["files"]) == files(out) - {"turn.json"}
     assert record["views"][1] == {"azimuth": 120, "elevation": 0, "given": False}
@@ -51,9 +51,9 @@ def test_everything_that_needs_no_gpu(turn, tmp_path):
 
 
 def test_the_next_turn_takes_the_place_of_the_last(turn, tmp_path):
-    write(turn, str(tmp_path / "out"), ["images", "sheet"])
+    write_outputs(turn, str(tmp_path / "out"), ["images", "sheet"])
     (tmp_path / "out/notes.txt").write_text("mine")
-    write(replace(ball_turn([0, 90], [0, 10], 24), normal=None), str(tmp_path / "out"), ["images"])
+    write_outputs(replace(ball_turn([0, 90], [0, 10], 24), normal=None), str(tmp_path / "out"), ["images"])
     names = {"images/view_000_az+000.0_el+00.0.png", "images/view_001_az+090.0_el+10.0.png"}
     assert files(tmp_path / "out") == names | {"turn.json", "notes.txt"}
 
@@ -64,17 +64,17 @@ def test_what_is_of_somebody_else_is_left_alone(turn, tmp_path):
         (path / name).parent.mkdir(parents=True)
         (path / name).write_text("[1]")
     file.write_text("mine")
-    write(turn, str(mixed), ["images"])
+    write_outputs(turn, str(mixed), ["images"])
     (mixed / "sheet.png").write_text("mine")
     for path, message in (
-        (full, "holds something else; choose a folder that is empty or not there"),
+        (full, "contains other files; choose a folder that is empty or does not exist"),
         (file, "is a file"),
-        (strange, "holds a turn.json of somebody else"),
-        (mixed, "holds a sheet.png of somebody else"),
+        (strange, "already contains a turn.json that spinset did not write"),
+        (mixed, "already contains sheet.png, which spinset did not write"),
     ):
         before = files(path)
         with pytest.raises(ValueError, match=message) as error:
-            write(turn, str(path), ["sheet"])
+            write_outputs(turn, str(path), ["sheet"])
         assert str(error.value).isprintable() and files(path) == before
     assert (mixed / "sheet.png").read_text() == "mine"
 
@@ -88,15 +88,15 @@ def test_what_cannot_be_written_is_known_before_a_turn_is_made(tmp_path, monkeyp
         (["splat"], 24.0, "needs an NVIDIA GPU"),
     ):
         with pytest.raises(ValueError, match=message):
-            check(out, which, fps)
+            check_outputs(out, which, fps)
     (tmp_path / "out").mkdir()
-    check(out, ["images"])
+    check_outputs(out, ["images"])
 
 
 def test_views_without_a_shape_are_written_and_it_is_said(turn, tmp_path):
     blank = replace(turn, rgb=torch.ones_like(turn.rgb), normal=None)
     reason = "view 0 is white but for 0.0%: it shows no head to take a shape from"
-    notes = write(blank, str(tmp_path / "out"), ["colmap", "mesh"])
+    notes = write_outputs(blank, str(tmp_path / "out"), ["colmap", "mesh"])
     assert notes == [f"colmap without points: {reason}", f"no mesh: {reason}"]
     assert "mesh.ply" not in files(tmp_path / "out")
     assert (tmp_path / "out/sparse/0/points3D.txt").read_text() == ""
@@ -105,7 +105,7 @@ def test_views_without_a_shape_are_written_and_it_is_said(turn, tmp_path):
 def test_a_write_that_is_cut_leaves_whole_files_that_the_next_one_replaces(turn, tmp_path, monkeypatch):
     from manifests.storage import Storage
 
-    write(turn, str(tmp_path / "out"), ["sheet"])
+    write_outputs(turn, str(tmp_path / "out"), ["sheet"])
     whole, written = Storage.write, []
 
     def cut(self, name, data):
@@ -117,8 +117,8 @@ def test_a_write_that_is_cut_leaves_whole_files_that_the_next_one_replaces(turn,
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write", cut)
         with pytest.raises(OSError, match="full"):
-            write(turn, str(tmp_path / "out"), ["images"])
+            write_outputs(turn, str(tmp_path / "out"), ["images"])
     assert files(tmp_path / "out") == {"turn.json", written[1]}
     Image.open(tmp_path / "out" / written[1]).load()
-    write(turn, str(tmp_path / "out"), ["gif"])
+    write_outputs(turn, str(tmp_path / "out"), ["gif"])
     assert files(tmp_path / "out") == {"turn.json", "turntable.gif"}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -164,15 +163,7 @@ def scene_rays(
     shape: RayMaps, cameras: Cameras, is_condition: Bool[Tensor, "b v"], cells: int
 ) -> Float[Tensor, "b v r h w"]:
     """Ray maps of scenes, relative to the first given view of each (see geometry.raymaps.relative_rotations)."""
-    b, v = is_condition.shape
     # In single precision whatever the network runs in: high octaves amplify a rounded rotation.
     with torch.autocast(is_condition.device.type, enabled=False):
-        rotation = relative_rotations(rearrange(cameras.view_rotation, "(b v) i j -> b v i j", v=v), is_condition)
-        maps = ray_maps(
-            rearrange(rotation, "b v i j -> (b v) i j"),
-            cells,
-            shape.mode,
-            shape.origin_octaves,
-            shape.direction_octaves,
-        )
-    return rearrange(maps, "(b v) c h w -> b v c h w", b=b)
+        rotation = relative_rotations(cameras.view_rotation, is_condition)
+        return ray_maps(rotation, cells, shape.mode, shape.origin_octaves, shape.direction_octaves)

@@ -23,8 +23,8 @@ from geometry.rays import rays
 
 
 @pytest.fixture(scope="module")
-def source(folder) -> PanoHeadSource:
-    return PanoHeadSource(PanoHeadConfig(str(folder / "tiny.pkl")))
+def source(tiny_pickle) -> PanoHeadSource:
+    return PanoHeadSource(PanoHeadConfig(str(tiny_pickle)))
 
 
 def head(source: PanoHeadSource, seed: int = 0, **changes) -> PanoHead:
@@ -160,10 +160,10 @@ def test_official_vertices_come_back_to_the_world():
     np.testing.assert_allclose(vertices_to_world(vertex, n), [[1 / 8 - 0.5, 0.0, 0.5]], atol=1e-12)
 
 
-def test_lineage(source, folder):
+def test_lineage(source, tiny_pickle):
     lineage = source.lineage()
     json.dumps(lineage)
-    assert lineage["weights_sha256"] == hashlib.sha256((folder / "tiny.pkl").read_bytes()).hexdigest()
+    assert lineage["weights_sha256"] == hashlib.sha256(tiny_pickle.read_bytes()).hexdigest()
     assert lineage["settings"]["psi"] == 0.7
     assert "weights" not in lineage["settings"]
     assert "non-commercial" in lineage["licence"]
@@ -181,13 +181,13 @@ def test_spherehead_source(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"psi": 3.0}, "psi is 3.0"),
+        ({"psi": 3.0}, "--psi is 3.0"),
         ({"cutoff": -1}, "cutoff is -1"),
         ({"precision": "half"}, "precision is 'half'"),
         ({"background": "transparent"}, "background is 'transparent'"),
         ({"background": "#12345"}, "background is '#12345'"),
-        ({"neural_resolution": 7}, "neural_resolution is 7"),
-        ({"jitter_seed": -1}, "jitter_seed is -1"),
+        ({"neural_resolution": 7}, "--neural-resolution is 7"),
+        ({"jitter_seed": -1}, "--jitter-seed is -1"),
     ],
 )
 def test_bad_settings(changes, complaint):
