@@ -1,6 +1,7 @@
 """Settings of the loader and of cached latents."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -103,14 +104,17 @@ class LoaderConfig:
             raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
         if not 0 <= self.random_background <= 1:
             raise UserError(f"--loader.random-background is {self.random_background:g}; it must be from 0 to 1")
-        if self.cache_gb <= 0:
+        if not 0 < self.cache_gb < inf:
             raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:
             raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
-        if self.blend_weights and (len(self.blend_weights) != 1 + len(self.blend) or min(self.blend_weights) <= 0):
+        for weight in self.blend_weights:
+            if not 0 < weight < inf:
+                raise UserError(f"--loader.blend-weights is {weight:g}; each weight must be positive")
+        if self.blend_weights and len(self.blend_weights) != 1 + len(self.blend):
             raise UserError(
-                f"--loader.blend-weights are {self.blend_weights}; give one positive weight for --data and one for each of "
-                f"the {len(self.blend)} datasets of --loader.blend"
+                f"--loader.blend-weights are {self.blend_weights}; give one weight for --data and one for each of the "
+                f"{len(self.blend)} datasets of --loader.blend"
             )
         if (self.blend or self.sequential) and self.epochs != FOREVER:
             option = "--loader.blend" if self.blend else "--loader.sequential"
@@ -133,9 +137,9 @@ class LatentsConfig:
     vae: str
     """Folder of a diffusers AutoencoderKL as safetensors, such as the vae folder of Stable Diffusion."""
     batch: int = 1
-    """Views that are encoded at once, each of them three pictures."""
+    """Number of views that are encoded at once; each is three pictures."""
     device: str = "cpu"
-    """Where the autoencoder runs: cpu, cuda, or cuda:N for the GPU of index N."""
+    """Device of the autoencoder: cpu, cuda, or cuda:N for the GPU of index N."""
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
