@@ -26,9 +26,9 @@ from manifests.dataset import Dataset
 from manifests.status import summarise
 from manifests.verify import verify
 from pages.page import Section, page, picture, render
-from train.networks.model import read_about
+from train.families import read_about
+from train.families.presets import PRESETS
 from train.run import report as run_report
-from train.run.presets import PRESETS
 from train.run.run_folder import CONFIG
 from train.run.trainer import run
 from weights.embedded import HEADS64

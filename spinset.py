@@ -294,7 +294,7 @@ def _latents(parse: Parse) -> int:
 
 
 def _train(parse: Parse) -> int:
-    from train.run.presets import PRESETS, Train
+    from train.families.presets import PRESETS, Train
 
     options = parse(Train, PRESETS)
     config = options.config
@@ -418,23 +418,23 @@ def _require_files(**files: str) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
-    "demo": (_demo, "make, verify, judge and show procedural heads, in minutes"),
-    "plan": (_plan, "how much generate would make, and how long it would take"),
+    "demo": (_demo, "make, verify, score and show procedural heads, in minutes"),
+    "plan": (_plan, "estimate the size and the time of a dataset"),
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
-    "score": (_score, "write scores of every view and identity beside the shards"),
+    "score": (_score, "write score tables of every view and identity"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),
-    "pack": (_pack, "copy what a selection keeps to a dataset of its own"),
-    "export": (_export, "copy a dataset in the format of another tool"),
-    "latents": (_latents, "cache the latents of a VAE beside the shards"),
-    "train": (_train, "train a multiview model; the same command goes on"),
-    "views": (_views, "views all around a person, from a photo"),
-    "heads": (_heads, "new people, from nothing or from identities"),
-    "evaluate": (_evaluate, "measure a model as the papers do, or two folders of pictures"),
-    "average": (_average, "the model of a run with its weights averaged over another length"),
-    "convert": (_convert, "an official checkpoint to safetensors, without executing it"),
-    "status": (_status, "how far a dataset is, and what failed"),
-    "verify": (_verify, "check every shard (--deep: every byte) and say what is damaged, and where"),
-    "repair": (_repair, "make damaged shards anew and prove them equal to what was lost"),
+    "pack": (_pack, "copy the heads and views of a selection to a new dataset"),
+    "export": (_export, "copy a dataset into the format of another tool"),
+    "latents": (_latents, "cache the latents of an autoencoder"),
+    "train": (_train, "train a multiview model; the same command resumes it"),
+    "views": (_views, "make views all around a person, from photos"),
+    "heads": (_heads, "make new people, with or without identity embeddings"),
+    "evaluate": (_evaluate, "measure a model as papers do, or two folders of pictures"),
+    "average": (_average, "rebuild the average of a run's weights over another length"),
+    "convert": (_convert, "convert an official checkpoint to safetensors without executing it"),
+    "status": (_status, "print the progress and the failures of a dataset"),
+    "verify": (_verify, "check a dataset for missing and damaged files"),
+    "repair": (_repair, "make damaged shards again and prove their bytes equal"),
 }
 
 
@@ -484,7 +484,7 @@ def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, 
             )
     except SystemExit as stop:
         if stop.code == BAD_INPUT:
-            raise UserError(_first_sentence(box.getvalue())) from None
+            raise UserError(_as_given(_first_sentence(box.getvalue()), args)) from None
         raise
     return config
 
@@ -495,6 +495,16 @@ def _first_sentence(box: str) -> str:
     blocks = "\n".join("\f" if set(line) <= set("─-╰╯") else line for line in lines).split("\f")
     text = next((" ".join(block.split()) for block in blocks if block.strip()), box)
     return re.sub(r"^Error parsing \w[\w.]*: ", "", text)
+
+
+def _as_given(message: str, args: Sequence[str]) -> str:
+    """A message about an option such as --clip.min-turn with the name that was given, such as --reject.clip.min-turn."""
+    given = {word.partition("=")[0] for word in args if word.startswith("--")}
+    for option in given:
+        inner = f"--{option.partition('.')[2]}"
+        if "." in option and inner not in given:
+            message = re.sub(rf"(?<![\w.-]){re.escape(inner)}(?![\w.-])", option, message)
+    return message
 
 
 def _usage() -> str:

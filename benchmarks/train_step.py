@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from train.diffusion.config import NoiseLevels, Objective
-from train.diffusion.edm import like, scalings
+from train.diffusion.config import Objective
 from train.diffusion.objective import draw, losses
 from train.diffusion.precision import autocast, resolve_precision
-from train.diffusion.scene import Nothing, Scene
-from train.networks.config import ModelShape, RayMaps
-from train.networks.unet import MultiviewUNet, new_network
+from train.diffusion.process import EDM, append_dims
+from train.families.presets import HEADS64_RUN
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions, SpinMeRoundNetwork
+from train.networks.config import RayMaps
 from train.run.config import EmaConfig, OptimizerConfig
 from train.run.ema import Ema
 from train.run.log import forward_flops
 from train.run.optimizer import Optimizer
 from train.run.parallel import clip
-from train.run.presets import HEADS64_RUN
 
 VIEWS, GIVEN = 8, 1
 
@@ -44,53 +44,58 @@ class Config:
     """Pairs of measurements in turn."""
 
 
-def inputs(shape: ModelShape, scenes: int, cells: int, tokens: int, device: str) -> tuple[Scene, Tensor, Nothing]:
+def inputs(
+    shape: SpinMeRoundConfig, scenes: int, cells: int, tokens: int, device: str, views: int = VIEWS
+) -> tuple[SpinMeRoundConditions, Tensor]:
     """Random scenes, the first view of each given."""
     g = torch.Generator(device).manual_seed(0)
     channels = 4 * (1 + shape.normals)
-    latents = torch.randn(scenes, VIEWS, channels, cells, cells, device=device, generator=g)
+    latents = torch.randn(scenes, views, channels, cells, cells, device=device, generator=g)
     assert isinstance(shape.rays, RayMaps)
-    rays = torch.randn(scenes, VIEWS, shape.rays.channels, cells, cells, device=device, generator=g)
+    rays = torch.randn(scenes, views, shape.rays.channels, cells, cells, device=device, generator=g)
     context = torch.randn(scenes, tokens, shape.unet.context, device=device, generator=g)
-    is_condition = (torch.arange(VIEWS, device=device) < GIVEN).expand(scenes, -1)
-    nothing = Nothing(torch.zeros_like(latents[0, 0]), torch.zeros_like(context[0]))
-    return Scene(latents, is_condition, rays, context), latents, nothing
+    is_condition = (torch.arange(views, device=device) < GIVEN).expand(scenes, -1)
+    null = NullCondition(torch.zeros(latents.shape[2:], device=device), torch.zeros(context.shape[1:], device=device))
+    return SpinMeRoundConditions(latents, is_condition, rays, context, null), latents
 
 
 def ours(
-    network: MultiviewUNet,
-    scene: Scene,
+    network: SpinMeRoundNetwork,
+    scene: SpinMeRoundConditions,
     latents: Tensor,
-    nothing: Nothing,
     forward: Callable[..., Tensor] | None = None,
 ) -> Callable[[], None]:
     """A step as the trainer takes it; `forward` is the network as its ranks run it, if it is not the network itself."""
     optimizer, ema = Optimizer(network, OptimizerConfig()), Ema(network, EmaConfig(sigma_rel=(), half_life=50_000))
-    objective, places = Objective(), count()
+    objective, process, places = Objective(), EDM(), count()
 
     def step() -> None:
-        draws = draw(objective, 0, [next(places) for _ in range(len(latents))], latents)
+        draws = draw(objective, 0, [next(places) for _ in range(len(latents))], latents, len(scene.droppable))
         with autocast("auto", latents.device):
-            (losses(forward or network, scene, latents, draws, objective, nothing).sum() / len(latents)).backward()
+            sigma = process.sample_sigma(draws.level, scene.is_target.sum(1).float())
+            loss = losses(forward or network, process, scene.dropped(draws.drop), latents, draws.noise, sigma)
+            (loss.sum() / len(latents)).backward()
         optimizer.step(clip(network.parameters(), 1.0), 1e-5)
         ema.update(1_000_000, len(latents))
 
     return step
 
 
-def plain(shape: ModelShape, scene: Scene, latents: Tensor) -> Callable[[], None]:
+def plain(shape: SpinMeRoundConfig, scene: SpinMeRoundConditions, latents: Tensor) -> Callable[[], None]:
     """The same work, written the straightforward way."""
-    network = new_network(shape).to(latents.device)
+    network = SpinMeRoundNetwork(shape).to(latents.device)
     unet = network.unet
     adam = torch.optim.AdamW(network.parameters(), 1e-5)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-    levels, scenes = NoiseLevels(), len(latents)
+    process, scenes = EDM(), len(latents)
 
     def step() -> None:
         noise = torch.randn_like(latents)
-        sigma = levels.sigma(torch.randn(scenes), torch.full((scenes,), float(VIEWS - GIVEN)))
-        c_in, c_noise = scalings(sigma)[2:]
-        noisy = torch.where(scene.given, latents, latents + like(sigma, latents) * noise) * like(c_in, latents)
+        sigma = process.sample_sigma(torch.randn(scenes), torch.full((scenes,), float(VIEWS - GIVEN)))
+        c_in, c_noise = process.scalings(sigma)[2:]
+        noisy = torch.where(scene.given, latents, latents + append_dims(sigma, latents) * noise) * append_dims(
+            c_in, latents
+        )
         hidden = torch.cat([noisy, scene.rays, (~scene.given).float().expand_as(latents[:, :, :1])], 2)
         with autocast("auto", "cpu"):
             out = unet(
@@ -99,7 +104,7 @@ def plain(shape: ModelShape, scene: Scene, latents: Tensor) -> Callable[[], None
                 scene.context.repeat_interleave(VIEWS, 0),
                 cross_attention_kwargs={"views": VIEWS, "banks": None},
             ).sample.unflatten(0, (scenes, VIEWS))
-        wanted = (noise - like(sigma, latents) * latents) / (like(sigma, latents) ** 2 + 1).sqrt()
+        wanted = (noise - append_dims(sigma, latents) * latents) / (append_dims(sigma, latents) ** 2 + 1).sqrt()
         (out.float() - wanted)[:, GIVEN:].square().mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         adam.step()
@@ -119,20 +124,25 @@ def seconds(step: Callable[[], None], steps: int) -> float:
     return (time.perf_counter() - begun) / steps
 
 
-def flops(shape: ModelShape, cells: int, tokens: int, views: int = VIEWS) -> float:
+def flops(shape: SpinMeRoundConfig, cells: int, tokens: int, views: int = VIEWS) -> float:
+    """Of one scene forward."""
     with torch.device("meta"):
-        return forward_flops(new_network(shape), views, cells, tokens)
+        network = SpinMeRoundNetwork(shape)
+    return forward_flops(network, *inputs(shape, 1, cells, tokens, "cpu", views))
 
 
 def on_cpu(config: Config) -> None:
+    shape = HEADS64_RUN.model
+    assert isinstance(shape, SpinMeRoundConfig)
     table = Table("network", "views", "TFLOP of a scene forward", title="Operations")
     for views, cells in ((8, 64), (4, 64), (1, 64), (8, 32)):
-        table.add_row(f"SpinMeRound, {8 * cells} px", str(views), f"{flops(ModelShape(), cells, 77, views) / 1e12:.2f}")
-    table.add_row("heads64", "8", f"{flops(HEADS64_RUN.model, 16, 1) / 1e12:.4f}")
+        table.add_row(
+            f"SpinMeRound, {8 * cells} px", str(views), f"{flops(SpinMeRoundConfig(), cells, 77, views) / 1e12:.2f}"
+        )
+    table.add_row("heads64", "8", f"{flops(shape, 16, 1) / 1e12:.4f}")
     Console().print(table)
-    shape = HEADS64_RUN.model
-    scene, latents, nothing = inputs(shape, 4, 16, 1, "cpu")
-    pair = ours(new_network(shape), scene, latents, nothing), plain(shape, scene, latents)
+    scene, latents = inputs(shape, 4, 16, 1, "cpu")
+    pair = ours(SpinMeRoundNetwork(shape), scene, latents), plain(shape, scene, latents)
     for step in pair:
         seconds(step, 2)
     found = [[seconds(step, config.steps) for step in pair] for _ in range(config.rounds)]

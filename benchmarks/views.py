@@ -21,10 +21,9 @@ from geometry.cameras import orbit
 from infer.config import SamplerConfig
 from infer.sampler import ViewSampler, direction_number, open_sampler
 from infer.views import plan_views, ring
-from train.diffusion.edm import edm_levels
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import resolve_precision
-from train.diffusion.scene import denoise, given_in, start, without
+from train.diffusion.sampling import denoise, initial_latents
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class Config:
 
 def plain(sampler: ViewSampler, given: Tensor, person: Tensor, views: int) -> Tensor:
     """Pictures of a turntable by the plain loop, in [-1, 1]."""
-    model, null, config = sampler.model, sampler.null, sampler.config
+    model, process, config = sampler.model, sampler.model.process, sampler.config
     plan = plan_views(ring(views), np.zeros(views))
-    latents, levels = {0: given}, edm_levels(config.steps, most=model.shape.sigma_max)
+    latents, sigmas = {0: given}, process.sigmas(config.steps)
     for call in plan.calls:
         places = [*call.given, *call.sampled]
         clean = torch.zeros(1, len(places), *given.shape, device=given.device)
@@ -54,25 +53,19 @@ def plain(sampler: ViewSampler, given: Tensor, person: Tensor, views: int) -> Te
             parts = model.decode(latents[place][None, None])
             clean[0, at] = latents[place] if place == 0 else model.encode(parts[0], parts[-1])[0, 0]
         is_condition = torch.tensor([[place in call.given for place in places]], device=given.device)
-        shared = model.shape.shared_noise
+        shared = model.shared_noise
         sides = zip(plan.azimuth[places].tolist(), plan.elevation[places].tolist(), strict=True)
         seeds = [0 if shared else direction_number(*side) for side in sides]
         noise = gaussian(config.seed, "view noise", seeds, clean[0])[None]
-        x = start(noise, model.shape.sigma_max, shared)
-        everything = torch.ones(1, dtype=torch.bool, device=given.device)
-        for sigma, following in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
-            scene = model.scene(
-                orbit(plan.azimuth[places], plan.elevation[places]).to(given.device),
-                is_condition,
-                clean,
-                person[None],
-                null,
-            )
+        x = initial_latents(noise, sigmas[0], shared)
+        for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+            cameras = orbit(plan.azimuth[places], plan.elevation[places]).to(given.device)
+            conditions = model.conditions(cameras[None], is_condition, clean, person[None])
             level = torch.full((1,), sigma, device=given.device)
-            bare = denoise(model.network, without(scene, everything, everything, null), x, level)
-            full = denoise(model.network, scene, x, level)
-            x = x + (following - sigma) * (x - (bare + sampler.scale * (full - bare))) / sigma
-        made = given_in(scene, x)[0, len(call.given) :]
+            d_u = denoise(model.network, process, conditions.null(), x, level)
+            d_c = denoise(model.network, process, conditions, x, level)
+            x = x + (following - sigma) * (x - (d_u + sampler.scale * (d_c - d_u))) / sigma
+        made = conditions.with_given(x)[0, len(call.given) :]
         latents.update(zip(call.sampled, made, strict=True))
     pictures = [model.decode(latents[place][None, None])[0][0, 0] for place in plan.wanted]
     return torch.stack(pictures)
@@ -82,7 +75,10 @@ def main() -> None:
     config = tyro.cli(Config)
     torch.set_num_threads(config.threads)
     sampler = open_sampler(config.model, SamplerConfig(config.steps, precision=config.precision), config.device)
-    given = gaussian(0, "photo", [0], sampler.null.latents[None])[0] / 2
+    model = sampler.model
+    cells = model.about.resolution // model.vae.factor
+    like = torch.zeros(1, model.latent_channels, cells, cells, device=model.device)
+    given = gaussian(0, "photo", [0], like)[0] / 2
     person = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(0)), dim=0)
     person, plan = person.to(given.device), plan_views(ring(config.views), np.zeros(config.views))
     ratios, seconds = [], []

@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional
@@ -14,6 +13,7 @@ from jobs.devices import check_device
 from jobs.pool import PoolConfig
 from manifests.draws import MAX_SEED
 from manifests.errors import UserError, check_ranges
+from weights.files import absolute
 
 RGB_FORMATS = ("jpg", "png", "webp")
 METHODS = ("lewiner", "pymcubes")
@@ -142,8 +142,7 @@ class SourceConfig:
 
     def absolute(self) -> "SourceConfig":
         """The same config with absolute paths, which hold in the working folder of any worker."""
-        weights = self.panohead.weights
-        return replace(self, panohead=replace(self.panohead, weights=weights and str(Path(weights).absolute())))
+        return replace(self, panohead=replace(self.panohead, weights=absolute(self.panohead.weights)))
 
     def open(self, device: str) -> Any:
         """The `HeadSource` with its weights loaded on a device; raises UserError or MissingFile for files it cannot use."""

@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from datagen.config import ImageConfig
-from geometry.meshes import Mesh, encode_normals
+from geometry.meshes import encode_normals
 from manifests.pictures import encode_picture
-from manifests.ply import encode_mesh
 
 
 def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], config: ImageConfig) -> bytes:
@@ -19,11 +18,6 @@ def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], config: ImageConfig) -> bytes:
     if config.format == "webp":
         return encode_picture(rgb, "WEBP", lossless=True)
     return encode_picture(rgb, compress_level=6)
-
-
-def encode_ply(mesh: Mesh) -> bytes:
-    """A mesh as binary PLY."""
-    return encode_mesh(mesh.vertices, mesh.faces)
 
 
 def encode_view(

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from datagen.config import GenerateConfig
-from datagen.encode import encode_ply
 from datagen.heads import HeadSource
 from datagen.identity import VIEWS_PER_BATCH, Made, Recipe, Rejected, make_identity, told
 from datagen.preview import Rejection
@@ -28,6 +27,7 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.plan import Plan, write_plan
+from manifests.ply import encode_mesh
 from manifests.shards import DONE, ShardWriter
 from manifests.storage import Storage
 
@@ -114,8 +114,8 @@ class GenerateWorker:
         with ShardWriter(self.storage, self.plan, unit.index) as writer:
             for identity in self.plan.identities_of(unit.index):
                 begun = time.monotonic()
-                if identity in unit.condemned:
-                    self._add_failed(writer, identity, "worker", unit.condemned[identity])
+                if identity in unit.given_up:
+                    self._add_failed(writer, identity, "worker", unit.given_up[identity])
                 else:
                     yield from self._make(unit, identity, writer, tracebacks)
                 seconds[identity] = round(time.monotonic() - begun, 3)
@@ -151,7 +151,7 @@ class GenerateWorker:
 
     def _add_made(self, writer: ShardWriter, identity: int, made: Made) -> None:
         if self.config.save_meshes:
-            writer.add_mesh(identity, encode_ply(made.mesh))
+            writer.add_mesh(identity, encode_mesh(made.mesh.vertices, made.mesh.faces))
         for row, members in made.samples:
             writer.add_view(row, members)
         row = {**self._row(identity, schema.KEPT), "views": len(made.samples), "mesh": asdict(made.figures)}

@@ -9,17 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-from datagen.config import (
-    GenerateConfig,
-    ImageConfig,
-    MeshConfig,
-    PanoHeadConfig,
-    ProceduralConfig,
-    RepairConfig,
-    SourceConfig,
-)
+from datagen.config import SOURCES, GenerateConfig, ImageConfig, MeshConfig, RepairConfig
 from datagen.generate import GenerateWorker, make_plan
 from datagen.preview import Rejection
 from jobs import pool
@@ -126,7 +119,7 @@ class _RepairWorker(GenerateWorker):
         self.given_up = given_up
 
     def run(self, unit: Unit) -> Iterator[Event]:
-        return super().run(replace(unit, condemned={**self.given_up[unit.index], **unit.condemned}))
+        return super().run(replace(unit, given_up={**self.given_up[unit.index], **unit.given_up}))
 
 
 def _damaged(dataset: Dataset) -> list[int]:
@@ -171,13 +164,9 @@ def _given_up(dataset: Dataset, shard: int) -> dict[int, str]:
 def generation(config: RepairConfig, plan: Plan) -> GenerateConfig:
     """What `generate` was told, as far as the plan remembers; workers and device are the caller's."""
     name, settings = plan.source["name"], plan.settings
-    if name == "procedural":
-        own = plan.source["config"]
-        source = SourceConfig(name, procedural=ProceduralConfig(**{**own, "defects": tuple(own["defects"])}))
-    else:
-        if not config.weights:
-            raise UserError(f"--weights is needed: the {name} checkpoint that the heads of {config.out} came from")
-        source = SourceConfig(name, panohead=PanoHeadConfig(weights=config.weights, **plan.source["settings"]))
+    if name not in SOURCES:
+        raise UserError(f"{config.out} is of the source {name}, which there is not; there are {', '.join(SOURCES)}")
+    source = import_module(SOURCES[name]).recorded_config(plan.source, config.weights)
     return GenerateConfig(
         config.out,
         source,

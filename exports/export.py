@@ -6,24 +6,36 @@ resumes: export.json says what the folder is going to be, and .done which identi
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from exports.colmap import Colmap
 from exports.config import SHARDED, UNPACKED, ExportConfig
-from exports.copies import copy_shards
-from exports.eg3d import Eg3d
-from exports.facelift import Facelift
-from exports.nerfstudio import Nerfstudio
+from exports.pack import copy_shards
 from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.keep import Keep, choose, kept_identities
+from manifests.keep import Keep, KeptIdentity, choose, kept_identities
 
 RECORD, DONE = "export.json", ".done"
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """A format with one file per picture; it is made of the dataset, what is kept of it, and the folder of the export.
+
+    A sharded format is a function of the `Dataset` that was copied: it yields the names and contents of the files to add.
+    """
+
+    def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
+        """The names and contents of the files of one identity."""
+        ...
+
+    def finish(self, root: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """The names and contents of the files about all identities, in pieces."""
+        ...
 
 
 def export(config: ExportConfig) -> str:
@@ -82,7 +94,7 @@ def _claim(dest: Path, record: bytes) -> Path | None:
     return partial
 
 
-def _write_heads(dataset: Dataset, keep: Keep, layout: Nerfstudio | Colmap | Eg3d | Facelift, root: Path) -> None:
+def _write_heads(dataset: Dataset, keep: Keep, layout: Layout, root: Path) -> None:
     """Unpack what is not unpacked yet, one identity in memory at a time."""
     journal = root / DONE
     lines = journal.read_text() if journal.exists() else ""

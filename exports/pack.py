@@ -1,30 +1,177 @@
-"""`spinset pack`: the job over the shards of a pack."""
+"""Packs and copies: what is kept of a dataset as a dataset of its own, with shards of another size or linked as they are.
+
+Members are copied byte for byte, identities keep their numbers, and the plan of a pack records where they come from. Shards
+are committed as in every dataset, so a pack resumes, and equal inputs give equal bytes.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from tarfile import BLOCKSIZE
+from typing import Any
+
+import numpy as np
 
 from exports.config import PackConfig
 from jobs.pool import Event
 from jobs.progress import JobProgress
+from manifests import schema
 from manifests.dataset import Dataset
-from manifests.keep import Keep, choose
-from manifests.pack import make_pack_plan, open_pack, write_pack
-from manifests.storage import Storage
+from manifests.errors import UserError, damaged
+from manifests.keep import Keep, choose, kept_identities
+from manifests.plan import FILE, Plan, write_plan
+from manifests.selection import Selection, selection_file
+from manifests.shards import DONE, SUFFIXES, ShardWriter
+from manifests.storage import TEMPORARY, Storage
+from manifests.verify import verify_shard
+
+_CAMERA = ("key", "identity", "view", "azimuth", "elevation", "c2w", "K")
 
 
 def pack(config: PackConfig) -> Dataset:
     """Make what is missing of a pack, and return the whole.
 
     Raises:
-        ValueError: the dataset is not complete, there is no such selection, or DEST holds something else.
+        UserError: the dataset is not complete, there is no such selection, or DEST holds other files.
     """
     source = Dataset(config.out)
     keep = choose(source, config.selection, config.identities)
-    made = open_pack(Storage(config.dest), make_pack_plan(source, keep, config.shard_mb * 1_000_000))
-    fill(source, keep, made)
+    made = open_pack(Storage(config.dest), pack_plan(source, keep, config.shard_mb * 1_000_000))
+    write_pack(source, keep, made)
     return made
 
 
-def fill(source: Dataset, keep: Keep, made: Dataset) -> None:
-    """Write the shards that a pack lacks, and show how far it is."""
+def pack_plan(source: Dataset, keep: Keep, shard_bytes: int) -> Plan:
+    """The plan of a pack: its lineage, and which identities fill which shard up to `shard_bytes` (one always fits)."""
+    shards: list[list[int]] = []
+    free = 0
+    for identity, size in _sizes(source, keep).items():
+        if not shards or size > free:
+            shards.append([])
+            free = shard_bytes
+        shards[-1].append(identity)
+        free -= size
+    packed = {
+        "source": source.plan.fingerprint,
+        "before": {k: v for k, v in (source.plan.packed or {}).items() if k != "shards"} or None,
+        "selection": _lineage(source, keep.selection),
+        "shard_bytes": shard_bytes,
+        "shards": shards,
+    }
+    return replace(
+        source.plan,
+        identities=sum(map(len, shards)),
+        identities_per_shard=max(map(len, shards)),
+        packed=packed,
+    )
+
+
+def open_pack(storage: Storage, plan: Plan) -> Dataset:
+    """The pack at its destination, to be written or resumed.
+
+    Raises:
+        UserError: there are other files; nothing was written.
+    """
+    if not storage.exists(FILE) and any(TEMPORARY not in name for name in storage.names()):
+        raise UserError(f"{storage.url} holds other files; choose an empty folder, or that of the same pack")
+    write_plan(storage, plan)
+    storage.clear_leftovers()
+    return Dataset(storage)
+
+
+def write_pack(source: Dataset, keep: Keep, made: Dataset) -> None:
+    """Commit the shards that a pack lacks, and show the progress."""
     already = sum(len(made.plan.identities_of(shard)) for shard in made.committed())
     with JobProgress("pack", made.plan.identities, already) as progress:
-        for shard, identity in write_pack(source, keep, made):
-            progress.update(Event(shard, identity, "copy", 1, 1))
+        for shard in made.pending():
+            _write_shard(source, keep, made, shard, progress)
+
+
+def _write_shard(source: Dataset, keep: Keep, made: Dataset, shard: int, progress: JobProgress) -> None:
+    with ShardWriter(made.storage, made.plan, shard) as writer:
+        for identity in kept_identities(source, keep, made.plan.identities_of(shard)):
+            members = zip(*identity.members(*schema.MEMBERS), strict=True)
+            for row, data in zip(identity.views.select(_CAMERA).to_pylist(), members, strict=True):
+                writer.add_view(row, dict(zip(schema.MEMBERS, data, strict=True)))
+            writer.add_identity({**identity.row, "views": len(identity.views)})
+            if (mesh := identity.mesh()) is not None:
+                writer.add_mesh(identity.number, mesh)
+            progress.update(Event(shard, identity.number, "copy", 1, 1))
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        writer.commit({"host": socket.gethostname(), "finished": finished, "identity_seconds": {}})
+
+
+def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
+    """The dataset that an export adds its files to."""
+    storage = Storage(str(root))
+    storage.clear_leftovers()
+    views = sum(source.done(shard)["views"] for shard in source.committed())
+    everything = keep.selection is None and keep.counts.sum() == views
+    plan = source.plan if everything else pack_plan(source, keep, PackConfig.shard_mb * 1_000_000)
+    write_plan(storage, plan)
+    copy = Dataset(storage)
+    if not everything:
+        write_pack(source, keep, copy)
+        return copy
+    for shard in copy.pending():
+        if fault := next(verify_shard(source, shard, deep=False), None):
+            raise damaged(fault.file, f"is damaged ({fault})", source.storage.url)
+        files = [*source.done(shard).get("meshes", {}), *(copy.file(shard, suffix) for suffix in (*SUFFIXES, DONE))]
+        for file in files:
+            _link(source, file, storage)
+    return copy
+
+
+def _sizes(source: Dataset, keep: Keep) -> dict[int, int]:
+    """The bytes that each wanted identity takes in a tar, in ascending order."""
+    sizes = dict.fromkeys(keep.identities.tolist(), 0)
+    for shard in range(source.plan.shards):
+        views = source.views(shard, ["identity", "view", *(f"{name}.size" for name in schema.MEMBERS)])
+        views = views.filter(keep.mask(views))
+        members = np.stack([column.to_numpy() for column in views.columns[2:]])
+        # One block of header, and the data in whole blocks.
+        taken = BLOCKSIZE * (1 - -members // BLOCKSIZE).sum(0)
+        for identity, size in zip(views.column("identity").to_pylist(), taken.tolist(), strict=True):
+            sizes[identity] += size
+    if lost := [identity for identity, size in sizes.items() if not size]:
+        raise UserError(f"identity {lost[0]} has no view in {source.storage.url}; run spinset select again")
+    return sizes
+
+
+def _lineage(source: Dataset, selection: Selection | None) -> dict[str, Any] | None:
+    """The record of a selection in a plan: its name, its hash, its policy if it has one, and how much it dropped by reason."""
+    if selection is None:
+        return None
+    policy = selection_file(selection.name, "policy.json")
+    view, keep = (selection.rows.column(name).to_numpy() for name in ("view", "keep"))
+    counts = {}
+    for level, rows in (("views", view >= 0), ("identities", view < 0)):
+        dropped = Counter(selection.rows.filter(rows & ~keep).column("reason").combine_chunks().to_pylist())
+        judged, kept = int(rows.sum()), int((rows & keep).sum())
+        counts[level] = {"judged": judged, "kept": kept, "dropped": {r: dropped[r] for r in sorted(dropped, key=str)}}
+    return {
+        "name": selection.name,
+        "sha256": selection.fingerprint,
+        "policy": json.loads(source.storage.read(policy)) if source.storage.exists(policy) else None,
+        **counts,
+    }
+
+
+def _link(source: Dataset, name: str, storage: Storage) -> None:
+    """The same file under another folder: a hard link where that can be, else a copy; whole or not there."""
+    scratch = storage.scratch(name)
+    try:
+        if not source.storage.is_local:
+            raise OSError("only local files can be linked")
+        os.link(source.storage.path(name), scratch)
+    except OSError:
+        with source.storage.open(name) as file, scratch.open("wb") as out:
+            shutil.copyfileobj(file, out, 1 << 24)
+    storage.commit(scratch, name)
+    # Renaming a link onto another one of the same file leaves both.
+    scratch.unlink(missing_ok=True)

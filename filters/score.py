@@ -121,7 +121,7 @@ def score_shard(
 ) -> Iterator[Event]:
     """Score the kept identities of a shard, `ahead` of which are prepared before the one that is scored.
 
-    An identity whose pictures do not decode, or that the pool condemned because its workers died, gets NaN everywhere.
+    An identity whose pictures do not decode, or that the pool gave up because its workers died, gets NaN everywhere.
     """
     shard, sha256 = unit.index, tar_sha256(dataset, unit.index)
     views = dataset.views(shard)
@@ -135,7 +135,7 @@ def score_shard(
     for identity in own:
         while waiting and len(running) <= ahead:
             row = waiting.popleft()
-            alive = scorers if row["identity"] not in unit.condemned else []
+            alive = scorers if row["identity"] not in unit.given_up else []
             running.append(executor.submit(_prepare, dataset, shard, row, own[row["identity"]], alive))
         yield Event(shard, identity, "score", 0, 1)
         prepared = None

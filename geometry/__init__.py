@@ -1,1 +1,1 @@
-"""Cameras, rays, meshes and normals: the leaf every part stands on (torch and numpy only)."""
+"""Cameras, rays, ray maps, meshes and normals, computed with numpy and torch; no files, no weights."""

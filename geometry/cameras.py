@@ -1,4 +1,4 @@
-"""Cameras and every convention they come in; the only file that knows the sign of an axis.
+"""Cameras, and their conversion between conventions; the signs of axes appear in this module only.
 
 Canonical: OpenCV axes (x right, y down, z forward), camera-to-world matrices, intrinsics normalised by the image
 size, pixel centres at +0.5. World: y up, the head at the origin in [-0.5, 0.5]^3, the face looks to +z. Azimuth grows
@@ -16,14 +16,14 @@ from torch import Tensor
 from geometry.directions import FOCAL, RADIUS
 
 _OPENGL_SIGNS = torch.tensor([1.0, -1.0, -1.0])
-"""OpenCV camera axes in OpenGL's: y up instead of down, z towards the viewer instead of forward."""
+"""Signs from OpenCV to OpenGL camera axes: y up instead of down, z towards the viewer instead of forward."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
     """Pinhole cameras of any batch shape: OpenCV camera-to-world matrices and intrinsics normalised by the image size.
 
-    Indexing and `len` go by the first axis, as with tensors.
+    Indexing and `len` go by the first axis, as with tensors; `cameras[None]` adds one.
     """
 
     c2w: Float[Tensor, "*b 4 4"]
@@ -32,7 +32,7 @@ class Cameras:
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
-    def __getitem__(self, views: slice | list[int] | Tensor) -> "Cameras":
+    def __getitem__(self, views: slice | list[int] | Tensor | None) -> "Cameras":
         return Cameras(self.c2w[views], self.K[views])
 
     @property
@@ -74,7 +74,7 @@ def intrinsics(focal: float = FOCAL, views: int = 1) -> Float[Tensor, "v 3 3"]:
 
 
 def focal_from_fov(fov_degrees: float) -> float:
-    """Normalised focal length of EG3D's "field of view", constants truncated as there (18.837 degrees give 4.2634).
+    """Normalised focal length of EG3D's "field of view", with its truncated constants (18.837 degrees give 4.2634).
 
     Source: EG3D and PanoHead, camera utilities. The 1.414 makes this angle roughly a diagonal one.
     """
@@ -120,11 +120,11 @@ def to_opengl(cameras: Cameras) -> Float[Tensor, "*b 4 4"]:
 
 
 Z_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
-"""From our world (y up, face to +z) to Blender's (z up, face to -y), which nerfstudio and FaceLift live in."""
+"""Rotation from the world of datasets (y up, face to +z) to Blender's (z up, face to -y), as nerfstudio and FaceLift use."""
 
 
 def to_z_up(cameras: Cameras) -> Cameras:
-    """The same cameras in the world whose z axis is up."""
+    """The cameras in a world whose z axis is up."""
     turn = torch.eye(4)
     turn[:3, :3] = Z_UP
     return Cameras(turn @ cameras.c2w, cameras.K)
@@ -145,7 +145,7 @@ def eg3d_labels(cameras: Cameras) -> Float[Tensor, "v 25"]:
 
 
 def from_eg3d_labels(labels: Float[Tensor, "v 25"]) -> Cameras:
-    """Cameras of EG3D's 25 numbers, which follow the same axes and normalised intrinsics as ours."""
+    """Cameras of EG3D's 25 numbers, which have the axes and normalised intrinsics of `Cameras`."""
     return Cameras(labels[:, :16].reshape(-1, 4, 4), labels[:, 16:].reshape(-1, 3, 3))
 
 

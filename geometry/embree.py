@@ -1,4 +1,4 @@
-"""Meshes seen by casting one ray per pixel through Embree, on the CPU."""
+"""Renders meshes with Embree on the CPU, by casting one ray per pixel."""
 
 from collections.abc import Iterator
 
@@ -9,27 +9,26 @@ from embreex.rtcore_scene import EmbreeScene
 from jaxtyping import Bool, Float32
 
 from geometry.cameras import Cameras
-from geometry.meshes import Mesh, Surface
+from geometry.meshes import Mesh, VisibleSurface
 
 
 class EmbreeCaster:
-    """A mesh in Embree's bounding volume hierarchy, built once and seen by any number of cameras.
+    """A mesh in Embree's bounding volume hierarchy, built once and rendered from any number of cameras.
 
-    One view uses one core and has the same bytes whichever other views are cast with it; several threads may cast
-    from one caster.
+    A view uses one core, and its bytes do not depend on the other views; several threads may use one caster.
     """
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        # Robust: no ray slips between two triangles that share an edge.
+        # Robust: no ray passes between two triangles that share an edge.
         self._scene = EmbreeScene(robust=True)
         TriangleMesh(self._scene, mesh.vertices, mesh.faces)
         self._vertices = np.ascontiguousarray(mesh.vertices.T)
-        # Embree builds the hierarchy at the first query, which threads must not race for.
+        # Embree builds the hierarchy at the first query, which two threads must not make at once.
         self._scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
 
-    def cast(self, cameras: Cameras, resolution: int) -> Iterator[Surface]:
-        """What each camera sees, view by view."""
+    def cast(self, cameras: Cameras, resolution: int) -> Iterator[VisibleSurface]:
+        """Yield the surface that each camera sees, one view at a time."""
         cameras = cameras.to("cpu")
         for view in range(len(cameras)):
             yield self._cast_view(cameras[view : view + 1], resolution)
@@ -40,7 +39,7 @@ class EmbreeCaster:
         """Whether rays meet the mesh anywhere along their (positive) direction, in world space."""
         return self._scene.run(np.ascontiguousarray(origins), np.ascontiguousarray(directions)) >= 0
 
-    def _cast_view(self, camera: Cameras, resolution: int) -> Surface:
+    def _cast_view(self, camera: Cameras, resolution: int) -> VisibleSurface:
         rows, columns = window = self._window(camera, resolution)
         directions = _directions(camera, resolution, rows, columns)
         shape = directions.shape[1:]
@@ -55,7 +54,7 @@ class EmbreeCaster:
         barycentric = np.zeros((3, resolution, resolution), dtype=np.float32)
         for corner, weight in zip(barycentric, (seen - u - v, u, v), strict=True):
             corner[window] = weight.reshape(shape)
-        return Surface(self.mesh, depth, face, barycentric, camera.view_rotation[0].float().numpy())
+        return VisibleSurface(self.mesh, depth, face, barycentric, camera.view_rotation[0].float().numpy())
 
     def _window(self, camera: Cameras, resolution: int) -> tuple[slice, slice]:
         """Rows and columns outside of which no ray can meet the mesh."""

@@ -16,7 +16,7 @@ from geometry.cameras import Cameras
 
 
 def unit(vectors: Float[np.ndarray, "*n"], axis: int = -1) -> Float[np.ndarray, "*n"]:
-    """Vectors scaled to length one; zero stays zero."""
+    """Vectors scaled to unit length; the zero vector stays zero."""
     lengths = np.sqrt(np.square(vectors).sum(axis, keepdims=True))
     return vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
 
@@ -29,7 +29,7 @@ class Mesh:
     faces: Int32[np.ndarray, "m 3"]
 
     def __post_init__(self) -> None:
-        # A renderer reads whatever lies at a wrong index, so this is refused here rather than crashing there.
+        # A renderer would read beyond its arrays at a wrong index.
         if not self.faces.size or self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
             raise ValueError(
                 f"a mesh of {len(self.vertices)} vertices and {len(self.faces)} faces: "
@@ -38,12 +38,12 @@ class Mesh:
 
     @cached_property
     def _corners(self) -> Int64[np.ndarray, "3 m"]:
-        """The faces corner by corner, in the layout and type that numpy indexes fastest with."""
+        """The vertex indices by corner, in the layout and type that numpy indexes fastest with."""
         return np.ascontiguousarray(self.faces.T, dtype=np.int64)
 
     @cached_property
     def _face_areas(self) -> Float32[np.ndarray, "m 3"]:
-        """Outward normals of the faces, as long as twice their areas."""
+        """Outward normals of the faces; their lengths are twice the areas."""
         a, b, c = self.vertices[self._corners]
         return np.cross(b - a, c - a)
 
@@ -62,25 +62,25 @@ class Mesh:
 
 
 @dataclass(frozen=True, eq=False)
-class Surface:
+class VisibleSurface:
     """The points of a mesh that one camera sees through its pixel centres."""
 
     mesh: Mesh
     depth: Float32[np.ndarray, "h w"]
     """Distance along the optical axis (OpenCV z) in world units, 0 where nothing is seen."""
     face: Int32[np.ndarray, "h w"]
-    """Index of the face, -1 where nothing is seen."""
+    """Index of the visible face, -1 where there is none."""
     barycentric: Float32[np.ndarray, "3 h w"]
-    """Weights of the face's corners, correct in perspective; 0 where nothing is seen."""
+    """Perspective-correct weights of the corners of the face; 0 where nothing is seen."""
     view_rotation: Float32[np.ndarray, "3 3"]
-    """From the world to the camera's OpenGL axes, the frame of camera-space normals."""
+    """Rotation from the world to the camera's OpenGL axes, the frame of camera-space normals."""
 
     @property
     def mask(self) -> Bool[np.ndarray, "h w"]:
         return self.face >= 0
 
     def face_normals(self, space: Literal["camera", "world"] = "camera") -> Float32[np.ndarray, "h w 3"]:
-        """Unit normals of the faces seen, in OpenGL camera axes or the world's; 0 where nothing is seen."""
+        """Unit normals of the visible faces, in OpenGL camera axes or the world's; 0 where nothing is seen."""
         seen = np.flatnonzero(self.mask)
         return self._image(seen, self.mesh.face_normals.take(self.face.take(seen), axis=0).T, space)
 
@@ -106,10 +106,10 @@ class Surface:
 
 def look(
     mesh: Mesh, cameras: Cameras, resolution: int, backend: Literal["embree", "pytorch3d"] = "embree"
-) -> Iterator[Surface]:
-    """The surfaces that cameras see of a mesh in square images, one at a time so that memory stays that of one view.
+) -> Iterator[VisibleSurface]:
+    """Yield the surface that each camera sees of a mesh in a square image, one view at a time to bound memory.
 
-    A caster that is to be used again is built once from its class: `EmbreeCaster(mesh).cast(cameras, resolution)`.
+    To render one mesh several times, build the caster once: `EmbreeCaster(mesh).cast(cameras, resolution)`.
     """
     if backend == "embree":
         from geometry.embree import EmbreeCaster
@@ -128,7 +128,7 @@ def encode_normals(normals: Float[np.ndarray, "*n 3"]) -> UInt8[np.ndarray, "*n 
 
 
 def decode_normals(rgb: UInt8[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """Unit normals of their colours, within 0.4 degrees of those encoded; grey is background and gives zero."""
+    """Unit normals of an encoded picture, within 0.4 degrees of the original; grey background gives the zero vector."""
     vectors = rgb.astype(np.float32) / 127.5 - 1
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     # A unit vector has a component of at least 0.57, so nothing shorter than this was a normal.

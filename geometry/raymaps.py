@@ -1,4 +1,4 @@
-"""Ray maps: what tells a multiview model from where each of its views looks, one vector per latent cell.
+"""Ray maps, which condition a multiview model on its cameras: one encoded ray per latent cell.
 
 A map holds the encoded origin and direction of the ray through each cell. Cameras come as world-to-OpenGL rotations
 (`Cameras.view_rotation`) of an orbit around the head, relative to the first given view. Source: SpinMeRound, section 3.2
@@ -17,21 +17,22 @@ from geometry.directions import FOCAL, RADIUS
 from geometry.rays import rays
 
 RELEASED_FOV = 18.837
+"""Field of view in degrees of the released code, in EG3D's convention (see `focal_from_fov`)."""
 
 
 def ray_maps(
-    rotation: Float[Tensor, "v 3 3"],
+    rotation: Float[Tensor, "*b 3 3"],
     cells: int,
-    mode: Literal["released", "geometric"],
-    origin_octaves: int,
-    direction_octaves: int,
-) -> Float[Tensor, "v c h w"]:
+    mode: Literal["released", "geometric"] = "released",
+    origin_octaves: int = 15,
+    direction_octaves: int = 8,
+) -> Float[Tensor, "*b c h w"]:
     """The maps of views at a latent resolution, in single precision, with 6 + 6 (origin_octaves + direction_octaves) channels.
 
     Mode `released` encodes the rays that the released weights know (see `released_rays`), `geometric` the true rays through
     the centres of the cells.
     """
-    # Octave 14 makes 16384 times as much of an error, so half precision has no place here.
+    # Octave 14 multiplies an error by 16384, so half precision does not suffice.
     with torch.autocast(rotation.device.type, enabled=False):
         shape, rotation = rotation.shape[:-2], rotation.float().reshape(-1, 3, 3)
         if mode == "released":
@@ -39,8 +40,8 @@ def ray_maps(
         else:
             origins, directions = rays(from_view_rotation(rotation, RADIUS, FOCAL), cells)
         spread = encode(origins, origin_octaves)[:, None, None].expand(-1, cells, cells, -1)
-        map = torch.cat([spread, encode(directions, direction_octaves)], dim=-1)
-    return map.permute(0, 3, 1, 2).reshape(*shape, -1, cells, cells)
+        maps = torch.cat([spread, encode(directions, direction_octaves)], dim=-1)
+    return maps.permute(0, 3, 1, 2).reshape(*shape, -1, cells, cells)
 
 
 def encode(points: Float[Tensor, "*n 3"], octaves: int) -> Float[Tensor, "*n c"]:
@@ -55,16 +56,16 @@ def released_rays(
 ) -> tuple[Float[Tensor, "v 3"], Float[Tensor, "v h w 3"]]:
     """The rays of the released code: origins and directions, not of unit length.
 
-    The focal length is one of normalised images while positions are counted in cells from the corner, and the origin
-    lies behind the head, from where the rays run away from it. Source: SpinMeRound, dataset_camera_utils.
+    They are consistent but not geometric: the focal length is that of normalised images while positions are counted in cells,
+    and the rays begin behind the head and run away from it. Source: SpinMeRound, dataset_camera_utils.
     """
     focal = focal_from_fov(RELEASED_FOV)
     w2c = torch.eye(4, device=rotation.device, dtype=rotation.dtype).repeat(len(rotation), 1, 1)
     w2c[:, :3, :3], w2c[:, 2, 3] = rotation, RADIUS
-    # Inverted as a matrix, as there: a transpose rounds otherwise, and octaves make much of that.
+    # Inverted as a matrix, as there: a transpose rounds differently, and the octaves multiply the difference.
     c2w = torch.linalg.inv(w2c)
-    places = torch.arange(cells, device=rotation.device, dtype=rotation.dtype) - cells / 2
-    row, column = torch.meshgrid(places, places, indexing="ij")
+    positions = torch.arange(cells, device=rotation.device, dtype=rotation.dtype) - cells / 2
+    row, column = torch.meshgrid(positions, positions, indexing="ij")
     in_camera = torch.stack([column / focal, -row / focal, -torch.ones_like(row)], dim=-1)
     return c2w[:, :3, 3], torch.einsum("vij,hwj->vhwi", c2w[:, :3, :3], in_camera)
 
@@ -72,9 +73,9 @@ def released_rays(
 def relative_rotations(
     rotation: Float[Tensor, "b v 3 3"], is_condition: Bool[Tensor, "b v"]
 ) -> Float[Tensor, "b v 3 3"]:
-    """Rotations relative to the first view of each scene that has given ones, R_i R_0^T; others keep the head's own frame.
+    """Rotations R_i R_0^T relative to the first view, in scenes with given views; other scenes keep the frame of the head.
 
-    So a photo always counts as angle 0, whoever it shows from where, and without a photo angle 0 is the front.
+    So angle 0 is the first given view, and the front of the head where no view is given.
     """
     relative = rotation @ rotation[:, :1].transpose(-1, -2)
     return torch.where(is_condition.any(1)[:, None, None, None], relative, rotation)

@@ -1,4 +1,4 @@
-"""Rays through the pixels of cameras, and the epipolar lines they are in the images of other cameras."""
+"""Rays through the pixels of cameras, and their epipolar lines in the images of other cameras."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from geometry.cameras import Cameras
 
 
 def pixel_directions(K: Float[Tensor, "*b 3 3"], resolution: int) -> Float[Tensor, "*b h w 3"]:
-    """Directions through the pixel centres in OpenCV camera axes, with z = 1: a distance along them is a depth."""
+    """Directions through the pixel centres in OpenCV camera axes, scaled to z = 1 so that distances along them are depths."""
     centres = (torch.arange(resolution, dtype=K.dtype, device=K.device) + 0.5) / resolution
     row, column = torch.meshgrid(centres, centres, indexing="ij")
     fx, skew, cx, fy, cy = (K[..., i, j, None, None] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
@@ -39,7 +39,7 @@ def fundamental(first: Cameras, second: Cameras, resolution: int) -> Float[Tenso
 
 
 def epipolar_distance(F: Float[Tensor, "3 3"], p: Float[Tensor, "n 2"], q: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-    """Pixels between points and the epipolar lines of their partners, the mean of both directions.
+    """Symmetric epipolar distance in pixels: between points and the epipolar lines of their partners, the mean of both ways.
 
     Source: Yu et al. 2023, Long-Term Photometric Consistent Novel View Synthesis (symmetric epipolar distance).
     """

@@ -23,7 +23,8 @@ from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
 from train.diffusion.precision import precision_line
-from train.networks.model import About, read_about
+from train.families import read_about
+from train.networks.config import About
 from weights.embedded import RECOGNISER, is_embedded, model_folder
 from weights.files import sha256
 

@@ -20,14 +20,13 @@ from infer.views import HeadViews, SamplerCall, ViewPlan
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import UserError
-from train.diffusion.edm import ddpm_levels, edm_levels, euler, heun
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import autocast
-from train.diffusion.scene import Nothing, denoise, given_in, guided, start
-from train.networks.model import Model, load_model
+from train.diffusion.process import DDPM
+from train.diffusion.sampling import SAMPLERS, denoise, euler, guided, initial_latents, sample
+from train.families import load_model
+from train.networks.model import Model
 from weights.embedded import model_folder
-
-SOLVERS = {"euler": euler, "heun": heun}
 
 
 def open_sampler(model: str, config: SamplerConfig, device: str) -> "ViewSampler":
@@ -40,9 +39,9 @@ def open_sampler(model: str, config: SamplerConfig, device: str) -> "ViewSampler
     require_device(device)
     with step("loading the model"):
         opened = load_model(model_folder(model), device)
-        if opened.shape.rays is None:
+        if not opened.config.multiview:
             raise UserError(f"{model} makes single pictures; give one that was trained on several views")
-        return ViewSampler(opened, opened.nothing(opened.about.resolution), config)
+        return ViewSampler(opened, config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +49,6 @@ class ViewSampler:
     """Samples views with a loaded model at the model's resolution."""
 
     model: Model
-    null: Nothing
-    """The null conditions of classifier-free guidance."""
     config: SamplerConfig
 
     @property
@@ -61,7 +58,7 @@ class ViewSampler:
 
     def evaluations(self, plan: ViewPlan) -> int:
         """How often the network is evaluated for a plan: once per step, or twice except in the last step by Heun's method."""
-        return len(plan.calls) * (self.config.steps if self.config.sampler == "euler" else 2 * self.config.steps - 1)
+        return len(plan.calls) * (self.config.steps if self.config.sampler != "heun" else 2 * self.config.steps - 1)
 
     @torch.inference_mode()
     def input_latents(
@@ -80,13 +77,13 @@ class ViewSampler:
         """
         model, resolution = self.model, self.model.about.resolution
         picture = interpolate(rgb[None], (resolution, resolution), mode="area")[:, None].to(model.device)
-        if not model.shape.normals:
-            return model.encode(picture, None)[0, 0]
+        if "normal" not in model.config.members:
+            return model.encode(picture)[0, 0]
         if normal is not None:
             return model.encode(picture, normal[None, None].to(model.device))[0, 0]
         image = model.encode(picture, picture)[0, 0, : model.vae.channels]
         steps, seed = self.config.steps, self.config.seed
-        inpainted = inpaint_normals(model, self.null, image, identity, strength, steps, seed, evaluated)
+        inpainted = inpaint_normals(model, image, identity, strength, steps, seed, evaluated)
         decoded = model.decode(torch.cat([image, inpainted])[None, None])[1]
         return model.encode(picture, decoded)[0, 0]
 
@@ -128,30 +125,31 @@ class ViewSampler:
         evaluated: Callable[[], None],
     ) -> Float[Tensor, "v c h w"]:
         """The latents of the views of one call."""
-        model, device = self.model, self.null.latents.device
+        model, device = self.model, self.model.device
         positions = [*call.given, *call.sampled]
-        clean = self.null.latents.new_zeros(1, len(positions), *self.null.latents.shape)
+        cells = model.about.resolution // model.vae.factor
+        clean = torch.zeros(1, len(positions), model.latent_channels, cells, cells, device=device)
         for place, position in enumerate(call.given):
             clean[0, place] = latents[position]
         is_condition = torch.tensor([[position in call.given for position in positions]], device=device)
         embedding = None if identity is None else identity[None].to(device)
-        scene = model.scene(plan.cameras[positions].to(device), is_condition, clean, embedding, self.null)
-        sigma_max, shared = model.shape.sigma_max, model.shape.shared_noise
+        conditions = model.conditions(plan.cameras[positions][None].to(device), is_condition, clean, embedding)
+        shared = model.shared_noise
         # The noise of a view is a function of its direction, so that it does not depend on the other views of the plan.
         seeds = [0 if shared else direction_number(plan.azimuth[p], plan.elevation[p]) for p in positions]
         noise = gaussian(self.config.seed, "view noise", seeds, clean[0])[None]
         # Without a photo and without an identity the conditional branch equals the unconditional one.
         scale = self.scale if call.given or identity is not None else 1.0
-        denoiser = guided(model.network, scene, scale, self.null)
+        denoiser = guided(model.network, model.process, conditions, scale)
 
         def counted(x: Tensor, sigma: Tensor) -> Tensor:
             evaluated()
             return denoiser(x, sigma)
 
-        levels = edm_levels(self.config.steps, most=sigma_max)
+        sampler, sigmas = SAMPLERS[self.config.sampler], model.process.sigmas(self.config.steps)
         with autocast(self.config.precision, device):
-            x = SOLVERS[self.config.sampler](counted, start(noise, sigma_max, shared), levels)
-        return given_in(scene, x)[0, len(call.given) :]
+            x = sample(counted, conditions, noise, sigmas, sampler, shared)
+        return x[0, len(call.given) :]
 
 
 def direction_number(azimuth: float, elevation: float) -> int:
@@ -162,7 +160,6 @@ def direction_number(azimuth: float, elevation: float) -> int:
 @torch.inference_mode()
 def inpaint_normals(
     model: Model,
-    null: Nothing,
     image: Float[Tensor, "c h w"],
     identity: Float[Tensor, " d"] | None,
     strength: float = INPAINT_STRENGTH["released"],
@@ -181,16 +178,16 @@ def inpaint_normals(
     front = orbit(np.zeros(1), np.zeros(1)).to(known.device)
     no_condition = torch.zeros(1, 1, dtype=torch.bool, device=known.device)
     embedding = None if identity is None else identity[None].to(known.device)
-    scene = model.scene(front, no_condition, torch.zeros_like(known), embedding, null)
+    conditions = model.conditions(front[None], no_condition, torch.zeros_like(known), embedding)
 
     def guided_denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         evaluated()
-        return guide_towards(denoise(model.network, scene, x, sigma), known, is_image, strength)
+        return guide_towards(denoise(model.network, model.process, conditions, x, sigma), known, is_image, strength)
 
-    levels = ddpm_levels(steps)
+    sigmas = DDPM().legacy_sigmas(steps)
     # The purpose keeps its first wording, which keys the noise.
-    initial = gaussian(seed, "own normals", [0], known) * (1 + levels[0] ** 2) ** 0.5
-    return euler(guided_denoiser, initial.to(known), levels)[0, 0, len(image) :]
+    initial = initial_latents(gaussian(seed, "own normals", [0], known), sigmas[0])
+    return euler(guided_denoiser, initial.to(known), sigmas)[0, 0, len(image) :]
 
 
 def guide_towards(

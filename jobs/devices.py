@@ -1,4 +1,4 @@
-"""The option --device of all commands: what it may be, and whether this machine has the device."""
+"""The option --device of all commands: its syntax, and the check that the device exists."""
 
 import re
 
@@ -6,7 +6,7 @@ from manifests.errors import UserError
 
 
 def check_device(device: str, gpus_per_worker: float = 0.0) -> None:
-    """Check the text of --device, without asking whether there is such a device.
+    """Check the text of --device, without looking for the device.
 
     Raises:
         UserError: it is not cpu, cuda or cuda:N, or it names one GPU while Ray gives each worker its own.

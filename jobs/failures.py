@@ -1,4 +1,4 @@
-"""What a command prints and returns when it fails: one line, and an exit code that tells whose fault it was."""
+"""The line that a failing command prints, and its exit code."""
 
 import errno
 import os
@@ -16,18 +16,18 @@ DONE, FAILED, BAD_INPUT, FAULTS, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 TRACEBACK = "SPINSET_TRACEBACK"
 """The environment variable that prints tracebacks instead of writing them to a file."""
 PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
-"""What the system answers when a given path cannot be used."""
+"""Errors of the operating system for a path that cannot be used."""
 UNUSABLE = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
-"""The same, where Python has no class for it."""
+"""Further such errors, for which Python has no class."""
 CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs")
-"""Packages whose errors tell of a storage that is not local."""
+"""Packages whose errors come from a remote storage."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def report(command: str, error: BaseException) -> int:
     """Print an exception of a command as one line on stderr, and return the exit code it stands for."""
     if isinstance(error, BrokenPipeError):
-        # The reader of the output has gone; what Python would flush at its end has nowhere to go.
+        # The reader of the output has closed it, so the flush at exit must go elsewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     if TRACEBACK in os.environ and not isinstance(error, KeyboardInterrupt):
@@ -40,7 +40,7 @@ def report(command: str, error: BaseException) -> int:
 
 
 def exit_code(error: BaseException) -> int:
-    """2 for a mistake of the user's, 3 for damaged data and for work that was given up, 1 for anything else that went wrong."""
+    """The exit code: 2 for a user error, 3 for damaged data and for work that was given up, 1 for any other error."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, DamagedData | WorkersKeepDying):
@@ -50,19 +50,19 @@ def exit_code(error: BaseException) -> int:
 
 
 def line(command: str, error: BaseException) -> str:
-    """What is printed of an exception."""
+    """The line that is printed for an exception."""
     name = f"spinset {command}"
     if isinstance(error, KeyboardInterrupt):
         return f"{name}: interrupted; the same command resumes"
     if isinstance(error, DamagedData | WorkersKeepDying | UserError | StorageError):
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return f"{name}: {_no_space(error)}; the same command continues when there is room"
+        return f"{name}: {_no_space(error)}; free some space and run the same command again to continue"
     if isinstance(error, OSError) and _is_unusable(error):
         if error.filename is None:
             return f"{name}: {error}"
         place = Path(os.fsdecode(error.filename))
-        # A scratch file is unknown to the user; its folder is what cannot be written to.
+        # A scratch file means nothing to the user, so its folder is named.
         return f"{name}: {place.parent if SCRATCH.search(place.name) else place}: {error.strerror}"
     if isinstance(error, UnicodeEncodeError):
         return f"{name}: a path holds characters that this locale cannot encode; set LC_ALL=C.UTF-8"
@@ -82,12 +82,12 @@ def line(command: str, error: BaseException) -> str:
 
 
 def _is_unusable(error: BaseException) -> bool:
-    """Whether the system refused a path."""
+    """Whether the operating system refused a path."""
     return isinstance(error, PLACES) or (isinstance(error, OSError) and error.errno in UNUSABLE)
 
 
 def _no_space(error: OSError) -> str:
-    """Which file does not fit, and how much is free there."""
+    """The folder whose disk is full, and the bytes that are free on it."""
     where = Path(os.fsdecode(error.filename)) if error.filename else Path()
     while not where.exists():
         where = where.parent
@@ -100,7 +100,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _written(error: BaseException) -> str:
-    """The file that the traceback was written to."""
+    """Write the traceback to a file, and return its name."""
     descriptor, file = tempfile.mkstemp(prefix="spinset-", suffix=".log", text=True)
     with os.fdopen(descriptor, "w", errors="backslashreplace") as out:
         traceback.print_exception(error, file=out)

@@ -1,8 +1,8 @@
-"""The one way work is run: units go to workers, in this process or as Ray actors, and events come back.
+"""Runs units of work: workers take units, in this process or as Ray actors, and events come back.
 
-A worker's `run` is a generator of events, so the same code is iterated here or streamed from an actor. What it raises
-stops the job (it has dealt with whatever concerns one item alone). An actor that dies or falls silent is replaced by
-the driver, and an item that takes ATTEMPTS actors with it is condemned: the unit runs again without it.
+A worker's `run` is a generator of events, so the same code is iterated here or streamed from an actor. An exception of a
+worker stops the job, because workers handle errors of single items themselves. The driver replaces an actor that dies or
+falls silent, and gives up an item that was fatal to ATTEMPTS actors: its unit runs again without it.
 """
 
 import logging
@@ -20,19 +20,21 @@ from typing import Any, Protocol
 from manifests.errors import UserError, check_ranges
 
 ATTEMPTS = 3
+"""Number of workers that an item may be fatal to before it is given up."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A shard-sized piece of work; `condemned` items are recorded as failed, with the reason, instead of tried again."""
+    """A shard-sized piece of work; items in `given_up` are recorded as failed with their reason, and not tried again."""
 
     index: int
-    condemned: dict[int, str] = field(default_factory=dict)
+    given_up: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Event:
-    """How far a worker is: at a stage of one item, `done` of its `total` steps behind it; no item means the unit itself."""
+    """The progress of a worker: `done` of `total` steps of an item are complete, and the next one is `stage`; without an item,
+    of the unit itself."""
 
     unit: int
     item: int | None
@@ -42,10 +44,10 @@ class Event:
 
 
 class Worker(Protocol):
-    """Does units, one after the other."""
+    """Runs units, one after the other."""
 
     def run(self, unit: Unit) -> Iterator[Event]:
-        """Do one unit and make its result durable; yields before every stage that may take long."""
+        """Run one unit and make its result durable; yields an event before every stage that may take long."""
         ...
 
 
@@ -77,12 +79,12 @@ class PoolConfig:
 
 
 def local_cores(config: PoolConfig) -> int:
-    """The cores that Ray is told this machine has: more than there are if so many workers are wanted."""
+    """The number of cores that a local Ray is started with, larger than the real one if more workers are requested."""
     return max(config.workers * config.threads, os.cpu_count() or 1)
 
 
 def workers_that_fit(config: PoolConfig, cores: int | float, gpus: int | float) -> int:
-    """How many workers run at once on so many cores and GPUs: no more than are wanted, 0 if none fits."""
+    """The number of workers that fit on some cores and GPUs, at most the requested number; 0 if none fits."""
     fit = int(cores // config.threads)
     if config.gpus_per_worker:
         fit = min(fit, int(gpus / config.gpus_per_worker + 1e-6))
@@ -90,17 +92,17 @@ def workers_that_fit(config: PoolConfig, cores: int | float, gpus: int | float) 
 
 
 class WorkersKeepDying(RuntimeError):
-    """Workers die where no item can be blamed: before the first, or while a unit is committed."""
+    """Workers die repeatedly before their first item or while they commit a unit, so that no item can be the cause."""
 
 
 class WorkerIsBroken(RuntimeError):
-    """Raised by a worker that cannot go on in this process (its device has failed); another takes its place."""
+    """A worker cannot continue in this process, because its device has failed; another worker replaces it."""
 
 
 def run(
     units: Iterable[int], make_worker: Callable[[], Worker], config: PoolConfig, on_event: Callable[[Event], None]
 ) -> None:
-    """Run all units; raises what a worker raised, with the rest stopped and every finished unit kept."""
+    """Run all units; an exception of a worker stops the others and is raised here, and finished units are kept."""
     todo = deque(Unit(index) for index in units)
     if config.inline:
         worker = make_worker()
@@ -115,7 +117,7 @@ def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
     """Connect to Ray, or start it if the address is local.
 
     Ray puts the working directory of the connecting process on the import path of its workers, where a train.py or filters.py
-    of the user's would be found first; so this connects from the folder that holds these packages.
+    of the user would be found first. So this connects from the folder that holds these packages.
     """
     import ray
 
@@ -124,7 +126,7 @@ def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
 
 
 class _RayPool:
-    """Actors with one unit in flight each; the driver alone decides what is tried again."""
+    """Actors with one unit in flight each; the driver decides which units run again."""
 
     def __init__(self, make_worker: Callable[[], Worker], config: PoolConfig, units: int):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -138,7 +140,7 @@ class _RayPool:
             init_ray("local", num_cpus=cores, include_dashboard=False)
         else:
             init_ray(config.ray)
-        self.count = min(units, self._room())
+        self.count = min(units, self._capacity())
         options = {
             "num_cpus": config.threads,
             "num_gpus": config.gpus_per_worker,
@@ -148,11 +150,11 @@ class _RayPool:
         self.Actor = ray.remote(**options)(_Actor)
         self.deaths: Counter[tuple[int, int | None]] = Counter()
         self.failed = errors.RayTaskError
-        # What a worker's death looks like: a crash, a lost node, or Ray's own memory monitor.
+        # A worker dies of a crash, with its node, or by Ray's memory monitor.
         self.lost = (errors.RayActorError, errors.OutOfMemoryError, errors.NodeDiedError)
 
-    def _room(self) -> int:
-        """How many workers are wanted and fit; one that does not fit would wait for ever and look silent."""
+    def _capacity(self) -> int:
+        """The number of workers to start; one that does not fit would wait forever and look silent."""
         has, config = self.ray.cluster_resources(), self.config
         fit = workers_that_fit(config, has.get("CPU", 0), has.get("GPU", 0))
         if fit == 0:
@@ -212,7 +214,7 @@ class _RayPool:
             self._replace(running, stream, reason)
 
     def _replace(self, running: "dict[Any, _Running]", stream: Any, reason: str) -> None:
-        """Give the unit of a lost worker to a new one, without the item that was fatal to ATTEMPTS of them."""
+        """Run the unit of a lost worker on a new one, without an item that was fatal to ATTEMPTS workers."""
         work = running.pop(stream)
         self.ray.kill(work.actor)
         unit, item = work.unit, work.last.item if work.last else None
@@ -220,17 +222,20 @@ class _RayPool:
         if self.deaths[unit.index, item] >= ATTEMPTS:
             if work.last is None:
                 raise WorkersKeepDying(
-                    f"{ATTEMPTS} workers died before their first identity; run with --inline to see why"
+                    f"{ATTEMPTS} workers died while starting; run with --inline to see the traceback"
                 )
-            if item is None or item in unit.condemned:
+            if item is None or item in unit.given_up:
                 raise WorkersKeepDying(f"{ATTEMPTS} workers died at stage {work.last.stage} of unit {unit.index}")
-            unit = replace(unit, condemned={**unit.condemned, item: f"{reason} at stage {work.last.stage}"})
+            unit = replace(unit, given_up={**unit.given_up, item: f"{reason} at stage {work.last.stage}"})
         self._start(running, self.Actor.remote(self.make_worker), unit)
 
 
 @contextmanager
 def _held_interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM, to be asked for: raised at once they may fall into one of Ray's destructors and be lost."""
+    """Hold back Ctrl-C and SIGTERM, and yield a function that tells whether one came.
+
+    Raised at once, they may be lost in one of Ray's destructors.
+    """
     caught: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in signals}
@@ -246,19 +251,19 @@ class _Running:
     actor: Any
     unit: Unit
     last: Event | None = None
-    # Looked up when it is called, so that a test can turn the driver's clock.
+    # Looked up at the call, so that a test can replace the clock.
     heard: float = field(default_factory=lambda: time.monotonic())
 
 
 class _Actor:
-    """A worker in a process of its own."""
+    """A worker in a separate process."""
 
     def __init__(self, make_worker: Callable[[], Worker]):
         self.make_worker = make_worker
         self.worker: Worker | None = None
 
     def run(self, unit: Unit) -> Iterator[Event]:
-        # Made here, not when the actor is, so that what it raises reaches the driver as itself.
+        # Made here and not with the actor, so that its exceptions reach the driver unchanged.
         if self.worker is None:
             self.worker = self.make_worker()
         yield from self.worker.run(unit)

@@ -83,7 +83,7 @@ def _left(remaining: int | float, made: int | float, seconds: float) -> str:
 
 
 class JobProgress:
-    """Counts items (identities) and the steps within them, and says when the job will end."""
+    """Shows the progress of a job over items (identities), with the steps of the current ones and the time left."""
 
     def __init__(self, what: str, total: int, already: int = 0, console: Console | None = None):
         self.what, self.total, self.already = what, total, already
@@ -122,7 +122,7 @@ class JobProgress:
 
     @property
     def note(self) -> str:
-        """Rate and time left; identities found done at the start do not count towards the rate."""
+        """The rate and the time left; items that were done before the start do not count towards the rate."""
         seconds, made = time.monotonic() - self.started, self.done - self.already
         if made == 0:
             return "starting"

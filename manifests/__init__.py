@@ -1,1 +1,1 @@
-"""What a dataset is on disk: schemas, plan, shards and their index, verification (pyarrow and numpy; no torch)."""
+"""The on-disk format of a dataset: schemas, plan, shards, index, readers, scores, selections, verification (no torch)."""

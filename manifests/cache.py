@@ -1,8 +1,8 @@
 """A bounded copy of remote shards on a local disk, shared by all processes of a machine.
 
-Shards appear by rename and are dropped least recently used first. Who fetches one holds a file lock, which the kernel
-gives back when its owner dies; there is no daemon and nothing to clean up. The bound holds for whole shards; those on
-their way come on top.
+Shards appear by rename and are dropped least recently used first. A process that fetches one holds a file lock, which the
+kernel releases when the process dies; there is no daemon and nothing to clean up. The bound applies to whole shards, not to
+those that are being fetched.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from manifests import schema
 from manifests.storage import Storage
 
 LOOK_AHEAD = 2
-"""Shards that are fetched ahead at the same time."""
+"""Number of shards that are prefetched at the same time."""
 
 
 def tar_file(shard: int) -> str:
@@ -31,12 +31,12 @@ class ShardCache:
 
     def __init__(self, url: str, fingerprint: str, folder: str, bound: int):
         self.url, self.bound = url, bound
-        # A folder of its own, for all shards in it may be dropped.
+        # A separate folder, because every shard in it may be dropped.
         self.folder = Path(folder) / "spinset-cache"
         self.own = self.folder / hashlib.sha256(f"{url} {fingerprint}".encode()).hexdigest()[:16]
 
     def open(self, shard: int) -> BinaryIO:
-        """The shard as a local file, fetched if it is not there; it stays readable when the cache drops it."""
+        """Open the local copy of a shard, which is fetched if it is not there; it stays readable when the cache drops it."""
         path = self.own / f"{schema.shard_name(shard)}.tar"
         while True:
             try:
@@ -44,13 +44,13 @@ class ShardCache:
             except FileNotFoundError:
                 self.fetch(shard)
                 continue
-            with suppress(FileNotFoundError):  # dropped since, but open
-                now = time.time_ns()  # the kernel's own clock ticks too slowly to tell who was last
+            with suppress(FileNotFoundError):  # dropped in the meantime, but open
+                now = time.time_ns()  # the kernel's clock is too coarse to order two accesses
                 os.utime(path, ns=(now, now))
             return file
 
     def fetch(self, shard: int) -> None:
-        """Bring a shard; raises FileNotFoundError if the dataset has it no more."""
+        """Copy a shard into the cache; raises FileNotFoundError if the dataset no longer has it."""
         path = self.own / f"{schema.shard_name(shard)}.tar"
         self.own.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
@@ -60,16 +60,16 @@ class ShardCache:
             try:
                 storage.fs.get_file(storage.path(tar_file(shard)), str(scratch))
                 with _locked(self.folder / ".lock"):
-                    self._make_room(scratch.stat().st_size)
+                    self._evict(scratch.stat().st_size)
                     scratch.replace(path)
             finally:
                 scratch.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        """Drop the shards that were used longest ago until another of this size fits."""
+    def _evict(self, size: int) -> None:
+        """Drop the least recently used shards until another of this size fits."""
         files = []
         for path in self.folder.glob("*/*.tar"):
-            with suppress(FileNotFoundError):  # another process makes room too
+            with suppress(FileNotFoundError):  # another process may evict too
                 files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         used = sum(length for _, length, _ in files)
         for _, length, path in sorted(files):
@@ -80,7 +80,7 @@ class ShardCache:
 
 
 class LookAhead:
-    """Fetches the shards of batches to come in the background; whoever reads them meets, and tells, what went wrong."""
+    """Prefetches shards in the background; an error of a fetch is raised when the shard is read."""
 
     def __init__(self, cache: ShardCache | None):
         self.cache = cache

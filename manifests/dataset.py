@@ -14,7 +14,7 @@ from manifests.storage import Storage
 from manifests.tables import read_parquet
 
 RECORD = {"fingerprint", "files", "views", "outcomes", "run"}
-"""What the commit record of a shard holds."""
+"""The fields of a shard's commit record."""
 
 
 class Dataset:
@@ -25,12 +25,12 @@ class Dataset:
         self.plan: Plan = read_plan(self.storage)
 
     def committed(self) -> list[int]:
-        """The shards that are whole, in order; the folder is the truth, so this is read anew at every call."""
+        """The shards that are committed, in order; the folder is listed at every call, because workers may commit more."""
         found = (schema.shard_number(name) for name in self.storage.names(FOLDER) if name.endswith(DONE))
         return sorted(shard for shard in found if shard is not None and shard < self.plan.shards)
 
     def pending(self) -> list[int]:
-        """The shards still to be made."""
+        """The shards that are not committed yet."""
         return sorted(set(range(self.plan.shards)) - set(self.committed()))
 
     def done(self, shard: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Randomness as a function: every draw is keyed by what it is for, never by rank, worker or call order."""
+"""Random generators keyed by their purpose, so that no draw depends on rank, worker or call order."""
 
 import zlib
 
@@ -9,5 +9,5 @@ MAX_SEED = (1 << 63) - 1
 
 
 def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
-    """The random generator of one purpose, e.g. `generator(seed, "rig", identity)`; equal arguments, equal numbers."""
+    """The random generator of one purpose, e.g. `generator(seed, "rig", identity)`; equal arguments give equal numbers."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *index])))

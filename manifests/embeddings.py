@@ -1,4 +1,4 @@
-"""Who an identity is, as one vector: the mean of the embeddings of its frontal views, at unit length."""
+"""Identity embeddings: one unit vector per identity, the normalised sum of the embeddings of its frontal views."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import AGAIN, FOLDER, is_current, open_scores, part_file, shard_hashes, some_of
+from manifests.scores import FOLDER, SCORE_AGAIN, is_current, open_scores, part_file, shard_hashes, some_of
 from manifests.tables import open_parquet, read_parquet, reading
 
 COLUMN = "embedding"
@@ -25,28 +25,28 @@ Embedded = tuple[Int64[np.ndarray, " i"], Float32[np.ndarray, "i d"]]
 
 
 def mean_embeddings(dataset: Dataset, table: str) -> Embedded:
-    """All identities in the order of the shards, and their embeddings; NaN for those that have none.
+    """All identities in the order of the shards, and their embeddings; NaN for identities without one.
 
     Raises:
-        ValueError: there is no such table, it is not of these shards, or it holds no embeddings.
+        UserError: there is no such table, it does not fit the shards, or it holds no embeddings.
     """
-    made_of = _made_of(dataset, table)
+    origin = _origin(dataset, table)
     file = embeddings_file(table)
     if dataset.storage.exists(file):
-        rows = read_parquet(dataset.storage, file, mend=AGAIN)
-        if rows.schema.metadata.get(_META) == made_of:
+        rows = read_parquet(dataset.storage, file, repair=SCORE_AGAIN)
+        if rows.schema.metadata.get(_META) == origin:
             vectors = rows.column(COLUMN).combine_chunks()
             return rows.column("identity").to_numpy(), vectors.flatten().to_numpy().reshape(-1, vectors.type.list_size)
     return _from_parts(dataset, table)
 
 
 def recogniser_of(dataset: Dataset, table: str) -> str:
-    """SHA-256 of the weights that made the embeddings of a table; empty if it names none."""
+    """SHA-256 of the weights that made the embeddings of a table; empty if the table records none."""
     return open_scores(dataset, table, shard_hashes(dataset), []).lineage.weights_sha256 or ""
 
 
 def embeddings_of(dataset: Dataset, table: str, identities: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
-    """The embeddings of some identities, in their order; NaN for those that have none.
+    """The embeddings of some identities, in their order; NaN for identities without one.
 
     Raises:
         UserError: as `mean_embeddings`, or the table does not hold one of the identities.
@@ -61,10 +61,10 @@ def embeddings_of(dataset: Dataset, table: str, identities: Int64[np.ndarray, " 
 
 
 def gather_embeddings(dataset: Dataset, table: str) -> None:
-    """Write the mean embeddings of a whole table to one small file, so that readers need not read every view's."""
+    """Write the embeddings of identities to one small file, so that readers need not read those of every view."""
     identity, vectors = _from_parts(dataset, table)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    rows = pa.table({"identity": identity, COLUMN: lists}).replace_schema_metadata({_META: _made_of(dataset, table)})
+    rows = pa.table({"identity": identity, COLUMN: lists}).replace_schema_metadata({_META: _origin(dataset, table)})
     sink = io.BytesIO()
     pq.write_table(rows, sink, compression="zstd")
     dataset.storage.write(embeddings_file(table), sink.getvalue())
@@ -74,8 +74,8 @@ def embeddings_file(table: str) -> str:
     return f"{FOLDER}/{table}/embeddings.parquet"
 
 
-def _made_of(dataset: Dataset, table: str) -> bytes:
-    """The shards and the lineage of a table that is up to date, hashed."""
+def _origin(dataset: Dataset, table: str) -> bytes:
+    """A hash of the shards and of the lineage of a table that is up to date."""
     hashes = shard_hashes(dataset)
     lineage = open_scores(dataset, table, hashes, []).lineage
     return hashlib.sha256(json.dumps([hashes, asdict(lineage)], sort_keys=True).encode()).hexdigest().encode()
@@ -86,7 +86,7 @@ def _from_parts(dataset: Dataset, table: str) -> Embedded:
     for shard in dataset.committed():
         if not is_current(dataset, table, shard, lineage, replace=True):
             raise UserError(
-                f"{part_file(table, shard)} was not made by what made the table {table}; run spinset score --replace again"
+                f"{part_file(table, shard)} and the table {table} have different lineages; run spinset score --replace again"
             )
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(lambda shard: _sums(dataset, table, shard), dataset.committed()))
@@ -97,10 +97,10 @@ def _from_parts(dataset: Dataset, table: str) -> Embedded:
 
 def _sums(dataset: Dataset, table: str, shard: int) -> Embedded:
     """The identities of one shard and the sums of their embeddings."""
-    parquet = open_parquet(dataset.storage, part_file(table, shard), AGAIN)
+    parquet = open_parquet(dataset.storage, part_file(table, shard), SCORE_AGAIN)
     if COLUMN not in parquet.schema_arrow.names:
         raise UserError(f"the scores of {table} hold no embeddings; name a table of the scorer arcface")
-    with reading(dataset.storage, part_file(table, shard), AGAIN):
+    with reading(dataset.storage, part_file(table, shard), SCORE_AGAIN):
         rows = parquet.read(columns=["identity", COLUMN])
     lists = rows.column(COLUMN).combine_chunks()
     valid = lists.is_valid().to_numpy(zero_copy_only=False)

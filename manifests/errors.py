@@ -1,4 +1,4 @@
-"""The kinds of errors that a command reports in one line: a mistake of the user's, and damaged data.
+"""The errors that a command reports in one line: user errors, and damaged data.
 
 `spinset` exits with 2 for the first and 3 for the second; any other exception is a fault of spinset itself or of the
 machine. All are ValueErrors, so that callers in Python may treat them as the usual ones.
@@ -33,15 +33,15 @@ class DamagedData(ValueError):
 
 
 def damaged(
-    file: str, problem: str, url: str, mend: str = "spinset repair {}", member: str = "", row: int | None = None
+    file: str, problem: str, url: str, repair: str = "spinset repair {}", member: str = "", row: int | None = None
 ) -> DamagedData:
     """The error for a damaged file of the dataset at `url`, or for one member of a shard.
 
     Args:
-        mend: the command that makes the file again, `{}` being the dataset's address.
+        repair: the command that makes the file again, with `{}` in place of the dataset's address.
     """
     where = f"{file}, {member}" if member else file
-    return DamagedData(f"{where} {problem}; run {mend.format(shlex.quote(url))}", file, problem, member, row)
+    return DamagedData(f"{where} {problem}; run {repair.format(shlex.quote(url))}", file, problem, member, row)
 
 
 def check_ranges(config: Any, prefix: str = "--", /, **bounds: tuple[int | float, int | float]) -> None:

@@ -1,6 +1,6 @@
 """One table of all views of a dataset, made once from the shards and memory-mapped by every process that reads them.
 
-It is a cache and nothing else: it can be deleted, and it is made anew whenever the committed shards are others.
+It is a cache: it may be deleted, and it is made again whenever the committed shards change.
 """
 
 import hashlib
@@ -47,10 +47,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The views of all committed shards as columns; the arrays lie in the mapped file and cannot be written to."""
+    """The views of all committed shards as columns; the arrays are read-only views of the mapped file."""
 
     fingerprint: str
-    """Of the plan and of the views tables of the committed shards."""
+    """A hash of the plan and of the views tables of the committed shards."""
     plan: str
     """The fingerprint of the plan."""
     identity: Int64[np.ndarray, " n"]
@@ -61,17 +61,18 @@ class Index:
     c2w: Float32[np.ndarray, "n 4 4"]
     K: Float32[np.ndarray, "n 3 3"]
     offset: dict[str, Int64[np.ndarray, " n"]]
-    """Per member, where its data begins in the tar."""
+    """By member, the byte of the tar where its data begins."""
     size: dict[str, Int32[np.ndarray, " n"]]
+    """By member, the bytes of its data."""
     mapped: str | None
-    """The file the columns are mapped from, which is what travels to another process; None if they are in memory."""
+    """The file the columns are mapped from, by which the index is pickled; None if they are in memory."""
 
     def __len__(self) -> int:
         return len(self.identity)
 
     @cached_property
     def starts(self) -> Int64[np.ndarray, " m"]:
-        """Where each identity's run begins, and the end."""
+        """The row where each identity begins, and the number of rows."""
         return _starts(self.identity)
 
     def key(self, row: int) -> str:
@@ -88,11 +89,11 @@ class Index:
         """The rows that a selection keeps, or all.
 
         Raises:
-            ValueError: it was made for another dataset or before some shards, or keeps nothing.
+            UserError: it was made for another dataset or before some shards, or keeps nothing.
         """
         if selection is None:
             return Subset(self, np.arange(len(self)), self.starts, None)
-        again = "make it anew with spinset select"
+        again = "run spinset select again"
         if selection.dataset != self.plan:
             raise UserError(f"selection {selection.name!r} was made for another dataset; {again}")
         known = schema.is_among(selection.judged_views, self.identity, self.view)
@@ -120,29 +121,30 @@ class Subset:
     rows: Int64[np.ndarray, " n"]
     """Rows of the index, ascending."""
     starts: Int64[np.ndarray, " m"]
-    """Where each identity's run begins in `rows`, and the end."""
+    """The position in `rows` where each identity begins, and the number of rows."""
     fingerprint: str | None
-    """Of the selection; None for the whole dataset."""
+    """The fingerprint of the selection; None for the whole dataset."""
 
     @cached_property
     def identities(self) -> Int64[np.ndarray, " i"]:
         return self.index.identity[self.rows[self.starts[:-1]]]
 
-    def of(self, place: int) -> Int64[np.ndarray, " v"]:
-        """The rows of the identity at a place."""
-        return self.rows[self.starts[place] : self.starts[place + 1]]
+    def rows_of(self, position: int) -> Int64[np.ndarray, " v"]:
+        """The rows of the identity at a position of `identities`."""
+        return self.rows[self.starts[position] : self.starts[position + 1]]
 
-    def only(self, wanted: Bool[np.ndarray, " i"]) -> "Subset":
-        """The subset with some identities only."""
-        rows = self.rows[np.repeat(wanted, np.diff(self.starts))]
+    def restricted_to(self, mask: Bool[np.ndarray, " i"]) -> "Subset":
+        """The subset of the identities where `mask` is true."""
+        rows = self.rows[np.repeat(mask, np.diff(self.starts))]
         return Subset(self.index, rows, _starts(self.index.identity[rows]), self.fingerprint)
 
 
 def open_index(dataset: Dataset) -> Index:
-    """Map the index of a dataset, which is made first if there is none or the shards are others by now.
+    """Map the index of a dataset, which is made first if there is none or if the shards have changed.
 
     Raises:
-        ValueError: no shard is finished yet, or a commit record is damaged.
+        UserError: no shard is committed yet.
+        DamagedData: a commit record is damaged.
     """
     shards = dataset.committed()
     if not shards:
@@ -167,7 +169,7 @@ def _stored(dataset: Dataset, fingerprint: str) -> Index | None:
         KeyError,
         IndexError,
         ValueError,
-    ):  # of other shards, or damaged: a cache is made anew
+    ):  # outdated or damaged: a cache is made again
         return None
 
 
@@ -181,7 +183,7 @@ def _make(dataset: Dataset, shards: list[int], fingerprint: str) -> Index:
         _write(dataset.storage, batch)
     except OSError as error:
         problem = f"{dataset.storage.url} cannot be written ({error})"
-        warnings.warn(f"{problem}: its index stays in memory, and every process makes its own", stacklevel=3)
+        warnings.warn(f"{problem}: its index is kept in memory, and every process makes its own", stacklevel=3)
     return _stored(dataset, fingerprint) or _index(batch, None)
 
 
@@ -221,7 +223,7 @@ def _map(file: str, fingerprint: str) -> Index:
 def _open(source: Any, fingerprint: str, mapped: str | None) -> Index:
     index = _index(pa.ipc.open_file(source).get_batch(0), mapped)
     if index.fingerprint != fingerprint:
-        raise UserError(f"{mapped or FILE} is an index of other shards by now")
+        raise UserError(f"{mapped or FILE} is an index of other shards")
     return index
 
 

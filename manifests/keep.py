@@ -1,4 +1,4 @@
-"""What is wanted of a dataset: the views a selection keeps, of all identities or of some; and how they are read."""
+"""The views of a dataset to copy: those that a selection keeps, of all identities or of some, with their data."""
 
 import hashlib
 import re
@@ -19,15 +19,15 @@ from manifests.shards import member_name
 
 @dataclass(frozen=True, eq=False)
 class Keep:
-    """The wanted identities in ascending order, and through `mask` their wanted views; no selection wants every view."""
+    """The identities to copy, in ascending order, and the selection that decides their views; without one, every view."""
 
     identities: np.ndarray
     selection: Selection | None
     counts: np.ndarray
-    """How many views of each are wanted."""
+    """Number of views of each identity."""
 
     def mask(self, views: pa.Table) -> np.ndarray:
-        """Which rows of a views table are wanted."""
+        """The rows of a views table to copy, as a mask."""
         identity, view = (views.column(name).to_numpy() for name in ("identity", "view"))
         wanted = np.isin(identity, self.identities)
         if self.selection is not None:
@@ -35,13 +35,13 @@ class Keep:
         return wanted
 
     def incomplete(self, views: int) -> np.ndarray:
-        """The wanted identities of which fewer than all `views` are wanted."""
+        """The identities with fewer than `views` views."""
         return self.identities[self.counts < views]
 
 
 @dataclass(frozen=True, eq=False)
 class KeptIdentity:
-    """One identity as it lies in a dataset: its row of the identities table, and those of its wanted views."""
+    """One identity in a dataset: its row of the identities table, and the rows of its views."""
 
     dataset: Dataset
     shard: int
@@ -70,22 +70,22 @@ class KeptIdentity:
             yield members
 
     def mesh(self) -> bytes | None:
-        """The mesh as PLY, where the dataset was generated with --save-meshes."""
+        """The mesh as PLY; None unless the dataset was generated with --save-meshes."""
         name, storage = schema.mesh_file(self.number), self.dataset.storage
         return storage.read(name) if storage.exists(name) else None
 
 
 def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
-    """What a selection keeps (everything that was made, without one), of a complete dataset.
+    """Choose what to copy of a complete dataset: what a selection keeps, or everything without one.
 
-    `identities` is a count, of the first that are left, or a range of identity numbers such as 200:300.
+    `identities` is a count of identities, or a range of their numbers such as 200:300.
 
     Raises:
-        ValueError: shards are missing, there is no such selection, or nothing is left.
+        UserError: shards are missing, there is no such selection, or nothing is left.
     """
     if missing := len(dataset.pending()):
         raise UserError(
-            f"{missing} of {dataset.plan.shards} shards of {dataset.storage.url} are not made yet; finish it first"
+            f"{missing} of {dataset.plan.shards} shards of {dataset.storage.url} are not made yet; run spinset generate"
         )
     made = dataset.all_identities.sort_by("identity").to_pydict()
     views = {identity: count for identity, count in zip(made["identity"], made["views"], strict=True) if count}
@@ -101,7 +101,7 @@ def choose(dataset: Dataset, selection: str = "", identities: str = "") -> Keep:
 
 
 def check_identities(text: str) -> None:
-    """Raise ValueError unless this is a count or a range of identities."""
+    """Raise UserError unless this is a count or a range of identities."""
     if text and not re.fullmatch(r"\d+|\d*:\d*", text):
         raise UserError(f"--identities is {text!r}; give a count such as 100, or numbers such as 200:300")
 
@@ -117,7 +117,7 @@ def kept_identities(dataset: Dataset, keep: Keep, identities: Iterable[int]) -> 
             rows = {row["identity"]: row for row in dataset.identities(shard).to_pylist()}
         own = views.filter(pa.array(views.column("identity").to_numpy() == identity))
         if not len(own):
-            raise UserError(f"identity {identity} has no view in {dataset.storage.url}; make the selection anew")
+            raise UserError(f"identity {identity} has no view in {dataset.storage.url}; run spinset select again")
         yield KeptIdentity(dataset, shard, rows[identity], own)
 
 

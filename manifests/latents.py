@@ -1,7 +1,7 @@
-"""Cached latents of a dataset: where they lie, how they are laid out, and the record that commits those of a shard.
+"""Cached latents of a dataset: their files, their layout, and the record that commits those of a shard.
 
-Beside the shards, in a folder per autoencoder, each shard has a plain .npy of float16 [views, 3, 2, c, h, w]: the views in
-the order of the views table, the PARTS of each, and the mean and standard deviation of each part. Its record comes last.
+In a folder per autoencoder, each shard has a plain .npy of float16 [views, 3, 2, c, h, w]: the views in the order of the
+views table, the PARTS of each, and the mean and standard deviation of each part. The record is written last.
 """
 
 import io
@@ -23,18 +23,18 @@ FOLDER = "latents"
 VERSION = 1
 
 PARTS = ("white", "coloured", "normal")
-"""The picture over white, over the identity's own colour, and the normals."""
+"""The picture over white, the picture over a background colour of the identity, and the normals."""
 
 DTYPE = np.dtype("<f2")
 
 
 class Unusable(UserError):
-    """The latents of a shard must be made, or made anew; says what they are."""
+    """The latents of a shard are missing, damaged or outdated, which the message states."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What commits the latents of a shard, and what they were made of and with."""
+    """The record that commits the latents of a shard: their dataset, shard and autoencoder, and their layout."""
 
     dataset: str
     """The fingerprint of the plan."""
@@ -42,19 +42,19 @@ class Record:
     vae_sha256: str
     scaling_factor: float
     shape: tuple[int, ...]
-    """Of the array."""
+    """The shape of the array."""
     backgrounds: dict[str, list[int]]
     """The colour of each identity, 0 to 255."""
     version: int = VERSION
 
 
-def own_background(seed: int, identity: int) -> list[int]:
-    """The one colour, 0 to 255, that an identity has behind all its views."""
+def identity_background(seed: int, identity: int) -> list[int]:
+    """The background colour of all views of an identity, 0 to 255."""
     return generator(seed, "latent background", identity).integers(0, 256, 3).tolist()
 
 
 def short_name(vae_sha256: str) -> str:
-    """The folder of an autoencoder's latents, among those of others."""
+    """The name of the folder of an autoencoder's latents."""
     return vae_sha256[:16]
 
 
@@ -67,7 +67,7 @@ def record_file(vae_sha256: str, shard: int) -> str:
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:
-    """What stands before the numbers of an .npy file."""
+    """The header of an .npy file."""
     out = io.BytesIO()
     np.lib.format.write_array_header_1_0(out, {"descr": DTYPE.str, "fortran_order": False, "shape": shape})
     return out.getvalue()
@@ -79,7 +79,7 @@ def file_size(shape: tuple[int, ...]) -> int:
 
 @contextmanager
 def write_latents(dataset: Dataset, shard: int, record: Record) -> Iterator[Callable[[np.ndarray], None]]:
-    """Give a function that appends views, and commit them at the end; what fails before leaves nothing behind."""
+    """Yield a function that appends views, and commit them at the end; an error before that leaves nothing behind."""
     file = latents_file(record.vae_sha256, shard)
     scratch = dataset.storage.scratch(file)
     written = 0
@@ -103,7 +103,7 @@ def write_latents(dataset: Dataset, shard: int, record: Record) -> Iterator[Call
 
 
 def read_record(dataset: Dataset, vae_sha256: str, shard: int) -> Record:
-    """The record of a shard's latents; raises Unusable unless they are whole and of this autoencoder and this very shard."""
+    """The record of a shard's latents; raises Unusable unless they are whole, of this autoencoder and of the shard as it is."""
     try:
         fields = json.loads(dataset.storage.read(record_file(vae_sha256, shard)))
         record = Record(**{**fields, "shape": tuple(fields["shape"])})
@@ -124,5 +124,5 @@ def read_record(dataset: Dataset, vae_sha256: str, shard: int) -> Record:
 
 
 def caches(dataset: Dataset) -> list[str]:
-    """The short names of the autoencoders whose latents there are."""
+    """The folder names of the autoencoders with cached latents."""
     return dataset.storage.names(FOLDER)

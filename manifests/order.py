@@ -1,7 +1,7 @@
 """The order of training samples: a pure function of a seed, whatever the number of ranks and workers.
 
 An epoch is a permutation of the samples; batches are cut from it for all ranks together, and a rank takes a stripe of
-each. A place in the order is (epoch, samples consumed within it), so a resume needs nothing else.
+each. A cursor into the order is (epoch, samples consumed within it), so a resume needs nothing else.
 """
 
 import hashlib
@@ -17,33 +17,33 @@ from manifests.draws import generator
 from manifests.errors import UserError
 
 TAILS = ("drop", "pad", "exact")
-"""What becomes of the last short batch of an epoch: left out; filled from the start of the epoch's order and marked as
-repeated; or filled by the next epoch, so that nothing is lost or repeated."""
+"""Ways to treat the last, incomplete batch of an epoch: it is dropped; padded from the start of the epoch, with the samples
+marked as repeated; or filled from the next epoch, so that nothing is lost or repeated."""
 
 FORMAT = 1
 KEPT_EPOCHS = 2
 
 
 class Cursor(NamedTuple):
-    """A place in the order."""
+    """A position in the order of samples."""
 
     epoch: int
     position: int
-    """Samples consumed within the epoch."""
+    """Number of samples consumed within the epoch."""
 
 
 START = Cursor(0, 0)
 
 
 class GlobalBatch(NamedTuple):
-    """The samples of one step of all ranks, and for each its epoch and whether the epoch holds it twice."""
+    """The samples of one step of all ranks, with the epoch of each and whether it repeats one of that epoch."""
 
     samples: Int64[np.ndarray, " b"]
     epochs: Int64[np.ndarray, " b"]
     repeated: Bool[np.ndarray, " b"]
 
     def stripe(self, rank: int, world: int) -> "GlobalBatch":
-        """The part of one rank."""
+        """The samples of one rank."""
         return GlobalBatch(*(column[rank::world] for column in self))
 
 
@@ -95,7 +95,7 @@ class Order:
         return order[np.argsort(group[order], kind="stable")]
 
     def batch_at(self, cursor: Cursor) -> GlobalBatch:
-        """The batch that begins at a place."""
+        """The batch that begins at a cursor."""
         epoch, position = self.settle(cursor)
         if self.tail == "exact":
             later, at = np.divmod(position + np.arange(self.batch), self.samples)
@@ -107,7 +107,7 @@ class Order:
         return GlobalBatch(samples, np.full(self.batch, epoch), np.arange(self.batch) >= len(own))
 
     def after(self, cursor: Cursor) -> Cursor:
-        """The place where the batch after this one begins."""
+        """The cursor where the next batch begins."""
         epoch, position = self.settle(cursor)
         if self.tail == "exact":
             later, position = divmod(position + self.batch, self.samples)
@@ -115,30 +115,30 @@ class Order:
         return self.settle(Cursor(epoch, min(position + self.batch, self.samples)))
 
     def settle(self, cursor: Cursor) -> Cursor:
-        """The same place, or the next epoch's start if no batch begins here any more."""
+        """The cursor itself, or the start of the next epoch if no further batch begins in this one."""
         left = self.samples - cursor.position
         over = left < self.batch if self.tail == "drop" else left < 1
         return Cursor(cursor.epoch + 1, 0) if over else cursor
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch, the same on all ranks; with the tail exact the most an epoch can take."""
+        """Number of steps of an epoch, the same on all ranks; with the tail exact it is the largest number possible."""
         return self.samples // self.batch if self.tail == "drop" else -(-self.samples // self.batch)
 
     def steps(self, epochs: int, since: Cursor = START) -> int:
-        """How many steps begin before the end of so many epochs."""
+        """Number of steps that begin before the end of epoch `epochs`."""
         epoch, position = self.settle(since)
         if epoch >= epochs:
             return 0
         left = self.samples - position
         if self.tail == "exact":
             return -(-((epochs - epoch - 1) * self.samples + left) // self.batch)
-        rest = left // self.batch if self.tail == "drop" else -(-left // self.batch)
-        return (epochs - epoch - 1) * self.steps_per_epoch + rest
+        remaining = left // self.batch if self.tail == "drop" else -(-left // self.batch)
+        return (epochs - epoch - 1) * self.steps_per_epoch + remaining
 
 
 def check_ranks(batch: int, rank: int, world: int) -> None:
-    """Raise ValueError unless every one of `world` ranks can take an equal part of each batch."""
+    """Raise UserError unless a batch divides evenly among `world` ranks."""
     if not 0 <= rank < world:
         raise UserError(f"rank is {rank} of {world}; ranks count from 0")
     if batch % world:
@@ -149,12 +149,12 @@ def check_ranks(batch: int, rank: int, world: int) -> None:
 
 @dataclass(frozen=True)
 class State:
-    """Where a run is in its order, and what the order was made of: all that a resume needs."""
+    """The position of a run in its order, and the inputs of that order: all that a resume needs."""
 
     dataset: str
     selection: str | None
     sampling: str
-    """What a sample is, as a fingerprint."""
+    """A fingerprint of how samples are drawn and read."""
     seed: int
     samples: int
     batch: int
@@ -173,7 +173,7 @@ class State:
 
     @staticmethod
     def from_json(text: str) -> "State":
-        """Read a state; raises ValueError in one line if it is none."""
+        """Read a state; raises UserError if the text is not one."""
         try:
             fields: dict[str, Any] = json.loads(text)
             state = State(**fields)
@@ -186,7 +186,7 @@ class State:
         return state
 
     def check(self, run: "State") -> None:
-        """Raise ValueError unless a run's order is the one this state speaks of; only its batch may be another."""
+        """Raise UserError unless a run has the order of this state; only the size of its batches may differ."""
         if self.dataset != run.dataset:
             raise UserError(
                 f"the state belongs to another dataset, or to this one with other shards ({self.dataset[:12]}, "

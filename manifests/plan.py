@@ -1,4 +1,4 @@
-"""dataset.json: the immutable plan of a dataset, and the fingerprint that guards every resume."""
+"""dataset.json: the immutable plan of a dataset, and the fingerprint that every resume compares."""
 
 import hashlib
 import json
@@ -20,22 +20,24 @@ class PlanMismatch(UserError):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a dataset's bytes; JSON values only, so two plans can be compared line by line."""
+    """Everything that decides a dataset's bytes, as JSON values."""
 
     source: dict[str, Any]
-    """What the head source says of itself: name, version, settings, weights hash, licence."""
+    """The record of the head source: name, version, settings, hash of the weights, licence."""
     rig: dict[str, Any]
+    """The view rig: its name, directions, jitter and lens."""
     identities: int
     seed: int
     """Identity i is the head of seed + i."""
     resolution: int
+    """Pixels of a side of the pictures."""
     identities_per_shard: int
     members: dict[str, str]
     """The file extension of each member, e.g. {"rgb": "rgb.jpg"}."""
     settings: dict[str, Any]
-    """How meshes, normals and images were made."""
+    """The settings of meshes, normals and images."""
     packed: dict[str, Any] | None = None
-    """Of a packed dataset, where it comes from, and as "shards" the identities of each shard in ascending order."""
+    """The origin of a packed dataset, and as "shards" the identities of each shard in ascending order."""
 
     @property
     def shards(self) -> int:
@@ -49,23 +51,23 @@ class Plan:
 
     @property
     def background(self) -> str:
-        """What the pictures lie over: white, unless the source's settings tell another colour."""
+        """The background of the pictures: white, unless the settings of the source have another."""
         return (self.source.get("settings") or {}).get("background", "white")
 
     def shard_of(self, identity: int) -> int:
-        """The shard in which an identity lies."""
+        """The shard of an identity."""
         if self.packed is None:
             return identity // self.identities_per_shard
-        return self._homes[identity]
+        return self._shard_by_identity[identity]
 
     @cached_property
-    def _homes(self) -> dict[int, int]:
+    def _shard_by_identity(self) -> dict[int, int]:
         """The shard of each identity of a pack."""
         assert self.packed is not None
         return {identity: shard for shard, own in enumerate(self.packed["shards"]) for identity in own}
 
     def document(self) -> dict[str, Any]:
-        """The plan as JSON values; what a generated dataset lacks is left out, as in plans from before there were packs."""
+        """The plan as JSON values; `packed` is left out where it is None, as in plans from before there were packs."""
         return {name: value for name, value in asdict(self).items() if name != "packed" or value is not None}
 
     @property
@@ -74,7 +76,7 @@ class Plan:
 
 
 def write_plan(storage: Storage, plan: Plan) -> None:
-    """Write dataset.json, or check that the one there is this plan's; raises PlanMismatch saying what differs."""
+    """Write dataset.json, or check that the existing one has the same plan; raises PlanMismatch with the differences."""
     if not storage.exists(FILE):
         if any(name.endswith(schema.DONE) for name in storage.names(schema.SHARDS)):
             raise UserError(
@@ -96,12 +98,13 @@ def write_plan(storage: Storage, plan: Plan) -> None:
 
 
 def differences(there: Plan, asked: Plan) -> str:
-    """Where two plans differ, with both values in short."""
-    return "; ".join(f"{at} is {a}, asked for {b}" for at, a, b in _differences(_as_json(there), _as_json(asked)))
+    """The fields in which two plans differ, with both values abbreviated."""
+    found = json_differences(there.document(), asked.document())
+    return "; ".join(f"{at} is {a}, asked for {b}" for at, a, b in found)
 
 
 def read_plan(storage: Storage) -> Plan:
-    """Read and check dataset.json; raises FileNotFoundError or ValueError with one line that says what is wrong."""
+    """Read and check dataset.json; raises MissingFile or UserError."""
     if not storage.exists(FILE):
         raise MissingFile(f"{storage.url} is not a dataset: it has no {FILE}")
     try:
@@ -121,20 +124,16 @@ def read_plan(storage: Storage) -> Plan:
     return plan
 
 
-def _as_json(plan: Plan) -> Any:
-    return json.loads(_canonical(plan.document()))
-
-
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _differences(a: Any, b: Any, at: str = "") -> list[tuple[str, str, str]]:
-    """Dotted paths where two JSON values differ, with both values in short."""
+def json_differences(a: Any, b: Any, at: str = "") -> list[tuple[str, str, str]]:
+    """The dotted paths at which two values differ as JSON, with both values abbreviated."""
     if isinstance(a, dict) and isinstance(b, dict):
         paths = sorted(a.keys() | b.keys())
-        return [found for k in paths for found in _differences(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
-    return [] if a == b else [(at, _short(a), _short(b))]
+        return [found for k in paths for found in json_differences(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
+    return [] if _canonical(a) == _canonical(b) else [(at, _short(a), _short(b))]
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Reads members of views out of shards: exactly the bytes that are needed, and those that lie side by side at once."""
+"""Reads members of views from shards: only the bytes that are needed, and neighbouring members in one read."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,11 +21,11 @@ from manifests.storage import Storage
 
 OPEN_FILES = 128
 WASTE = 1 / 8
-"""Members are read together while what lies between them stays below this share of what is needed."""
+"""Largest share of unneeded bytes in a read that joins members."""
 
 
 class Stretch(NamedTuple):
-    """Bytes of one shard that are read at once, for members `first` to `last` (excluded) of those asked for."""
+    """Bytes of one shard that are read at once, for the requested members from `first` up to but excluding `last`."""
 
     shard: int
     begin: int
@@ -35,7 +35,7 @@ class Stretch(NamedTuple):
 
 
 def stretches(shards: Iterable[int], offsets: Iterable[int], sizes: Iterable[int]) -> list[Stretch]:
-    """Join members, sorted by shard and offset, that lie close enough together."""
+    """Join members, sorted by shard and offset, that are close enough together."""
     found: list[Stretch] = []
     needed = wasted = 0
     for k, (shard, offset, size) in enumerate(zip(shards, offsets, sizes, strict=True)):
@@ -51,24 +51,24 @@ def stretches(shards: Iterable[int], offsets: Iterable[int], sizes: Iterable[int
 
 
 class OpenFile:
-    """A file to read from, closed when nobody reads from it any more, in whatever thread."""
+    """An open file that is closed when its last reader, in any thread, drops it."""
 
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # A default, because at exit the names of a module may be gone before its objects.
+        # A default argument, because at exit the names of a module may be gone before its objects.
         close(self.descriptor)
 
 
 class Reader:
-    """The bytes of members by their rows in the index, for any number of threads; each process opens its own files."""
+    """Reads members by their rows in the index, from any number of threads; each process opens its own files."""
 
     def __init__(self, dataset: Dataset, index: Index, cache: ShardCache | None = None):
         self.url, self.is_local, self.extensions = dataset.storage.url, dataset.storage.is_local, dataset.plan.members
         self.index, self.cache = index, cache
         self.needed = self.fetched = 0
-        """Bytes that were asked for, and bytes that were read, as long as one thread reads."""
+        """Bytes that were requested and bytes that were read; exact while only one thread reads."""
 
     def read(self, wants: Mapping[str, Int[np.ndarray, " n"]]) -> dict[str, list[bytes]]:
         """The members of some rows of the index, each in the order of its rows.
@@ -84,22 +84,22 @@ class Reader:
         shard = self.index.shard[rows]
         order = np.lexsort((offset, shard))
         spans = stretches(shard[order].tolist(), offset[order].tolist(), size[order].tolist())
-        found: list[bytes] = [b""] * len(rows)
-        places, starts, sizes = order.tolist(), offset.tolist(), size.tolist()
+        members: list[bytes] = [b""] * len(rows)
+        positions, starts, sizes = order.tolist(), offset.tolist(), size.tolist()
         for span, data in zip(spans, self._fetch(spans), strict=True):
             self.fetched += len(data)
-            for k in places[span.first : span.last]:
+            for k in positions[span.first : span.last]:
                 start = starts[k] - span.begin
-                # A slice of everything is the same object: a member that was read alone is not copied.
-                found[k] = data[start : start + sizes[k]]
-                if len(found[k]) < sizes[k]:
+                # A slice of all bytes is the same object, so a member that was read alone is not copied.
+                members[k] = data[start : start + sizes[k]]
+                if len(members[k]) < sizes[k]:
                     reason = (
                         f"is cut: the shard ends at byte {span.begin + len(data)}, the member at {starts[k] + sizes[k]}"
                     )
                     raise self.bad(names[k], int(rows[k]), reason)
         self.needed += int(size.sum())
-        members = iter(found)
-        return {name: [next(members) for _ in own] for name, own in wants.items()}
+        in_order = iter(members)
+        return {name: [next(in_order) for _ in own] for name, own in wants.items()}
 
     def bad(self, member: str, row: int, problem: str) -> DamagedData:
         """The error that names a member."""
@@ -118,7 +118,7 @@ class Reader:
             yield from (_read(file.descriptor, span) for span in own)
 
     def _cached(self, spans: list[Stretch]) -> Iterator[bytes]:
-        """Read shards from the cache, which may drop them afterwards: no file stays open."""
+        """Read shards from the cache, which may drop them afterwards, so no file stays open."""
         assert self.cache is not None
         for shard, own in groupby(spans, attrgetter("shard")):
             with self._present(shard):
@@ -128,7 +128,7 @@ class Reader:
 
     def _ranges(self, spans: list[Stretch]) -> list[bytes]:
         """Read byte ranges of remote shards, all of them at once."""
-        storage = Storage(self.url)  # by every thread, which clients of object stores may be bound to
+        storage = Storage(self.url)  # one per thread, because clients of object stores may be bound to a thread
         paths = [storage.path(tar_file(span.shard)) for span in spans]
         begins, ends = [span.begin for span in spans], [span.end for span in spans]
         found = storage.fs.cat_ranges(paths, begins, ends, on_error="return")
@@ -144,12 +144,12 @@ class Reader:
             yield
         except FileNotFoundError as error:
             raise MissingFile(
-                f"{tar_file(shard)} of {self.url} is gone, it was there when the run began; spinset generate makes it anew"
+                f"{tar_file(shard)} of {self.url} was removed after the run began; spinset generate makes it again"
             ) from error
 
     @cached_property
     def _files(self) -> Callable[[int], OpenFile]:
-        """The shards as files, those that were read last."""
+        """Opens a shard; the most recently used ones stay open."""
         return lru_cache(OPEN_FILES)(partial(_opened, Storage(self.url)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _opened(storage: Storage, shard: int) -> OpenFile:
 
 
 def _read(descriptor: int, span: Stretch) -> bytes:
-    """The bytes of a stretch; fewer only if the file ends before it does."""
+    """The bytes of a stretch, fewer only if the file is shorter."""
     data = os.pread(descriptor, span.end - span.begin, span.begin)
     while len(data) < span.end - span.begin:
         more = os.pread(descriptor, span.end - span.begin - len(data), span.begin + len(data))

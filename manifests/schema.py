@@ -1,4 +1,4 @@
-"""The columns of a dataset's tables, versioned; and how its files, keys and members are called."""
+"""The columns of a dataset's tables, versioned, and the names of its files, keys and members."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ WHOLE = -1
 """The view number of an identity's own row in score tables and selections."""
 
 MEMBERS = ("rgb", "alpha", "normal", "json")
-"""The members of a sample, in the order in which they lie in the tar."""
+"""The members of a sample, in their order in the tar."""
 
 _member = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.binary(32))])
 
@@ -29,8 +29,8 @@ VIEWS = pa.schema(
     ],
     metadata=_VERSIONED,
 )
-"""One row per view: where it was seen from (OpenCV camera-to-world, intrinsics normalised by the image size, both
-row-major; degrees) and, per member, the byte where its data begins in the tar, its size and its hash."""
+"""One row per view: its camera (OpenCV camera-to-world, intrinsics normalised by the image size, both row-major; angles in
+degrees) and, per member, the byte where its data begins in the tar, its size and its hash."""
 
 _named_member = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())])
 
@@ -70,9 +70,9 @@ IDENTITIES = pa.schema(
     ],
     metadata=_VERSIONED,
 )
-"""One row per identity: `outcome` is kept, filtered (on purpose) or failed, with the stage and the reason of the last
-two; `defects` is the truth a procedural source planted (null where nobody knows); `mesh` holds the figures of the
-surface before clean-up; `facts` is what the source says of the identity, as JSON."""
+"""One row per identity: `outcome` is kept, filtered (on purpose) or failed, with the stage and the reason of the last two;
+`defects` lists the defects that a procedural source planted, and is null for other sources; `mesh` holds figures of the
+surface before clean-up; `facts` is what the source records about the identity, as JSON."""
 
 SHARDS = "shards"
 """The folder of the shards."""

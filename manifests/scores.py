@@ -1,4 +1,4 @@
-"""Score tables: raw numbers about views and identities, beside the shards and never in them.
+"""Score tables: numbers about views and identities, in files of their own.
 
 A table is made in parts, one per shard (scores/<table>/heads-NNNNNN.parquet), each committed by one rename. Once every
 part is there they are gathered into scores/<table>.parquet, the one file that selections and people read. All tables
@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
+from manifests.plan import json_differences
 from manifests.schema import WHOLE
 from manifests.storage import Storage
 from manifests.tables import open_parquet, reading
 
 FOLDER = "scores"
-AGAIN = "spinset score {} --replace"
+SCORE_AGAIN = "spinset score {} --replace"
 """The command that makes a damaged table again."""
 
 VIEW, IDENTITY = "view", "identity"
@@ -37,18 +38,18 @@ ROW = (
 )
 
 UNREADABLE = "unreadable"
-"""Metadata of a table: reasons by identity."""
+"""The key of a table's metadata that holds the reasons for NaN scores, by identity."""
 
 _META = b"spinset.scores"
 
 
 class ScoresMismatch(UserError):
-    """A table is there, but other weights, settings or another version made it."""
+    """A table exists that other weights, other settings or another version made."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What made a table: equal lineages give equal numbers on equal shards."""
+    """The origin of a table; equal lineages give equal numbers on equal shards."""
 
     scorer: str
     version: int
@@ -57,7 +58,7 @@ class Lineage:
 
 
 def column(name: str, level: str, about: str, type: pa.DataType | None = None) -> pa.Field:
-    """A column of numbers about views or identities, with what it means; float32 unless told."""
+    """A column of numbers about views or identities, with its description; float32 by default."""
     assert level in (VIEW, IDENTITY), level
     return pa.field(name, type or pa.float32(), metadata={"level": level, "about": about})
 
@@ -83,24 +84,27 @@ def write_part(
     tar_sha256: str,
     unreadable: Mapping[int, str] | None = None,
 ) -> None:
-    """Commit the scores of one shard, replacing older ones; `unreadable` says which identities have NaN because of their
-    pictures, and why."""
+    """Commit the scores of one shard, replacing older ones.
+
+    Args:
+        unreadable: by identity, why its scores are NaN where its pictures do not decode.
+    """
     about = {**asdict(lineage), "dataset": dataset.plan.fingerprint, "tar_sha256": tar_sha256}
     _write(dataset.storage, part_file(table, shard), rows, about, unreadable)
 
 
 def is_current(dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False) -> bool:
-    """Whether `current_part` finds one."""
+    """Whether a shard has a part that is up to date, as `current_part`."""
     return current_part(dataset, table, shard, lineage, replace) is not None
 
 
 def current_part(
     dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False
 ) -> dict[str, Any] | None:
-    """The metadata of a shard's part if it is there, made by this lineage of this very shard.
+    """The metadata of a shard's part if it exists and was made by this lineage from the shard as it is.
 
     Raises:
-        ScoresMismatch: something else made it, and it is not to be replaced.
+        ScoresMismatch: another lineage made it, and it must not be replaced.
     """
     file = part_file(table, shard)
     if not dataset.storage.exists(file):
@@ -117,7 +121,7 @@ def current_part(
 
 
 def tar_sha256(dataset: Dataset, shard: int) -> str:
-    """The hash that a shard's tar was committed with."""
+    """The hash of a shard's tar in its commit record."""
     return dataset.done(shard)["files"][".tar"]["sha256"]
 
 
@@ -156,20 +160,20 @@ def write_whole(
 
 def read_part(dataset: Dataset, table: str, shard: int, numbers_only: bool = False) -> pa.Table:
     """The scores of one shard, embeddings included unless only numbers are asked for."""
-    parquet = open_parquet(dataset.storage, part_file(table, shard), AGAIN)
+    parquet = open_parquet(dataset.storage, part_file(table, shard), SCORE_AGAIN)
     names = [f.name for f in parquet.schema_arrow if not (numbers_only and pa.types.is_nested(f.type))]
-    with reading(dataset.storage, part_file(table, shard), AGAIN):
+    with reading(dataset.storage, part_file(table, shard), SCORE_AGAIN):
         return parquet.read(columns=names).replace_schema_metadata(None)
 
 
 def tables(storage: Storage) -> list[str]:
-    """The names of the whole tables there are."""
+    """The names of the whole tables of a dataset."""
     return [name.removesuffix(".parquet") for name in storage.names(FOLDER) if name.endswith(".parquet")]
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """A whole table, opened: what made it, its columns by name, and the numbers that are asked for."""
+    """A whole table: its lineage, all of its columns by name, and the rows of the requested columns."""
 
     table: str
     lineage: Lineage
@@ -177,14 +181,14 @@ class Scores:
     rows: pa.Table
 
     def level(self, name: str) -> str:
-        """Whether a column holds scores of views or of identities; raises UserError for a name that is no score."""
+        """Whether a column holds scores of views or of identities; raises UserError for a column that is not a score."""
         if name not in self.columns or not _is_numeric(self.columns[name].type):
             there = ", ".join(field.name for field in self.columns.values() if _is_numeric(field.type))
             raise UserError(f"{self.table}.{name} is not a score; the scores of {self.table} are {there}")
         return self.columns[name].metadata[b"level"].decode()
 
     def numbers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The column as floats at the rows of its own level, and where it has a value at all (NaN is one, null none)."""
+        """The values of a column at the rows of its level, and a mask of those that are not null (NaN is a value)."""
         is_view = self.rows.column("view").to_numpy() != WHOLE
         own = self.rows.column(name).combine_chunks().filter(pa.array(is_view == (self.level(name) == VIEW)))
         valid = np.ones(len(own), bool) if own.null_count == 0 else own.is_valid().to_numpy(zero_copy_only=False)
@@ -196,7 +200,7 @@ def _is_numeric(type: pa.DataType) -> bool:
 
 
 def shard_hashes(dataset: Dataset) -> dict[str, str]:
-    """The hash of every committed shard's tar: what a whole table must have seen to be new."""
+    """The hash of every committed shard's tar, which a whole table records to show that it is up to date."""
     return {str(shard): tar_sha256(dataset, shard) for shard in dataset.committed()}
 
 
@@ -204,13 +208,13 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
     """Read identity, view and some columns of a whole table (all by default), and check that it fits the dataset's hashes.
 
     Raises:
-        ValueError: no such table, no such column, or the dataset has shards that the table has not seen; says which.
+        UserError: there is no such table or column, or the table does not fit the shards.
     """
     file = whole_file(table)
     if not dataset.storage.exists(file):
         there = ", ".join(tables(dataset.storage)) or "none"
         raise UserError(f"there are no scores of {table!r} (tables: {there}); run spinset score for it")
-    parquet = open_parquet(dataset.storage, file, AGAIN)
+    parquet = open_parquet(dataset.storage, file, SCORE_AGAIN)
     about = json.loads(parquet.schema_arrow.metadata[_META])
     rows = [f.name for f in ROW]
     known = {f.name: f for f in parquet.schema_arrow if f.name not in rows}
@@ -219,7 +223,7 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
             raise UserError(f"the scores of {table} have no column {name!r}; they have {', '.join(known)}")
     _check_shards(file, about, dataset.plan.fingerprint, hashes)
     wanted = [*rows, *known] if columns is None else ["identity", "view", *columns]
-    with reading(dataset.storage, file, AGAIN):
+    with reading(dataset.storage, file, SCORE_AGAIN):
         table_rows = parquet.read(columns=wanted)
     lineage = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
     return Scores(table, lineage, known, table_rows)
@@ -232,20 +236,19 @@ def _check_shards(file: str, about: dict[str, Any], fingerprint: str, hashes: di
     if missing := [shard for shard in hashes if shard not in seen]:
         raise UserError(f"{file} lacks shards {some_of(missing)}, which were made since; {again}")
     if gone := [shard for shard in seen if shard not in hashes]:
-        raise UserError(f"{file} speaks of shards {some_of(gone)}, which are no longer there; {again}")
+        raise UserError(f"{file} has scores of shards {some_of(gone)}, which no longer exist; {again}")
     if older := [shard for shard in hashes if seen[shard] != hashes[shard]]:
         raise UserError(f"{file} is older than shards {some_of(older)}; {again}")
 
 
 def some_of(numbers: Sequence[int | str]) -> str:
-    """The first few numbers of a list for a message, and how many more there are."""
+    """The first five numbers of a list, and how many more there are, for a message."""
     return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
 
 
 def _difference(there: Lineage, asked: Lineage) -> str:
-    a, b = asdict(there), asdict(asked)
-    changed = [f"{k} {json.dumps(a[k])[:60]} (now {json.dumps(b[k])[:60]})" for k in a if a[k] != b[k]]
-    return ", ".join(changed) or "another plan"
+    changed = json_differences(asdict(there), asdict(asked))
+    return ", ".join(f"{at} {a} (now {b})" for at, a, b in changed) or "another plan"
 
 
 def _write(
@@ -260,4 +263,4 @@ def _write(
 
 
 def _read_about(storage: Storage, file: str) -> dict[str, Any]:
-    return json.loads(open_parquet(storage, file, AGAIN).schema_arrow.metadata[_META])
+    return json.loads(open_parquet(storage, file, SCORE_AGAIN).schema_arrow.metadata[_META])

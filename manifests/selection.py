@@ -1,7 +1,7 @@
-"""Selections: which views and identities of a dataset are used, and why the others are not.
+"""Selections: which views and identities of a dataset are kept, and why the others are not.
 
-A selection holds the rows of the score tables, sorted by identity and view; view -1 is the identity itself. Its hash is
-its name for whoever must know that it is still the same. Reading one needs no scores.
+A selection holds the rows of the score tables, sorted by identity and view; view -1 is the identity itself. The hash of its
+file is its fingerprint. Reading one needs no scores.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ ROWS = pa.schema(
         ("value", pa.float32()),
     ]
 )
-"""`reason` is null where a row is kept by the rules; `value` is the score that failed the rule, where one did."""
+"""`reason` is null for rows that the rules keep; `value` is the score that failed a rule, or null."""
 
 _META = b"spinset.selection"
 
@@ -43,7 +43,7 @@ def selection_file(name: str, file: str = "selection.parquet") -> str:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """One selection as it was read; `fingerprint` is the hash of its file."""
+    """A selection; `fingerprint` is the hash of its file."""
 
     name: str
     fingerprint: str
@@ -73,7 +73,7 @@ class Selection:
 
 
 def write_selection(dataset: Dataset, name: str, rows: pa.Table) -> str:
-    """Commit selection.parquet, the same bytes for the same rows; returns its fingerprint."""
+    """Commit selection.parquet and return its fingerprint; the same rows give the same bytes."""
     assert rows.schema.equals(ROWS), rows.schema
     sink = io.BytesIO()
     about = json.dumps({"dataset": dataset.plan.fingerprint}, sort_keys=True)
@@ -84,7 +84,7 @@ def write_selection(dataset: Dataset, name: str, rows: pa.Table) -> str:
 
 
 def read_selection(dataset: Dataset, name: str) -> Selection:
-    """Read a selection; raises ValueError if there is none of this name or it was made for another dataset."""
+    """Read a selection; raises UserError if it does not exist or was made for another dataset."""
     file = selection_file(name)
     if not dataset.storage.exists(file):
         there = ", ".join(selections(dataset)) or "none"
@@ -93,15 +93,10 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
     rows = pq.ParquetFile(pa.BufferReader(data)).read()
     about: dict[str, Any] = json.loads((rows.schema.metadata or {}).get(_META, b"{}"))
     if about.get("dataset") != dataset.plan.fingerprint:
-        raise UserError(f"{file} was made for another dataset; make it anew with spinset select")
+        raise UserError(f"{file} was made for another dataset; run spinset select again")
     return Selection(name, hashlib.sha256(data).hexdigest(), about["dataset"], rows.replace_schema_metadata(None))
 
 
 def selections(dataset: Dataset) -> list[str]:
-    """The names of the selections there are."""
-    storage = dataset.storage
-    folder = storage.path(FOLDER)
-    if not storage.fs.isdir(folder):
-        return []
-    names = sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in storage.fs.ls(folder, detail=False))
-    return [name for name in names if storage.exists(selection_file(name))]
+    """The names of the selections of a dataset."""
+    return [name for name in dataset.storage.names(FOLDER) if dataset.storage.exists(selection_file(name))]

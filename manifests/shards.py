@@ -1,4 +1,4 @@
-"""Writes a shard: a plain WebDataset tar with deterministic bytes, its index, and the marker that commits them.
+"""Writes a shard: a WebDataset tar with deterministic bytes, its tables, and the record that commits them.
 
 Order of durability: meshes where they are saved, tar, views table, identities table, then done.json. Once done.json is
 there, the rest is whole; a writer that dies before leaves scratch files, which no reader looks at. A second writer of the
@@ -33,7 +33,7 @@ def member_name(key: str, extension: str) -> str:
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The USTAR header of a member: no owner, no time, nothing that differs between two runs."""
+    """The USTAR header of a member, without owner and time, which would differ between runs."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
@@ -44,12 +44,12 @@ def padding(size: int) -> int:
 
 
 def stored_size(size: int) -> int:
-    """Bytes that a member of so many takes in a tar."""
+    """The bytes that a member of `size` bytes takes in a tar, with its header and padding."""
     return tarfile.BLOCKSIZE + size + padding(size)
 
 
 class ShardWriter:
-    """Writes one shard of a dataset; nothing is visible until `commit`, and leaving without it leaves nothing behind."""
+    """Writes one shard of a dataset; nothing is visible before `commit`, and leaving without it removes everything."""
 
     def __init__(self, storage: Storage, plan: Plan, shard: int):
         self.storage, self.plan, self.name = storage, plan, schema.shard_name(shard)
@@ -75,11 +75,11 @@ class ShardWriter:
         self._views.append({**row, **index})
 
     def add_identity(self, row: Mapping[str, Any]) -> None:
-        """Append what became of one identity; the columns of schema.IDENTITIES, absent ones are null."""
+        """Append the row of one identity, with the columns of schema.IDENTITIES; absent ones are null."""
         self._identities.append(dict(row))
 
     def add_mesh(self, identity: int, ply: bytes) -> None:
-        """Write the mesh of an identity to a file of its own, whose hash the commit record keeps."""
+        """Write the mesh of an identity to a separate file, whose hash is kept in the commit record."""
         name = schema.mesh_file(identity)
         self.storage.write(name, ply)
         self._meshes[name] = _record(ply)
@@ -104,7 +104,7 @@ class ShardWriter:
         done = {
             "fingerprint": self.plan.fingerprint,
             "files": files,
-            # Only where there are some, so that records without meshes stay as they were.
+            # Left out where there are none, as in older records.
             **({"meshes": self._meshes} if self._meshes else {}),
             "views": len(self._views),
             "outcomes": {o: outcomes.count(o) for o in (schema.KEPT, schema.FILTERED, schema.FAILED)},
@@ -122,7 +122,7 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            # Closing writes what is still buffered, which a full disk refuses once more.
+            # Closing flushes the buffer, which fails again on a full disk.
             with naming(self._scratch[".tar"]):
                 self._tar.close()
         finally:
@@ -140,7 +140,7 @@ class ShardWriter:
 
 
 def _record(data: bytes) -> dict[str, Any]:
-    """What a commit record keeps of a file."""
+    """The size and the hash of a file, for the commit record."""
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 

@@ -1,4 +1,4 @@
-"""Says how far a dataset is, from what is committed; nothing else is asked, so any machine can say it."""
+"""The progress of a dataset, computed from its committed files alone, so that any machine can report it."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +10,7 @@ from manifests.dataset import Dataset
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a dataset and, where shards are missing, about how much work is left."""
+    """The progress of a dataset, with an estimate of the remaining work where shards are missing."""
 
     url: str
     shards: int
@@ -24,6 +24,7 @@ class Status:
     identity_seconds: float
     """Median seconds of worker time per identity."""
     failures: tuple[str, ...]
+    """One line per failed identity: its seed, the stage and the reason."""
 
     def __str__(self) -> str:
         done = self.kept + self.filtered + self.failed

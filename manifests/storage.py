@@ -1,4 +1,4 @@
-"""Where a dataset lies: a local folder or any fsspec address, with writes that are whole or not there."""
+"""The storage of a dataset: a local folder or any fsspec address, with atomic writes."""
 
 import hashlib
 import os
@@ -20,11 +20,11 @@ from manifests.errors import StorageError, UserError
 
 TEMPORARY = ".tmp-"
 SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{8}$")
-"""How the name of a scratch file ends; files of other programs that look alike are left alone."""
+"""The end of a scratch file's name; files of other programs with similar names are left alone."""
 ABANDONED = 24 * 3600.0
-"""Seconds after its last write at which a scratch file of a writer that cannot be asked counts as abandoned."""
+"""Seconds after its last write at which a scratch file of another machine or container counts as abandoned."""
 WHOLE_AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "memory"}
-"""Protocols under which a key appears when its upload has finished, and not before."""
+"""Protocols whose keys appear only when an upload has finished."""
 
 
 class Storage:
@@ -58,7 +58,7 @@ class Storage:
     def path(self, name: str) -> str:
         parts = name.split("/")
         if {"", ".", ".."} & set(parts):
-            raise UserError(f"{name!r} is not a name inside a dataset")
+            raise UserError(f"{name!r} is not the name of a file inside a dataset")
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
@@ -67,12 +67,13 @@ class Storage:
     def size(self, name: str) -> int:
         return self.fs.size(self.path(name))
 
-    def names(self, folder: str) -> list[str]:
-        """Sorted names of the files directly in a folder; none if there is no such folder."""
+    def names(self, folder: str = "") -> list[str]:
+        """Sorted names of the files and folders directly in a folder (the root unless given); none if there is no such one."""
+        path = self.path(folder) if folder else self.root
         self.fs.invalidate_cache()
-        if not self.fs.isdir(self.path(folder)):
+        if not self.fs.isdir(path):
             return []
-        return sorted(entry.rsplit("/", 1)[-1] for entry in self.fs.ls(self.path(folder), detail=False))
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in self.fs.ls(path, detail=False))
 
     def open(self, name: str):
         return self.fs.open(self.path(name), "rb")
@@ -91,7 +92,7 @@ class Storage:
             scratch.unlink(missing_ok=True)
 
     def scratch(self, name: str) -> Path:
-        """A fresh local path to write `name` to before `commit`; beside it where that is local, so a rename suffices."""
+        """A new local path to write to before `commit`; beside the final file where that is local, so a rename suffices."""
         suffix = f"{TEMPORARY}{_processes()}-{os.getpid()}-{secrets.token_hex(4)}"
         if not self.is_local:
             return Path(_uploads(os.getpid()).name) / f".{name.replace('/', '-')}{suffix}"
@@ -100,12 +101,12 @@ class Storage:
         return final.with_name(f".{final.name}{suffix}")
 
     def commit(self, scratch: Path, name: str) -> None:
-        """Make a finished scratch file durable under its name, replacing what was there."""
+        """Make a finished scratch file durable under its name, replacing an existing file."""
         if not self.is_local:
             final = self.path(name)
             if WHOLE_AT_ONCE & set(self.fs.protocols):
                 self.fs.put_file(str(scratch), final)
-            else:  # a file server shows a file while it grows
+            else:  # a file server shows a file before it is complete
                 self.fs.makedirs(final.rpartition("/")[0], exist_ok=True)
                 self.fs.put_file(str(scratch), f"{final}{TEMPORARY}upload")
                 self.fs.mv(f"{final}{TEMPORARY}upload", final)
@@ -122,7 +123,7 @@ class Storage:
             os.close(folder)
 
     def take(self, other: "Storage", name: str) -> None:
-        """Move a file here from another place of the same file system, over what was there."""
+        """Move a file here from another storage on the same file system, replacing an existing file."""
         if self.is_local:
             Path(self.path(name)).parent.mkdir(exist_ok=True)
             os.replace(other.path(name), self.path(name))
@@ -139,8 +140,8 @@ class Storage:
     def clear_leftovers(self) -> int:
         """Remove the scratch files of writers that are no longer alive, and return how many there were.
 
-        A writer of the same machine and container is asked; a file of any other is removed when nothing was written to it
-        for a day. Uploads to object stores wait in a temporary folder of their process and leave nothing here.
+        On the same machine and container the process number tells whether the writer is alive; a file of any other writer is
+        removed when nothing was written to it for a day. Uploads to object stores use a temporary folder of their process.
         """
         if not self.is_local:
             return 0
@@ -152,7 +153,7 @@ class Storage:
 
 @contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """Give errors of writing the name of the file, which the system leaves out when a disk is full."""
+    """Add the file name to errors of writing, which the system leaves out when a disk is full."""
     try:
         yield
     except OSError as error:
@@ -196,15 +197,15 @@ def _refusal(url: str, error: Exception) -> str:
 
 @cache
 def _uploads(pid: int) -> "tempfile.TemporaryDirectory[str]":
-    """The folder of this process for files on their way to an object store; TMPDIR chooses where it lies."""
+    """The folder of this process for files to be uploaded to an object store; the variable TMPDIR sets its parent."""
     return tempfile.TemporaryDirectory(prefix="spinset-upload-")
 
 
 @cache
 def _processes() -> str:
-    """Names the machine and container whose process numbers this process shares.
+    """A name for the machine and container whose process numbers this process shares.
 
-    A host name is not enough: containers may have one in common and count their processes each from 1.
+    A host name does not suffice: containers may share one and each count processes from 1.
     """
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     parts = [socket.gethostname()]

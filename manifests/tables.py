@@ -1,4 +1,4 @@
-"""Parquet files of a dataset, read in a way that is safe at the end of a process.
+"""Reads parquet files of a dataset in a way that is safe at the end of a process.
 
 Arrow reads in threads of its own. Given a Python file object, one of these threads may drop the last reference to it when
 the interpreter has begun to end, which aborts the process after its answer was printed. A buffer holds no Python object
@@ -18,31 +18,31 @@ from manifests.storage import Storage
 REPAIR = "spinset repair {}"
 
 
-def open_parquet(storage: Storage, name: str, mend: str = REPAIR) -> pq.ParquetFile:
+def open_parquet(storage: Storage, name: str, repair: str = REPAIR) -> pq.ParquetFile:
     """Open a parquet file of a dataset.
 
     Args:
-        mend: the command that makes the file again, `{}` being the dataset's address.
+        repair: the command that makes the file again, with `{}` in place of the dataset's address.
 
     Raises:
-        DamagedData: the file is missing or no parquet file.
+        DamagedData: the file is missing or is not a parquet file.
     """
-    with reading(storage, name, mend):
+    with reading(storage, name, repair):
         return pq.ParquetFile(pa.BufferReader(storage.read(name)))
 
 
-def read_parquet(storage: Storage, name: str, columns: list[str] | None = None, mend: str = REPAIR) -> pa.Table:
+def read_parquet(storage: Storage, name: str, columns: list[str] | None = None, repair: str = REPAIR) -> pa.Table:
     """Read a parquet file of a dataset, or some of its columns; struct fields are named as in "rgb.offset".
 
     Raises:
-        DamagedData: the file is missing, no parquet file, or does not decode.
+        DamagedData: the file is missing, is not a parquet file, or does not decode.
     """
-    file = open_parquet(storage, name, mend)
-    with reading(storage, name, mend):
+    file = open_parquet(storage, name, repair)
+    with reading(storage, name, repair):
         rows = file.read(columns=columns)
     if columns is None:
         return rows
-    # A field of a struct becomes a column of its own, as it was asked for.
+    # Each requested field of a struct becomes a column.
     return (rows.flatten() if any("." in column for column in columns) else rows).select(columns)
 
 
@@ -52,14 +52,14 @@ def as_array(column: pa.Array) -> np.ndarray:
 
 
 @contextmanager
-def reading(storage: Storage, name: str, mend: str) -> Iterator[None]:
+def reading(storage: Storage, name: str, repair: str) -> Iterator[None]:
     """Turn errors of reading a parquet file into DamagedData with the command that makes the file again."""
     try:
         yield
     except FileNotFoundError as error:
-        raise damaged(name, "is missing", storage.url, mend) from error
-    except StorageError:  # nothing is known of the file
+        raise damaged(name, "is missing", storage.url, repair) from error
+    except StorageError:  # the file may be whole
         raise
     except (pa.ArrowException, OSError) as error:
         first = (str(error).splitlines() or [""])[0]
-        raise damaged(name, f"is damaged ({first})", storage.url, mend) from error
+        raise damaged(name, f"is damaged ({first})", storage.url, repair) from error

@@ -1,7 +1,7 @@
-"""Checks a dataset: that every shard is there and whole, and with `deep` every byte, hash and picture.
+"""Checks a dataset: that every shard exists and is whole, and with `deep` every byte, hash and picture.
 
-A shard's tar holds nothing that its index does not foretell: headers follow from names and sizes, data from its hashes,
-the rest is zero. So damage is found without trusting the tar, and named by shard, member and byte.
+All bytes of a shard's tar follow from its index: headers from names and sizes, data from hashes, and padding is zero. So
+damage is located by shard, member and byte without trusting the tar.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from manifests.shards import DONE, member_name, padding, tar_header
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, and where."""
+    """A fault of a file: the problem, and where known the member and the byte."""
 
     file: str
     problem: str
@@ -96,7 +96,7 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
 
 
 def _verify_meshes(dataset: Dataset, meshes: dict[str, dict[str, Any]], deep: bool) -> Iterator[Fault]:
-    """Every mesh that was saved with a shard is there as it was written; older records name none."""
+    """Yield meshes of a shard that are missing or changed; older commit records list none."""
     for file, record in meshes.items():
         if not dataset.storage.exists(file):
             yield Fault(file, "missing")
@@ -107,7 +107,7 @@ def _verify_meshes(dataset: Dataset, meshes: dict[str, dict[str, Any]], deep: bo
 
 
 def _locate(dataset: Dataset, tar: str, rows: list[dict[str, Any]], size: int) -> Iterator[Fault]:
-    """Where a tar departs from its index; a cut is reported once, with the member it falls in."""
+    """Yield the places where a tar differs from its index; a cut is reported once, with the member it falls in."""
     there = dataset.storage.size(tar)
     found = False
     with dataset.storage.open(tar) as file:
@@ -155,7 +155,7 @@ def _wrong_hash(data: bytes, sha256: bytes) -> int | None:
 
 
 def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], identities: pa.Table) -> Iterator[Fault]:
-    """Every planned identity has a row, and as many views as it says."""
+    """Yield identities without a row, or whose row has another number of views than there are."""
     file = dataset.file(shard, ".identities.parquet")
     if identities.column("identity").to_pylist() != list(dataset.plan.identities_of(shard)):
         yield Fault(file, "does not hold the identities of the plan")
@@ -167,12 +167,12 @@ def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], ide
         if views.get(row["identity"], 0) != row["views"]:
             yield Fault(
                 file,
-                f"identity {row['identity']} has {views.get(row['identity'], 0)} views, its row says {row['views']}",
+                f"identity {row['identity']} has {views.get(row['identity'], 0)} views, its row has {row['views']}",
             )
 
 
 def _verify_content(dataset: Dataset, shard: int, views: pa.Table) -> Iterator[Fault]:
-    """Every picture decodes at the planned size, and every JSON member says what the index says."""
+    """Yield pictures that do not decode at the planned size, and JSON members that disagree with the index."""
     of_identity = views.column("identity").to_numpy()
     for identity in np.unique(of_identity).tolist():
         own = views.filter(pa.array(of_identity == identity))
@@ -199,10 +199,10 @@ def _wrong_json(data: bytes, row: dict[str, Any]) -> str | None:
         same = (view["identity"], view["view"]) == (row["identity"], row["view"])
     except (ValueError, KeyError, TypeError) as error:
         return f"does not parse ({type(error).__name__}: {error})"
-    return None if same else f"speaks of identity {view['identity']} view {view['view']}"
+    return None if same else f"is of identity {view['identity']} view {view['view']}"
 
 
 def sha256_of(dataset: Dataset, file: str) -> str:
-    """The hash of a file as it is now."""
+    """The SHA-256 of a file of a dataset."""
     with dataset.storage.open(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

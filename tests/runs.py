@@ -15,14 +15,15 @@ from tiny_vae import write_vae
 from manifests.dataset import Dataset
 from train.data.config import LoaderConfig
 from train.data.sampling import MultiView
-from train.networks.config import IdentityShape, ModelShape, RayMaps, UNetShape
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import IdentityShape, RayMaps, UNetShape
 from train.run.config import OptimizerConfig, TrainConfig, ValidationConfig
 
 context = multiprocessing.get_context("forkserver")
 # What takes seconds to import is imported once, by the process from which all others are forked.
 context.set_forkserver_preload(["train.run.trainer", "diffusers.models.unets.unet_2d_condition"])
 
-SHAPE = ModelShape(
+SHAPE = SpinMeRoundConfig(
     UNetShape(channels=(16, 16), attention=(True, True), blocks=1, heads=2, context=512, groups=4),
     RayMaps("geometric", 1, 1),
     IdentityShape("token", 512),
@@ -49,7 +50,7 @@ def tiny_config(dataset: Dataset, folder: Path, out: str = "run", **changes) -> 
         "save_every": 16,
         "out": str(folder / out),
     }
-    return replace(TrainConfig(loader), **{**fields, **changes})
+    return replace(TrainConfig(loader, SHAPE), **{**fields, **changes})
 
 
 def weights(config: TrainConfig) -> dict[str, torch.Tensor]:

@@ -265,7 +265,7 @@ def test_full_disk_stops_cleanly_and_resumes(tmp_path):
         assert full.returncode == 1, full.stderr
         last = full.stderr.splitlines()[-1]
         assert f"no space is left on the disk of {disk}" in last and "MB free" in last, last
-        assert last.endswith("; the same command continues when there is room")
+        assert last.endswith("; free some space and run the same command again to continue")
         assert "Traceback" not in full.stderr
         done = len(list((disk / "heads/shards").glob("*.done.json")))
         assert 0 < done < 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import demo
-from train.run.presets import PRESETS
+from train.families.presets import PRESETS
 
 
 @pytest.mark.parametrize("began", ["bf16", "fp32"])

@@ -1,4 +1,4 @@
-"""Reads a dataset of procedural heads, with its planted truth, as examples to learn from."""
+"""Reads a dataset of procedural heads with their recorded defects as training examples."""
 
 import json
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 
 HELD_OUT = 10
-"""One identity in so many is not learned from; the figures of the model cards are of these."""
+"""Every tenth identity is held out; the figures of the model cards are measured on these."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One head: its pictures, what its source says of it, and the defects that were planted."""
+    """One head: its pictures, the facts its source records, and the defects that were generated on purpose."""
 
     identity: int
     subject: Subject
@@ -31,7 +31,7 @@ class Example:
 
 
 def examples(dataset: Dataset) -> Iterator[Example]:
-    """All kept heads of a dataset, one after the other; raises ValueError if nobody planted the truth."""
+    """All kept heads of a dataset, one after the other; raises UserError if they are not procedural."""
     if dataset.plan.source["name"] != "procedural":
         raise UserError(
             f"{dataset.storage.url} holds {dataset.plan.source['name']} heads; only procedural ones are labelled"

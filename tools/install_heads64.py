@@ -1,21 +1,26 @@
-"""Puts a trained model in the place of the embedded one, in half precision: python -m tools.install_heads64 MODEL."""
+"""Replaces the embedded multiview model by a trained one, in half precision: python -m tools.install_heads64 MODEL."""
 
 import shutil
-import sys
 from pathlib import Path
 
+import tyro
 from safetensors.torch import load_file
+from tyro.conf import Positional
 
 from manifests.errors import UserError
-from train.networks.config import FILE, WEIGHTS
-from train.networks.model import UNET, VAE, load_model
+from train.families import load_model
+from train.networks.config import FILE, UNET, VAE, WEIGHTS
 from train.networks.vae import vae_sha256
 from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 
 
-def ship(model: Path) -> None:
-    """Copy a model over the embedded one; raises what `load_model` raises if it is none."""
+def install(model: Positional[Path]) -> None:
+    """Copy the folder of a trained model over the embedded one, in half precision.
+
+    Raises:
+        UserError: the folder is no model, or was trained with another autoencoder.
+    """
     if load_model(model).vae.sha256 != vae_sha256(str(HEADS64 / VAE)):
         raise UserError(f"{model} was trained with another autoencoder than {HEADS64 / VAE}")
     (HEADS64 / UNET).mkdir(parents=True, exist_ok=True)
@@ -26,4 +31,4 @@ def ship(model: Path) -> None:
 
 
 if __name__ == "__main__":
-    ship(Path(sys.argv[1]))
+    tyro.cli(install)

@@ -1,7 +1,7 @@
 """Trains the embedded face recogniser on procedural heads: python -m tools.train_arcface DATASET.
 
 Additive angular margin: Deng et al., ArcFace (CVPR 2019), equation 3. The network is a small residual one; what is
-exported keeps insightface's contract: aligned crops of 112 pixels, RGB, (x - 127.5) / 127.5, one embedding each.
+exported has the interface of insightface: aligned crops of 112 pixels, RGB, (x - 127.5) / 127.5, one embedding each.
 """
 
 import json
@@ -48,7 +48,7 @@ class TrainArcFaceConfig:
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a shortcut."""
+    """A residual block of two convolutions."""
 
     def __init__(self, channels: int, out: int, stride: int):
         super().__init__()
@@ -64,7 +64,7 @@ class Residual(nn.Module):
 
 
 class Recogniser(nn.Sequential):
-    """Faces in [-1, 1] to embeddings; every place of the last map has its own weights, as in ArcFace's own heads."""
+    """Maps faces in [-1, 1] to embeddings; the last layer is linear over all positions, as in ArcFace."""
 
     def __init__(self, dimensions: int):
         widths = (24, 40, 64, 96, 128)
@@ -77,24 +77,24 @@ class Recogniser(nn.Sequential):
 
 
 def read_faces(dataset: Dataset) -> tuple[UInt8[np.ndarray, "n 112 112 3"], Int64[np.ndarray, " n"]]:
-    """Aligned crops of the views that the scorer looks at by default, and whose they are."""
+    """Aligned RGB crops (0 to 255) of the views that the scorer uses by default, and their identities."""
     cone = ArcFaceConfig()
     faces, people = [], []
     for example in examples(dataset):
         if "identity_drift" in example.defects:
             continue
         own = example.subject
-        seen = (turned(own.azimuth) <= cone.max_turn) & (np.abs(own.elevation) <= cone.max_elevation)
+        frontal = (turned(own.azimuth) <= cone.max_turn) & (np.abs(own.elevation) <= cone.max_elevation)
         pictures = own.member("rgb")
         points = project(face_points(own.row["facts"]), own.cameras, pictures.shape[1])
-        if seen.any():
-            faces.append(crops(pictures[seen], points[seen]))
-            people.append(np.full(int(seen.sum()), example.identity))
+        if frontal.any():
+            faces.append(crops(pictures[frontal], points[frontal]))
+            people.append(np.full(int(frontal.sum()), example.identity))
     return np.concatenate(faces), np.concatenate(people)
 
 
 def augment(faces: UInt8[Tensor, "n 112 112 3"], generator: torch.Generator) -> Float[Tensor, "n 3 112 112"]:
-    """Faces as another camera could give them: mirrored, shifted, scaled, turned, blurred, in other light."""
+    """Mirror, shift, scale, rotate, blur and relight faces (0 to 255); the result is in [-1, 1]."""
     n = len(faces)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -131,7 +131,7 @@ def arcface_loss(
 def train(
     config: TrainArcFaceConfig, faces: UInt8[np.ndarray, "n 112 112 3"], people: Int64[np.ndarray, " n"]
 ) -> Recogniser:
-    """Learn to tell people apart."""
+    """Train a new recogniser on crops (0 to 255) and their identities."""
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     pixels, labels = torch.from_numpy(faces), torch.from_numpy(np.unique(people, return_inverse=True)[1])
@@ -163,7 +163,7 @@ def train(
 
 
 def export(model: Recogniser, path: Path) -> None:
-    """Write the network as ONNX, batches of any size."""
+    """Write the network as ONNX for batches of any size."""
     example = torch.zeros(2, 3, SIZE, SIZE)
     program = torch.onnx.export(
         model.to(memory_format=torch.contiguous_format), (example,), input_names=["input"], output_names=["embedding"],
@@ -174,7 +174,7 @@ def export(model: Recogniser, path: Path) -> None:
 
 
 def verification(embeddings: Float[np.ndarray, "n d"], people: Int64[np.ndarray, " n"]) -> dict[str, float]:
-    """How well cosines tell pairs of one person from pairs of two: area under the curve, and recall at 0.1 % false pairs."""
+    """Verification of all pairs by the cosine of unit embeddings: ROC AUC, and recall at a false-positive rate of 0.1 %."""
     i, j = np.triu_indices(len(people), 1)
     cosine, same = (embeddings @ embeddings.T)[i, j], people[i] == people[j]
     limit = np.quantile(cosine[~same], 0.999)
@@ -187,7 +187,7 @@ def verification(embeddings: Float[np.ndarray, "n d"], people: Int64[np.ndarray,
 
 
 def area_under_curve(score: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    """The chance that a positive scores above a negative, ties counting half (Mann and Whitney 1947)."""
+    """ROC AUC: the probability that a positive scores above a negative, ties counting half (Mann and Whitney 1947)."""
     from scipy.stats import rankdata
 
     ranks, k = rankdata(score), int(positive.sum())

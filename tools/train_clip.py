@@ -1,8 +1,8 @@
 """Trains the embedded CLIP on procedural heads with captions: python -m tools.train_clip DATASET.
 
-The model is open_clip's own, small, saved in open_clip's own format. Captions are sentences that are true or false of a
-picture, so a batch knows every true pair, and the loss is the symmetric cross-entropy of Radford et al. (CLIP, 2021)
-with that many targets a row. The temperature is CLIP's final one, so cosines have the same scale as those of real models.
+The model is open_clip's own, small, saved in open_clip's own format. Each caption is true or false of each
+picture, so all true pairs of a batch are known: the loss is the symmetric cross-entropy of Radford et al. (CLIP, 2021) with
+a target for each of them. The temperature is CLIP's final one, so cosines have the same scale as those of real models.
 """
 
 import json
@@ -34,7 +34,7 @@ from weights.files import sha256
 SIZE = 64
 MEAN, STD = 0.7, 0.3
 SCALE = (1 / 0.07, 100.0)
-"""CLIP's temperature as it starts and as it ends, reached halfway."""
+"""First and last scale of the cosines (CLIP, section 2.5); the last is reached halfway through the training."""
 
 MODEL = {
     "embed_dim": 64,
@@ -49,7 +49,7 @@ class TrainClipConfig:
     """Train the embedded CLIP; about a quarter of an hour on one core."""
 
     dataset: Positional[str]
-    """Procedural heads seen from all around, some with Janus faces."""
+    """Procedural heads view from all around, some with Janus faces."""
     out: Path = EMBEDDED / "clip"
     epochs: int = 12
     batch: int = 128
@@ -59,63 +59,65 @@ class TrainClipConfig:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What is true of one picture: how far it is turned from the front, whether it shows a face, and whose it is."""
+class ViewTruth:
+    """Ground truth of one view."""
 
     turn: float
+    """Absolute azimuth, in degrees from the front."""
     shows_face: bool
     facts: dict[str, Any]
+    """Facts that the source records of the head, such as its hair and glasses."""
 
 
-CAPTIONS: dict[str, Callable[[Seen], bool]] = {
-    FRONT: lambda seen: seen.shows_face,
-    BACK: lambda seen: seen.turn >= 110 and not seen.shows_face,
-    "side of human head": lambda seen: 60 <= seen.turn < 110,
-    "a face with glasses": lambda seen: seen.shows_face and seen.facts["glasses"] not in (None, "none", False),
-    "a face with a beard": lambda seen: seen.shows_face and seen.facts["beard"] not in (None, "none", False),
-    "a head with a hat": lambda seen: seen.facts["hat"] not in (None, "none", False),
+CAPTIONS: dict[str, Callable[[ViewTruth], bool]] = {
+    FRONT: lambda view: view.shows_face,
+    BACK: lambda view: view.turn >= 110 and not view.shows_face,
+    "side of human head": lambda view: 60 <= view.turn < 110,
+    "a face with glasses": lambda view: view.shows_face and view.facts["glasses"] not in (None, "none", False),
+    "a face with a beard": lambda view: view.shows_face and view.facts["beard"] not in (None, "none", False),
+    "a head with a hat": lambda view: view.facts["hat"] not in (None, "none", False),
 }
-"""The sentences, and of what they are true; those of the hair's colour are added from the heads there are."""
+"""Captions, each with its condition; captions of hair colours are added for the colours of the dataset."""
 
 
-def seen_views(example: Example) -> list[Seen | None]:
-    """What is true of each view of a head; nothing is said of a Janus head's sides, where one face passes into the other."""
+def view_truths(example: Example) -> list[ViewTruth | None]:
+    """The truth of each view of a head; None for the sides of a Janus head, where one face passes into the other."""
     turn, is_janus = turned(example.subject.azimuth), "janus" in example.defects
     views = []
     for degrees in turn.tolist():
         ambiguous = 60 <= degrees < 110 and is_janus
         shows_face = degrees < 60 or (is_janus and degrees >= 110)
-        views.append(None if ambiguous else Seen(degrees, shows_face, example.facts))
+        views.append(None if ambiguous else ViewTruth(degrees, shows_face, example.facts))
     return views
 
 
 def read_pictures_and_truth(
     dataset: Dataset,
-) -> tuple[UInt8[np.ndarray, "n s s 3"], list[Seen], Int64[np.ndarray, " n"]]:
-    """Pictures at the model's size, what is true of each, and whose they are."""
+) -> tuple[UInt8[np.ndarray, "n s s 3"], list[ViewTruth], Int64[np.ndarray, " n"]]:
+    """RGB pictures (0 to 255) at the input size of the model, their truths, and their identities."""
     pictures, truth, people = [], [], []
     for example in examples(dataset):
-        for picture, seen in zip(example.subject.pictures["rgb"], seen_views(example), strict=True):
-            if seen is not None:
+        for picture, view in zip(example.subject.pictures["rgb"], view_truths(example), strict=True):
+            if view is not None:
                 pictures.append(cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
-                truth.append(seen)
+                truth.append(view)
                 people.append(example.identity)
     return np.stack(pictures), truth, np.array(people)
 
 
-def captions_of(truth: list[Seen]) -> tuple[list[str], Bool[np.ndarray, "n k"]]:
-    """The sentences, and which are true of which picture."""
-    colours = sorted({seen.facts["hair_colour"] for seen in truth if seen.facts["hair_style"] != "bald"})
+def captions_of(truth: list[ViewTruth]) -> tuple[list[str], Bool[np.ndarray, "n k"]]:
+    """The captions, and which of them are true of which picture."""
+    colours = sorted({view.facts["hair_colour"] for view in truth if view.facts["hair_style"] != "bald"})
     captions = dict(CAPTIONS)
     for colour in colours:
-        captions[f"a head with {colour} hair"] = lambda seen, colour=colour: (
-            seen.facts["hair_colour"] == colour and seen.facts["hair_style"] != "bald"
+        captions[f"a head with {colour} hair"] = lambda view, colour=colour: (
+            view.facts["hair_colour"] == colour and view.facts["hair_style"] != "bald"
         )
-    return list(captions), np.array([[is_true(seen) for is_true in captions.values()] for seen in truth])
+    return list(captions), np.array([[is_true(view) for is_true in captions.values()] for view in truth])
 
 
 def augment(pictures: UInt8[Tensor, "n s s 3"], generator: torch.Generator) -> Float[Tensor, "n 3 s s"]:
-    """Pictures mirrored, shifted, scaled and in other light, normalised as the model reads them."""
+    """Mirror, shift, scale and relight pictures (0 to 255), and normalise them as inputs of the model."""
     n = len(pictures)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -134,7 +136,7 @@ def augment(pictures: UInt8[Tensor, "n s s 3"], generator: torch.Generator) -> F
 def clip_loss(
     pictures: Float[Tensor, "n d"], texts: Float[Tensor, "k d"], true: Bool[Tensor, "n k"], scale: float
 ) -> Float[Tensor, ""]:
-    """Cross-entropy both ways, between what scaled cosines say and an even share for every true pair."""
+    """Symmetric cross-entropy of scaled cosines of unit vectors; the targets are uniform over all true pairs."""
     logits, target = scale * pictures @ texts.T, true.float()
     by_picture = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
     present = true.any(0)
@@ -145,7 +147,7 @@ def clip_loss(
 def train(
     config: TrainClipConfig, pictures: UInt8[np.ndarray, "n s s 3"], captions: list[str], true: np.ndarray
 ) -> Any:
-    """Learn which sentences are true of which pictures."""
+    """Train a new model on pictures (0 to 255) and the captions that are true of them."""
     import open_clip
 
     torch.manual_seed(config.seed)
@@ -164,8 +166,8 @@ def train(
             progress = min(1.0, 2 * (epoch * per_epoch + step) / (per_epoch * config.epochs))
             scale = SCALE[0] ** (1 - progress) * SCALE[1] ** progress
             pick = order[step * config.batch :][: config.batch]
-            seen = model.encode_image(augment(pixels[pick], generator), normalize=True)
-            loss = clip_loss(seen, model.encode_text(tokens, normalize=True), truth[pick], scale)
+            embedded = model.encode_image(augment(pixels[pick], generator), normalize=True)
+            loss = clip_loss(embedded, model.encode_text(tokens, normalize=True), truth[pick], scale)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -179,7 +181,7 @@ def train(
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write open_clip's config and its weights, these in half precision."""
+    """Write the config of open_clip and the weights, in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -187,14 +189,14 @@ def save(model: Any, folder: Path) -> None:
     save_file(halves, folder / "open_clip_model.safetensors")
 
 
-def figures_of(folder: Path, pictures: UInt8[np.ndarray, "n s s 3"], truth: list[Seen]) -> dict[str, float]:
-    """What the saved model says of pictures it has not learned from, through the scorer's own lines."""
+def figures_of(folder: Path, pictures: UInt8[np.ndarray, "n s s 3"], truth: list[ViewTruth]) -> dict[str, float]:
+    """Figures of a saved model on held-out pictures, computed as the scorer does."""
     clip = load_clip(f"local-dir:{folder}")
     sides = [FRONT, BACK, "side of human head"]
     cosines = (clip.pictures(clip.prepare(pictures)) @ clip.texts(sides).T).numpy()
-    known = np.array([[CAPTIONS[side](seen) for side in sides] for seen in truth])
-    behind = np.array([seen.turn >= 120 for seen in truth])
-    janus = np.array([seen.shows_face for seen in truth])
+    known = np.array([[CAPTIONS[side](view) for side in sides] for view in truth])
+    behind = np.array([view.turn >= 120 for view in truth])
+    janus = np.array([view.shows_face for view in truth])
     return {
         "front_side_back_accuracy": float((cosines.argmax(1) == known.argmax(1)).mean()),
         "janus_view_auc": area_under_curve((cosines[:, 0] - cosines[:, 1])[behind], janus[behind]),

@@ -1,10 +1,10 @@
 """Trains the embedded autoencoder on views of procedural heads: python -m tools.train_vae DATASET.
 
-It reads a picture of 64 px as 16 x 16 patches of 4 x 4 pixels and encodes colours and normals alike. It begins as the best
-linear code of patches (principal components) and learns what a line cannot. Stable Diffusion's design, which halves a picture
-and doubles it again by repeating cells, has to learn where in a cell a pixel is, and left faces nobody knows (docs/results.md).
-Loss: absolute difference, of the picture and of its halves down to 8 px, which keeps colours; and a little of the
-Kullback-Leibler divergence that keeps codes smooth.
+It encodes a picture of 64 px as 16 x 16 patches of 4 x 4 pixels, colours and normals alike. It is initialised as the best
+linear code of patches (principal components), and learns the remainder. Stable Diffusion's design, with strided convolutions
+and nearest-neighbour upsampling, left faces that cannot be recognised at this size (docs/results.md). The loss is the absolute
+difference of the picture and of its reductions to 1/2, 1/4 and 1/8, which keeps colours, plus a small Kullback-Leibler
+divergence, which keeps the latents smooth.
 """
 
 import json
@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor
 from tyro.conf import Positional
 
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.config import LoaderConfig
 from train.data.loader import open_loader
 from train.data.sampling import SingleView
@@ -39,10 +39,10 @@ class TrainVaeConfig:
     """Views of procedural heads with normals."""
     out: Path = HEADS64 / "vae"
     channels: int = 12
-    """Of the code, for 48 numbers of a patch: with Stable Diffusion's 4, a face of 64 px is blurred beyond recognition."""
+    """Latent channels for the 48 numbers of a patch; with the 4 of Stable Diffusion, faces of 64 px cannot be recognised."""
     steps: int = 500
     batch: int = 24
-    """Views; each counts twice, for its colours and its normals."""
+    """Views of a step; each is two pictures, its colours and its normals."""
     resolution: int = 64
     lr: float = 5e-4
     kl: float = 1e-4
@@ -51,13 +51,13 @@ class TrainVaeConfig:
 
 
 PATCH = 4
-"""Pixels of a side that become one cell."""
-LOUD = 10.0
-"""What is added to every group that is normalised, so that its size hardly depends on the picture."""
+"""Side of a patch in pixels; a patch becomes one latent cell."""
+LARGE = 10.0
+"""Constant in each group of the last group norm, so that the norm hardly depends on the picture."""
 
 
 def build(channels: int, images: Float[Tensor, "n 3 h w"], seed: int) -> Any:
-    """A new autoencoder that codes pictures like these by their principal components."""
+    """A new autoencoder, initialised with the principal components of the patches of some pictures in [-1, 1]."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     with torch.random.fork_rng():
@@ -69,7 +69,7 @@ def build(channels: int, images: Float[Tensor, "n 3 h w"], seed: int) -> Any:
     patches = F.pixel_unshuffle(images, PATCH).movedim(1, -1).flatten(0, -2)
     mean = patches.mean(0)
     variance, basis = torch.linalg.eigh(torch.cov(patches.T))
-    # Halfway to equal variances: large shapes and colours stay the louder part of a code, and are learned first.
+    # Halfway to equal variances: large shapes and colours keep the largest latents, and are learned first.
     variance, basis = variance[-channels:], basis[:, -channels:] * variance[-channels:] ** 0.25
     inverse = basis.T / variance[:, None] ** 0.5
     with torch.no_grad():
@@ -83,10 +83,10 @@ def build(channels: int, images: Float[Tensor, "n 3 h w"], seed: int) -> Any:
 
 
 def begin_linear(part: Any, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"]) -> None:
-    """Set an encoder or decoder so that it computes weight x + bias at every place, which training then leaves.
+    """Initialise an encoder or decoder so that it computes weight x + bias at every cell.
 
-    Its blocks add nothing at first. Every number goes through the last activation twice, with both signs, for
-    silu(x) - silu(-x) = x; and beside a loud constant, which makes the group norm before it nearly a fixed factor.
+    Its residual blocks add zero. Every number passes the last activation twice, with both signs, because
+    silu(x) - silu(-x) = x; a large constant in its group makes the group norm before it nearly a fixed factor.
     """
     first, norm, last = part.conv_in, part.conv_norm_out, part.conv_out
     for block in (m for m in part.modules() if hasattr(m, "conv_shortcut")):
@@ -96,19 +96,19 @@ def begin_linear(part: Any, weight: Float[Tensor, "o i"], bias: Float[Tensor, " 
         convolution.weight.zero_()
         convolution.bias.zero_()
     size = first.out_channels // norm.num_groups
-    size_of_one = (2 * LOUD**2 / size) ** 0.5
+    size_of_one = (2 * LARGE**2 / size) ** 0.5
     for number, (row, offset) in enumerate(zip(weight, bias, strict=True)):
         plus = number % norm.num_groups * size + number // norm.num_groups * 2
         for at, sign in ((plus, 1), (plus + 1, -1)):
             first.weight[at, :, 1, 1], first.bias[at] = sign * row, sign * offset
             last.weight[number, at, 1, 1] = sign * size_of_one
-    first.bias[size - 2 :: size], first.bias[size - 1 :: size] = LOUD, -LOUD
+    first.bias[size - 2 :: size], first.bias[size - 1 :: size] = LARGE, -LARGE
 
 
 def main() -> None:
     config = tyro.cli(TrainVaeConfig)
     torch.set_num_threads(config.threads)
-    # Each view of an epoch once, and not all of them: there are more than are needed.
+    # The steps take a part of one epoch, so no view comes twice.
     loader = open_loader(
         LoaderConfig(
             config.dataset, SingleView(), batch=config.batch, resolution=config.resolution, seed=config.seed, workers=1
@@ -123,8 +123,8 @@ def main() -> None:
         images = pictures_of(batch)
         with autocast("auto", "cpu"):
             posterior = model.encode(F.pixel_unshuffle(images, PATCH)).latent_dist
-            seen = F.pixel_shuffle(model.decode(posterior.sample(noise)).sample, PATCH)
-        loss = difference(seen.float(), images) + config.kl * divergence(posterior.mean, posterior.logvar)
+            decoded = F.pixel_shuffle(model.decode(posterior.sample(noise)).sample, PATCH)
+        loss = difference(decoded.float(), images) + config.kl * divergence(posterior.mean, posterior.logvar)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -141,26 +141,26 @@ def main() -> None:
 
 
 def pictures_of(batch: Batch) -> Float[Tensor, "n 3 h w"]:
-    """Colours, then normals."""
+    """The colours of all views of a batch, then their normals, in [-1, 1]."""
     assert isinstance(batch.rgb, Tensor)
     assert isinstance(batch.normal, Tensor)
     return torch.cat([batch.rgb[:, 0], batch.normal[:, 0]])
 
 
-def difference(seen: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
-    """The absolute difference, summed over the pictures and their halves down to an eighth."""
-    missed = seen - images
+def difference(decoded: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """The mean absolute difference, summed over the pictures and their reductions to 1/2, 1/4 and 1/8."""
+    missed = decoded - images
     return torch.stack([F.avg_pool2d(missed, size).abs().mean() for size in (1, 2, 4, 8)]).sum()
 
 
 def divergence(mean: Float[Tensor, "n c h w"], logvar: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
-    """From a unit normal, per number of a code."""
+    """Kullback-Leibler divergence from the unit normal, per latent number."""
     return (mean.float().square() + logvar.float().exp() - 1 - logvar.float()).mean() / 2
 
 
 @torch.inference_mode()
 def measure(model: Any, batches: list[Batch]) -> dict[str, float]:
-    """How well views come back that this run has not seen, of the heads it saw others of; and the spread of their codes."""
+    """PSNR (dB) of the reconstruction of views that were not trained on, and the standard deviation of their latents."""
     found: dict[str, float] = {}
     codes = []
     for name in ("rgb", "normal"):

@@ -8,12 +8,14 @@ import torch
 from train_step import VIEWS, flops, inputs, ours
 
 from gpu_parts.common import Budget, Table, hottest, percent, seconds
-from train.networks.config import IdentityShape, ModelShape, UNetShape
-from train.networks.unet import new_network
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.families.spinmeround.model import SpinMeRoundNetwork
+from train.networks.config import IdentityShape, UNetShape
+from train.networks.unet import checkpoint_activations, compile_blocks
 from train.run.log import PEAK
 from train.run.parallel import joined, spread
 
-TOY_SHAPE = ModelShape(
+TOY_SHAPE = SpinMeRoundConfig(
     UNetShape(channels=(16, 32), attention=(False, True), blocks=1, heads=2, context=512, groups=8),
     identity=IdentityShape("token", 512),
 )
@@ -58,7 +60,7 @@ VARIANTS = (
 def training(budget: Budget) -> Iterator[Table]:
     """A training step of the released size in bf16."""
     device = budget.device
-    shape, cells, tokens = (TOY_SHAPE, 8, 1) if budget.toy else (ModelShape(), 64, 77)
+    shape, cells, tokens = (TOY_SHAPE, 8, 1) if budget.toy else (SpinMeRoundConfig(), 64, 77)
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     peak = next((value for part, value in PEAK.items() if part in name), float("nan"))
     work = 3 * flops(shape, cells, tokens)
@@ -95,18 +97,18 @@ def training(budget: Budget) -> Iterator[Table]:
 
 
 def step_of(
-    variant: Variant, shape: ModelShape, cells: int, tokens: int, device: str, stack: ExitStack
+    variant: Variant, shape: SpinMeRoundConfig, cells: int, tokens: int, device: str, stack: ExitStack
 ) -> Callable[[], None]:
     """A step as the trainer takes it."""
-    scene, latents, nothing = inputs(shape, variant.scenes, cells, tokens, device)
-    network = new_network(shape).to(device)
+    scene, latents = inputs(shape, variant.scenes, cells, tokens, device)
+    network = SpinMeRoundNetwork(shape).to(device)
     if variant.channels_last:
         network.to(memory_format=torch.channels_last)
     if variant.checkpointing:
-        network.checkpoint_activations()
+        checkpoint_activations(network)
     if variant.compile and device == "cuda":
-        network.compile_blocks()
+        compile_blocks(network)
     forward = None
     if variant.fsdp:
         forward = spread(network, stack.enter_context(joined(device)), sharded=True, bf16=True)
-    return ours(network, scene, latents, nothing, forward)
+    return ours(network, scene, latents, forward)

@@ -12,11 +12,11 @@ from gpu_parts.training import TOY_SHAPE
 from infer.config import SamplerConfig
 from infer.sampler import ViewSampler
 from infer.views import plan_views, ring
-from train.networks.config import ModelShape
-from train.networks.identity import new_tokens
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import About
 from train.networks.model import Model
 from train.networks.sd15 import SD15_VAE_CONFIG
-from train.networks.unet import new_network
+from train.networks.unet import compile_blocks
 from train.networks.vae import Vae
 from train.run.log import PEAK
 
@@ -31,10 +31,11 @@ def model_of(budget: Budget) -> Model:
     settings = dict(SD15_VAE_CONFIG)
     if budget.toy:
         settings |= {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
-    shape = TOY_SHAPE if budget.toy else ModelShape()
+    shape = TOY_SHAPE if budget.toy else SpinMeRoundConfig()
     vae: Any = AutoencoderKL(**settings).to(budget.device).eval()
-    network, tokens = new_network(shape).to(budget.device).eval(), new_tokens(shape.identity).to(budget.device)
-    return Model(shape, network, tokens, Vae(vae, "", "", 0.18215, 8, 4))
+    model = shape.build(Vae(vae, "", "", 0.18215, 8, 4), About(resolution=64 if budget.toy else 512))
+    model.network.eval()
+    return model.to(budget.device)
 
 
 def views(budget: Budget) -> Iterator[Table]:
@@ -43,13 +44,12 @@ def views(budget: Budget) -> Iterator[Table]:
     device, model = budget.device, model_of(budget)
     resolution = 64 if budget.toy else 512
     cells = resolution // 8
-    nothing = model.nothing(resolution)
     given = {0: torch.randn(8, cells, cells, device=device)}
     person = torch.nn.functional.normalize(torch.randn(512, device=device), dim=0)
     plan = plan_views(ring(VIEWS), np.zeros(VIEWS))
     name = torch.cuda.get_device_name() if device == "cuda" else ""
     peak = next((value for part, value in PEAK.items() if part in name), float("nan"))
-    work = flops(model.shape, cells, 1 if budget.toy else 77)
+    work = flops(TOY_SHAPE if budget.toy else SpinMeRoundConfig(), cells, 1 if budget.toy else 77)
     table = Table(
         f"Seconds per made view of {resolution} px (7 made of 8 in one call)",
         ("steps", "guidance", "switched on", "sampling", "of peak", "decoding (KL)", "together"),
@@ -76,10 +76,10 @@ def views(budget: Budget) -> Iterator[Table]:
             continue
         torch.backends.cudnn.benchmark = "tuned" in options
         if "compile" in options and device == "cuda":
-            model.network.compile_blocks()
+            compile_blocks(model.network)
         steps = min(steps, 2) if budget.toy else steps
-        sampler = ViewSampler(model, nothing, SamplerConfig(steps, scale, precision="bf16"))
-        short = ViewSampler(model, nothing, SamplerConfig(1, scale, precision="bf16"))
+        sampler = ViewSampler(model, SamplerConfig(steps, scale, precision="bf16"))
+        short = ViewSampler(model, SamplerConfig(1, scale, precision="bf16"))
         sample(short, plan, given, person)
         made = VIEWS - 1
         taken = seconds(lambda sampler=sampler: sample(sampler, plan, given, person), device) / made

@@ -19,14 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from infer.metrics.pixels import l2, ssim
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.loader import open_loader
 from train.data.sampling import MultiView
-from train.networks.model import Model, load_model
+from train.families import load_model
+from train.families.presets import PRESETS
+from train.networks.model import Model
 from train.run.config import TrainConfig
-from train.run.presets import PRESETS
 from train.run.trainer import run
-from train.run.validate import sample, scene_of
+from train.run.validate import sample_scenes
 
 PAPER = {
     "no-input": (0.1246, 0.4299, 0.568),
@@ -82,7 +83,7 @@ def truth(config: Config) -> Batch:
 @torch.inference_mode()
 def measure(model: Model, batch: Batch, variant: str, config: Config) -> tuple[float, float]:
     """Mean L2 and SSIM over the views that were made."""
-    nothing, errors, likeness = model.nothing(model.about.resolution), [], []
+    errors, likeness = [], []
     for head in range(len(batch)):
         own = batch.part(slice(head, head + 1))
         if variant == "no-input":
@@ -90,8 +91,10 @@ def measure(model: Model, batch: Batch, variant: str, config: Config) -> tuple[f
         if variant == "no-identity":
             own = replace(own, identity_embedding=None)
         assert isinstance(own.rgb, torch.Tensor)
-        scene = scene_of(model, own, model.encode(own.rgb, own.normal), nothing)
-        made = model.decode(sample(model, model.network, scene, nothing, SEED + head, config.steps, config.scale))[0]
+        latents = model.encode(*(getattr(own, name) for name in model.config.members))
+        made = model.decode(sample_scenes(model, model.network, own, latents, SEED + head, config.steps, config.scale))[
+            0
+        ]
         pictures = [((views[0, 1:] + 1) / 2).clamp(0, 1) for views in (made, own.rgb)]
         errors.append(l2(*pictures))
         likeness.append(ssim(*pictures))

@@ -25,11 +25,10 @@ from safetensors.torch import load_file
 from faces.config import FaceConfig
 from infer.config import DirectionsConfig, FilesConfig, PortraitConfig, SamplerConfig, ViewsConfig
 from infer.make import views
-from train.networks.config import ModelShape
-from train.networks.identity import new_tokens
-from train.networks.model import About, Model, save_model
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import About
+from train.networks.model import save_model
 from train.networks.sd15 import SD15_VAE_CONFIG
-from train.networks.unet import new_network
 from train.networks.vae import load_vae
 from train.weights.convert import PARTS, blank_model, convert, names_in, read_config
 from weights.embedded import EMBEDDED
@@ -60,9 +59,9 @@ def write_random_model(folder: Path) -> None:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     AutoencoderKL(**SD15_VAE_CONFIG).save_pretrained(folder / "vae")
-    shape = ModelShape()
+    shape = SpinMeRoundConfig()
     vae = load_vae(str(folder / "vae"))
-    save_model(Model(shape, new_network(shape), new_tokens(shape.identity), vae, About("nothing")), folder)
+    save_model(shape.build(vae, About("nothing")), folder)
 
 
 def write_checkpoint(folder: Path, file: Path) -> None:

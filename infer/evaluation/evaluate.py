@@ -49,8 +49,7 @@ from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.diffusion.precision import resolve_precision
-from train.networks.config import EMBEDDING
-from train.networks.model import About
+from train.networks.config import EMBEDDING, About
 from weights.embedded import RECOGNISER, model_folder
 from weights.files import sha256
 
@@ -179,13 +178,13 @@ def _open_people_and_metrics(
     if about.identity and faces is None and not config.embeddings:
         raise UserError(
             "the model was trained with identities: --embeddings names a score table of the dataset, or --recogniser the "
-            "ArcFace .onnx that looks at the input view"
+            "ArcFace .onnx for the input view"
         )
     if config.nearest and faces is None and not config.embeddings:
         raise UserError("--nearest compares embeddings: --embeddings names their table, or give a --recogniser")
     if config.layout == "spinset":
         people = StoredPeople(config.data, config.selection, config.embeddings, about.resolution)
-        if config.input_normals == "stored" and sampler.model.shape.normals and not people.has_normals:
+        if config.input_normals == "stored" and "normal" in sampler.model.config.members and not people.has_normals:
             raise UserError(f"{config.data} lacks normals of some views; give --input-normals own")
     else:
         people = open_stage(config.layout, config.data, config.stage, detector, about.resolution, config.seed)
@@ -205,7 +204,7 @@ def _open_people_and_metrics(
         "sampler": sampler.config.sampler,
         "precision": resolve_precision(sampler.config.precision, config.device),
         "stages": config.stages,
-        "input_normals": config.input_normals if sampler.model.shape.normals else None,
+        "input_normals": config.input_normals if "normal" in sampler.model.config.members else None,
         "seed": config.seed,
         "near": NEAR,
         **metric_settings(config, metrics, beyond_embedded),
@@ -249,7 +248,7 @@ def report(evaluation: Evaluation, out: Path, rows: list[Row], failed: dict[str,
     methods = {MODEL: "this model", COPY: "copy of the input"}
     missing = dict(evaluation.metrics.missing)
     if not any("normal_error" in row["methods"][MODEL]["views"] for row in rows):
-        makes_normals = evaluation.sampler.model.shape.normals
+        makes_normals = "normal" in evaluation.sampler.model.config.members
         missing["normal_error"] = "the true normals are not known" if makes_normals else "the model makes no normals"
     missing |= dict.fromkeys(EPIPOLAR, f"SIFT finds no spot twice in views within {NEAR:g} degrees")
     missing |= dict.fromkeys(HULL, "the true views have no masks, or nothing is seen twice")
@@ -294,7 +293,8 @@ def _notes(evaluation: Evaluation, rows: list[Row]) -> list[str]:
     model, people, nearest = evaluation.sampler.model, evaluation.people, evaluation.nearest
     counts = sorted({len(row["targets"]) for row in rows})
     wanted = sum(targets.count for targets in evaluation.protocol.targets)
-    notes = [f"The model knows {model.about.knows or 'what its maker knows'}; {len(rows)} people were measured."]
+    known = model.about.knows or "heads that its folder does not describe"
+    notes = [f"The model knows {known}; {len(rows)} people were measured."]
     if counts != [wanted]:
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
         notes.append(f"People have {span} views to make where the protocol has {wanted}.")
@@ -304,7 +304,7 @@ def _notes(evaluation: Evaluation, rows: list[Row]) -> list[str]:
         notes.append(f"{without} people have no embedding, and were made without identity.")
     if not max(model.about.conditions):
         notes.append("The model takes no input view: views are made from the identity alone.")
-    if model.shape.normals and evaluation.config.input_normals == "stored":
+    if "normal" in model.config.members and evaluation.config.input_normals == "stored":
         notes.append("The true normals of the input were given, which a photo does not have.")
     if nearest and isinstance(people, StoredPeople):
         same = people.dataset.plan.source == nearest.people.dataset.plan.source

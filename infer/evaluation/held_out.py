@@ -124,7 +124,7 @@ class StoredPerson:
 
     @property
     def rows(self) -> Int64[np.ndarray, " v"]:
-        return self.people.subset.of(self.place)
+        return self.people.subset.rows_of(self.place)
 
     @property
     def azimuth(self) -> Float32[np.ndarray, " v"]:
@@ -195,7 +195,7 @@ class StoredPeople:
         several = np.diff(self.subset.starts) > 1
         if not several.any():
             raise UserError(f"{url} has no identity with two views or more, one to give and one to make")
-        self.subset = self.subset.only(several)
+        self.subset = self.subset.restricted_to(several)
         self.pixels = Pixels(Reader(self.dataset, index), stored, resolution)
         self.table = embeddings
         self.embeddings = embeddings_of(self.dataset, embeddings, self.subset.identities) if embeddings else None

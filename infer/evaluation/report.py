@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,6 +20,7 @@ from infer.evaluation.protocols import EvaluationProtocol, PaperTable, better
 from infer.evaluation.results import Result, Row, measured, worst
 from infer.metrics.figures import Figure
 from infer.views import to_bytes
+from manifests.pictures import encode_picture
 from pages.page import render
 
 TILE, COLUMNS = 96, 8
@@ -39,7 +39,8 @@ class TableRow(NamedTuple):
 
     name: str
     cells: list[str]
-    own: bool = False
+    is_measured: bool = False
+    """Whether the row is of this evaluation, and not of a paper."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,15 @@ class EvaluationReport:
 
     def table_lines(self, table: PaperTable) -> list[TableRow]:
         """The rows of a paper, then those of the measured methods."""
-        theirs = [TableRow(name, [_cell(n) for n in numbers]) for name, numbers in table.rows]
+        of_paper = [TableRow(name, [_cell(n) for n in numbers]) for name, numbers in table.rows]
         metrics = [metric for _, metric in table.columns]
-        ours = [
-            TableRow(says, [_cell(self.figures[m][x].value if x in self.figures[m] else None) for x in metrics], True)
-            for m, says in self.methods.items()
+        of_methods = [
+            TableRow(label, [_cell(self.figures[m][x].value if x in self.figures[m] else None) for x in metrics], True)
+            for m, label in self.methods.items()
         ]
-        return theirs + ours
+        return of_paper + of_methods
 
-    def everything(self) -> list[TableRow]:
+    def measured_rows(self) -> list[TableRow]:
         """Each metric that has a number, with the standard error over people and the count that it is a mean of."""
         names = [r.figure.name for r in self.results[next(iter(self.methods))]]
         by_name = {m: {r.figure.name: r for r in found} for m, found in self.results.items()}
@@ -85,7 +86,7 @@ class EvaluationReport:
         ]
         return [line for line in lines if any(cell != "-" for cell in line.cells)]
 
-    def missing(self) -> list[TableRow]:
+    def missing_rows(self) -> list[TableRow]:
         """The metrics without a number, grouped by the reason."""
         reasons: dict[str, list[str]] = {}
         for name, figure in self.figures[next(iter(self.methods))].items():
@@ -120,16 +121,16 @@ class EvaluationReport:
             out += [f"## {table.title} ({table.source})", ""]
             out += _pipes(["", *(h for h, _ in table.columns)], self.table_lines(table))
         out += [
-            "## All that was measured",
+            "## All measured metrics",
             "",
             "Mean, standard error over people, and the count of views, pairs or people.",
             "",
         ]
-        out += _pipes(["metric (better)", *self.methods.values()], self.everything())
-        if missing := self.missing():
+        out += _pipes(["metric (better)", *self.methods.values()], self.measured_rows())
+        if missing := self.missing_rows():
             out += ["## Not measured", "", *(f"* {line.name}: {line.cells[0]}" for line in missing), ""]
         if differences := self.differences():
-            out += ["## What differs", "", *(f"* {sentence}" for sentence in differences), ""]
+            out += ["## Differences to the paper", "", *(f"* {sentence}" for sentence in differences), ""]
         return "\n".join(out)
 
     def _page(self, folder: Path) -> str:
@@ -182,7 +183,7 @@ def grid(rows: Sequence[Float32[Tensor, "n 3 h w"]]) -> UInt8[np.ndarray, "y x 3
 def save_strip(folder: Path, name: str, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write a person's picture for the gallery."""
     (folder / PICTURES).mkdir(exist_ok=True)
-    Image.fromarray(pixels).save(picture_file(folder, name))
+    picture_file(folder, name).write_bytes(encode_picture(pixels))
 
 
 def _data(file: Path) -> str:
@@ -201,7 +202,7 @@ def _full(result: Result | None) -> str:
 
 
 def _pipes(headings: Sequence[str], lines: Sequence[TableRow]) -> list[str]:
-    rows = [[f"**{line.name}**" if line.own else line.name, *line.cells] for line in lines]
+    rows = [[f"**{line.name}**" if line.is_measured else line.name, *line.cells] for line in lines]
     body = [f"| {' | '.join(row)} |" for row in (list(headings), ["---"] * len(headings), *rows)]
     return [*body, ""]
 

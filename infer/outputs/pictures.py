@@ -14,6 +14,7 @@ from torch import Tensor
 
 from infer.views import HeadViews, to_bytes
 from manifests.errors import UserError
+from manifests.pictures import encode_picture
 
 SHEET_COLUMNS, TILE, LABEL = 12, 128, 18
 """Most views side by side in a contact sheet, and pixels of a tile's side and of the height of its label."""
@@ -63,13 +64,7 @@ def png_files(views: HeadViews) -> Iterator[tuple[str, bytes]]:
     for folder, pictures in (("images", views.rgb), ("normals", views.normal)):
         if pictures is not None:
             for name, picture in zip(file_names(views), pictures, strict=True):
-                yield f"{folder}/{name}", encode_png(to_bytes(picture))
-
-
-def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", compress_level=4)
-    return out.getvalue()
+                yield f"{folder}/{name}", encode_picture(to_bytes(picture))
 
 
 def sheet(views: HeadViews) -> UInt8[np.ndarray, "h w 3"]:

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from infer.metrics.pixels import WINDOW, ssim
-from infer.outputs.camera_files import encode_ply
 from infer.outputs.surface import ColouredMesh
 from infer.views import HeadViews
 from manifests.draws import generator
 from manifests.errors import UserError
+from manifests.ply import encode_points
 
 STEPS = 3000
 """Steps of the fit, a tenth of the paper's: the surface is known beforehand."""
@@ -59,7 +59,7 @@ class Splats:
         table = np.empty(len(self.means), [(name, "<f4") for name in columns])
         for name, values in columns.items():
             table[name] = values.detach().cpu().numpy()
-        return encode_ply(table)
+        return encode_points(table)
 
 
 def check_splat() -> None:

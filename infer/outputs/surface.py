@@ -15,6 +15,7 @@ from geometry.meshes import Mesh, unit
 from infer.metrics.hull import hull_depths
 from infer.views import HeadViews
 from manifests.errors import UserError
+from manifests.ply import encode_mesh
 
 # The numbers below without a source were chosen on procedural heads, whose true surfaces are known (tests/infer/outputs).
 GRID = 128
@@ -54,11 +55,7 @@ class ColouredMesh:
 
     def ply(self) -> bytes:
         """Binary PLY with vertex colours."""
-        import trimesh
-        from trimesh.exchange.ply import export_ply
-
-        mesh = trimesh.Trimesh(self.mesh.vertices, self.mesh.faces, vertex_colors=self.colours, process=False)
-        return export_ply(mesh)
+        return encode_mesh(self.mesh.vertices, self.mesh.faces, self.colours)
 
 
 def coloured_mesh(views: HeadViews, grid: int = GRID) -> ColouredMesh:

@@ -1,16 +1,15 @@
 """One HTML file to turn a head by dragging: the pictures are inside the file, and it loads nothing from a server."""
 
 import base64
-import io
 from dataclasses import dataclass
 
 from jaxtyping import Float32
-from PIL import Image
 from torch import Tensor
 
 from geometry.directions import turned
 from infer.outputs.pictures import level_ring, rings
 from infer.views import HeadViews, to_bytes
+from manifests.pictures import encode_picture
 from pages.page import render
 
 QUALITY = 88
@@ -71,6 +70,5 @@ def place(azimuth: float, elevation: float) -> str:
 
 
 def _webp(view: Float32[Tensor, "3 h w"]) -> str:
-    out = io.BytesIO()
-    Image.fromarray(to_bytes(view)).save(out, "WEBP", quality=QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+    data = encode_picture(to_bytes(view), "WEBP", quality=QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"

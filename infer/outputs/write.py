@@ -7,13 +7,14 @@ from pathlib import Path
 
 from infer.config import DEFAULT, OUTPUTS
 from infer.outputs.camera_files import colmap, nerfstudio
-from infer.outputs.pictures import encode_png, gif, mp4, png_files, sheet
+from infer.outputs.pictures import gif, mp4, png_files, sheet
 from infer.outputs.splat import check_splat, splats
 from infer.outputs.surface import ColouredMesh, coloured_mesh
 from infer.outputs.viewer import viewer
 from infer.views import HeadViews
 from jobs.progress import step
 from manifests.errors import UserError
+from manifests.pictures import encode_picture
 from manifests.storage import Storage
 
 SURFACE_OUTPUTS = ("nerfstudio", "colmap", "mesh", "splat")
@@ -89,7 +90,7 @@ def _files(
         case "images":
             yield from png_files(views)
         case "sheet":
-            yield "sheet.png", encode_png(sheet(views))
+            yield "sheet.png", encode_picture(sheet(views))
         case "gif":
             yield "turntable.gif", gif(views, fps)
         case "mp4":

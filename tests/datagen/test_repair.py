@@ -151,7 +151,7 @@ def test_a_shard_with_a_head_that_killed_its_workers_is_proven(tmp_path):
     plan = make_plan(job, job.source.open("cpu"))
     write_plan(Storage(job.out), plan)
     worker = GenerateWorker(job, plan)
-    list(worker.run(Unit(1, condemned={3: "its worker died 3 times at stage head"})))
+    list(worker.run(Unit(1, given_up={3: "its worker died 3 times at stage head"})))
     before = bytes_of(tmp_path / "eggs")
     given_up = _given_up(Dataset(job.out), 1)
     assert given_up == {3: "its worker died 3 times at stage head"}

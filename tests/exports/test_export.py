@@ -12,6 +12,7 @@ from PIL import Image
 
 from exports import export as job
 from exports.config import SHARDED, UNPACKED, ExportConfig, PackConfig
+from exports.eg3d import Eg3d
 from exports.export import export
 from exports.huggingface import BIASES
 from exports.pack import pack
@@ -63,7 +64,7 @@ def test_what_a_crash_cut_is_made_again(eggs, exported, tmp_path, monkeypatch):
     partial.mkdir()
     (partial / "export.json").write_bytes(record[:20])
     with monkeypatch.context() as patch:
-        patch.setattr(job.Eg3d, "finish", lambda self, root: 1 / 0)
+        patch.setattr(Eg3d, "finish", lambda self, root: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             export(config)
     assert (partial / ".done").read_text() == "0\n2\n"

@@ -26,8 +26,8 @@ from geometry.cameras import (
     to_opengl,
 )
 from geometry.directions import RADIUS, wrapped
+from geometry.raymaps import ray_maps
 from geometry.rays import rays
-from train.networks.config import RayMaps
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "geometry_cameras.safetensors")
 azimuths = st.floats(-179.9, 179.9)
@@ -198,7 +198,7 @@ def test_cameras_of_any_batch_shape_equal_the_flat_ones():
         views = [cameras.positions, cameras.w2c, cameras.view_rotation, cameras.pixel_K(64), to_opengl(cameras)]
         rotation = cameras.view_rotation
         around = from_view_rotation(rotation, 2.0, 3.0)
-        maps = [RayMaps(mode)(rotation, 4) for mode in ("released", "geometric")]
+        maps = [ray_maps(rotation, 4, mode, 15, 8) for mode in ("released", "geometric")]
         return [*views, cameras.project(points, 64), *rays(cameras, 8), *maps, around.c2w, around.K]
 
     for one, other in zip(everything(nested), everything(flat), strict=True):

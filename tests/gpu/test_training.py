@@ -13,7 +13,7 @@ from torch import nn
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.storage import Storage
-from train.networks.unet import new_network
+from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.run.config import OptimizerConfig, TrainConfig
 from train.run.optimizer import Optimizer
 from train.run.parallel import clip, joined, spread
@@ -48,7 +48,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 def gradients(sharded: bool, bf16: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    network = new_network(SHAPE).to("cuda")
+    network = SpinMeRoundNetwork(SHAPE).to("cuda")
     x, condition = torch.randn(2, 3, 8, 8, 8, device="cuda"), torch.randn(2, 3, network.condition, 8, 8, device="cuda")
     with joined("cuda") as ranks:
         forward = spread(network, ranks, sharded, bf16)

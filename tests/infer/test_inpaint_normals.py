@@ -4,7 +4,8 @@ from safetensors.torch import load_file
 
 from infer.config import INPAINT_STRENGTH
 from infer.sampler import guide_towards
-from train.diffusion.edm import ddpm_levels, euler, like
+from train.diffusion.process import DDPM, append_dims
+from train.diffusion.sampling import euler
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,9 @@ def test_in_painting_follows_the_released_path(released, weight, strength):
 
     def denoise(x, sigma):
         seen.append(x)
-        return guide_towards(x / like(1 + sigma**2, x), known, mask, strength)
+        return guide_towards(x / append_dims(1 + sigma**2, x), known, mask, strength)
 
-    levels = ddpm_levels(50)
+    levels = DDPM().legacy_sigmas(50)
     noise = released["init_noise"].reshape(1, 1, 8, 16, 16)
     x = noise * (1 + levels[0] ** 2).sqrt().float()
     out = euler(denoise, x, levels)

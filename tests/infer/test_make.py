@@ -15,9 +15,9 @@ from faces.config import FaceConfig
 from infer.config import DirectionsConfig, FilesConfig, HeadsConfig, PortraitConfig, SamplerConfig, ViewsConfig
 from infer.make import heads, read_identity, views, with_recogniser
 from spinset import main
-from train.networks.identity import new_tokens
-from train.networks.model import About, Model, read_about, save_model, write_about
-from train.networks.unet import new_network
+from train.families import read_about
+from train.networks.config import About, write_card
+from train.networks.model import save_model
 from train.networks.vae import load_vae
 from weights.embedded import EMBEDDED as FILTERS
 from weights.embedded import HEADS64
@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> str:
         torch.manual_seed(0)
         vae = load_vae(write_vae(root / "vae"))
         about = About("5 noise heads", 16, recogniser=sha256(FILTERS / "arcface.onnx"))
-        save_model(Model(SHAPE, new_network(SHAPE), new_tokens(SHAPE.identity), vae, about), root / "model")
+        save_model(SHAPE.build(vae, about), root / "model")
     return str(root / "model")
 
 
@@ -81,7 +81,7 @@ def with_about(folder: str, copy: Path, **changes) -> str:
     """A copy of the model whose folder says something else of it."""
     shutil.copytree(folder, copy)
     shape, about = read_about(copy)
-    write_about(shape, replace(about, **changes), copy)
+    write_card(shape, replace(about, **changes), copy)
     return str(copy)
 
 
@@ -186,7 +186,10 @@ def test_files_that_are_no_identity(tmp_path, content, says):
         (["heads", "MODEL", "--out", "OUT", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
         (["evaluate", "MODEL", "--data", "x", "--device", "tpu"], "it must be cpu, cuda, or cuda:N"),
         (["evaluate", "--pair", "a", "b", "--device", "cuda"], "has no usable CUDA device"),
-        (["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"], "stay within 90"),
+        (
+            ["views", "MODEL", "PHOTO", "--out", "OUT", "--aligned", "--elevations", "95"],
+            "it must be from -89.9 to 89.9",
+        ),
         (["heads", "MODEL", "--out", "OUT", "--identities", "nowhere"], "nowhere does not exist"),
         (["heads", "MODEL", "--out", "OUT", "--heads", "0"], "--heads is 0"),
     ],

@@ -188,7 +188,7 @@ def test_the_parser_s_file_is_asked(antelope, tmp_path):
     assert (one.alpha == 1).all(), "a parser that sees no background leaves all of it"
 
 
-def test_an_unknown_background_is_refused(antelope, tmp_path):
+def test_an_unknidentity_background_is_refused(antelope, tmp_path):
     path = saved(tmp_path / "photo.png", scene((*AT, BLUE)))
     with pytest.raises(ValueError, match=r"photo.png: it has no transparency .*--matte.parser .*79999_iter.pth"):
         preprocessor(antelope, matte=MatteConfig())(read_photo(path))

@@ -12,9 +12,9 @@ from infer.config import SamplerConfig
 from infer.make import interpolate_identities
 from infer.sampler import ViewSampler, inpaint_normals
 from infer.views import plan_views, ring
-from train.networks.identity import new_tokens
-from train.networks.model import About, Model
-from train.networks.unet import MultiviewUNet, new_network
+from train.families.spinmeround.model import SpinMeRoundNetwork
+from train.networks.config import About
+from train.networks.model import Model
 from train.networks.vae import load_vae
 
 
@@ -24,23 +24,25 @@ def model(tmp_path_factory) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = load_vae(write_vae(tmp_path_factory.mktemp("model") / "vae"))
-        return Model(SHAPE, new_network(SHAPE).eval(), new_tokens(SHAPE.identity), vae, About("noise", 16))
+        model = SHAPE.build(vae, About("noise", 16))
+        model.network.eval()
+        return model
 
 
 def sampler(model: Model, **changes) -> ViewSampler:
-    return ViewSampler(model, model.nothing(16), SamplerConfig(**{"steps": 3, "precision": "fp32", **changes}))
+    return ViewSampler(model, SamplerConfig(**{"steps": 3, "precision": "fp32", **changes}))
 
 
 @pytest.fixture
 def count(model, monkeypatch) -> Callable[[], list[tuple[int, int]]]:
     """Scenes and views of every call of the network."""
-    calls, forward = [], MultiviewUNet.forward
+    calls, forward = [], SpinMeRoundNetwork.forward
 
     def counted(self: nn.Module, x: Tensor, *args) -> Tensor:
         calls.append(tuple(x.shape[:2]))
         return forward(self, x, *args)
 
-    monkeypatch.setattr(MultiviewUNet, "forward", counted)
+    monkeypatch.setattr(SpinMeRoundNetwork, "forward", counted)
     return lambda: calls
 
 
@@ -70,7 +72,7 @@ def test_the_given_view_comes_back_as_it_was(model):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_view_does_not_depend_on_what_else_is_asked_for(model, shared):
     """Views of one sector share a call, those of others do not meet; anchors are always made together."""
-    model = replace(model, shape=replace(model.shape, shared_noise=shared))
+    model = replace(model, config=replace(model.config, shared_noise=shared))
     few = sampler(model).sample(plan_views(np.array([45.0, 100.0]), np.zeros(2)), {0: PHOTO}, person())
     more = sampler(model).sample(plan_views(np.array([-20.0, 100.0, 45.0]), np.zeros(3)), {0: PHOTO}, person())
     assert torch.allclose(few.rgb[0], more.rgb[2], atol=1e-5)
@@ -98,20 +100,19 @@ def test_from_nothing_guidance_is_left_out(model, count):
 
 
 def test_models_without_normals(model):
-    shape = replace(SHAPE, normals=False)
-    without_normals = replace(model, shape=shape, network=new_network(shape).eval())
+    without_normals = replace(SHAPE, normals=False).build(model.vae, model.about)
+    without_normals.network.eval()
     views = sampler(without_normals).sample(plan_views(ring(8), np.zeros(8)), {0: PHOTO[:4]}, None)
     assert views.normal is None
 
 
 def test_normals_of_a_photo_are_made_by_the_model(model, count):
-    null = model.nothing(16)
-    found = inpaint_normals(model, null, PHOTO[:4], person(), steps=4)
+    found = inpaint_normals(model, PHOTO[:4], person(), steps=4)
     assert found.shape == (4, 2, 2)
     assert count() == [(1, 1)] * 4
-    untied = inpaint_normals(model, null, PHOTO[:4], person(), strength=0.0, steps=4)
+    untied = inpaint_normals(model, PHOTO[:4], person(), strength=0.0, steps=4)
     assert not torch.allclose(found, untied, atol=1e-4)
-    assert not torch.allclose(found, inpaint_normals(model, null, PHOTO[:4] + 1, person(), steps=4), atol=1e-4)
+    assert not torch.allclose(found, inpaint_normals(model, PHOTO[:4] + 1, person(), steps=4), atol=1e-4)
 
 
 def test_half_precision_errs_less_than_the_number_of_steps(model):

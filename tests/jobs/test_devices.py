@@ -12,10 +12,10 @@ from jobs.devices import check_device, gpu_index, require_device
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from train.data.config import LatentsConfig
+from train.families.presets import PRESETS
 from train.run.config import RayConfig
 from train.run.launch_ray import launch
 from train.run.parallel import joined
-from train.run.presets import PRESETS
 
 CONFIGS = {
     "generate": lambda device: GenerateConfig("out", device=device),

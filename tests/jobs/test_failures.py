@@ -55,7 +55,7 @@ def test_kinds(error, code, says):
 def test_a_full_disk_names_the_file_and_what_is_free(tmp_path):
     said = line("generate", OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x" / "y")))
     assert said.startswith(f"spinset generate: no space is left on the disk of {tmp_path} (")
-    assert said.endswith(" MB free); the same command continues when there is room")
+    assert said.endswith(" MB free); free some space and run the same command again to continue")
 
 
 def test_a_fault_of_spinset_keeps_its_traceback(capsys, monkeypatch, tmp_path):

@@ -34,7 +34,7 @@ class Scribe:
         lines = []
         for item in range(4 * unit.index, 4 * unit.index + 4):
             yield Event(unit.index, item, "work", 0, 1)
-            lines.append(unit.condemned.get(item) or self.work(item))
+            lines.append(unit.given_up.get(item) or self.work(item))
             yield Event(unit.index, item, "done", 1, 1)
         yield Event(unit.index, None, "commit", 0, 1)
         if self.poison.get(-2) == "die":
@@ -95,7 +95,7 @@ def test_bad_config(field, value, says):
 
 
 class TestRay:
-    def test_every_unit_is_done_and_a_fatal_item_is_condemned(self, tmp_path):
+    def test_every_unit_is_done_and_a_fatal_item_is_given_up(self, tmp_path):
         """Items that break or kill their worker every time are given up; one that kills it once is not."""
         events = []
         config = PoolConfig(workers=2)
@@ -107,7 +107,7 @@ class TestRay:
         assert wrote(tmp_path) == expected
         assert {e.item for e in events if e.stage == "done"} == set(range(20))
 
-    def test_an_item_that_hangs_is_condemned(self, tmp_path, monkeypatch):
+    def test_an_item_that_hangs_is_given_up(self, tmp_path, monkeypatch):
         """The clock of the driver stands still but for an hour after each event that precedes a hang."""
         now, hangs = [0.0], []
 
@@ -141,5 +141,5 @@ class TestRay:
             run([0], partial(Scribe, tmp_path, {}), PoolConfig(gpus_per_worker=64.0), lambda event: None)
 
     def test_workers_that_die_at_once(self, tmp_path):
-        with pytest.raises(WorkersKeepDying, match="3 workers died before their first identity"):
+        with pytest.raises(WorkersKeepDying, match="3 workers died while starting"):
             run([0], partial(Scribe, tmp_path, {-1: "die"}), PoolConfig(), lambda event: None)

@@ -105,5 +105,5 @@ def test_identities_are_joined_by_number_and_missing_ones_are_named(dataset):
 def test_parts_of_another_recogniser_are_not_mixed_in(dataset):
     rows = read_part(dataset, "arcface", 0)
     write_part(dataset, "arcface", 0, rows, Lineage("arcface", 0, "other"), tar_sha256(dataset, 0))
-    with pytest.raises(UserError, match=r"heads-000000.parquet was not made by what made the table arcface"):
+    with pytest.raises(UserError, match=r"heads-000000.parquet and the table arcface have different lineages"):
         mean_embeddings(dataset, "arcface")

@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_read_all_the_same(small_dat
         raise PermissionError("read-only")
 
     monkeypatch.setattr(Storage, "scratch", refuse)
-    with pytest.warns(UserWarning, match="stays in memory"):
+    with pytest.warns(UserWarning, match="is kept in memory"):
         index = open_index(small_dataset)
     again = copy.copy(index)
     assert index.mapped is None and np.array_equal(again.c2w, index.c2w) and len(again) == 15
@@ -127,8 +127,8 @@ def test_a_selection_is_a_view_of_the_index(small_dataset):
     assert subset.fingerprint == chosen.fingerprint
     assert subset.rows.tolist() == [1, 2, 6, 7, 8, 9, 10, 11, 12, 13]
     assert subset.identities.tolist() == [0, 2, 3, 4]
-    assert [subset.of(p).tolist() for p in (0, 3)] == [[1, 2], [12, 13]]
-    fewer = subset.only(np.array([True, False, False, True]))
+    assert [subset.rows_of(p).tolist() for p in (0, 3)] == [[1, 2], [12, 13]]
+    fewer = subset.restricted_to(np.array([True, False, False, True]))
     assert fewer.rows.tolist() == [1, 2, 12, 13] and fewer.starts.tolist() == [0, 2, 4]
     assert fewer.fingerprint == chosen.fingerprint
 

@@ -107,7 +107,7 @@ def test_shards_that_come_or_go_are_noticed(small_dataset):
     hashes = shard_hashes(small_dataset)
     with pytest.raises(ValueError, match="lacks shards 7"):
         open_scores(small_dataset, "noise", {**hashes, "7": "x"})
-    with pytest.raises(ValueError, match="shards 2, which are no longer there"):
+    with pytest.raises(ValueError, match="shards 2, which no longer exist"):
         open_scores(small_dataset, "noise", {k: v for k, v in hashes.items() if k != "2"})
 
 

@@ -69,7 +69,7 @@ def test_local_paths_with_colons_are_no_chains(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["../x", "a//b", "/a", "a/./b", ""])
 def test_names_stay_inside(tmp_path, name):
-    with pytest.raises(UserError, match="is not a name inside a dataset"):
+    with pytest.raises(UserError, match="is not the name of a file inside a dataset"):
         Storage(tmp_path).path(name)
 
 

@@ -6,8 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small import small_plan
 
 from filters.scorers.clip_janus import BACK, FRONT, load_clip
+from manifests.dataset import Dataset
+from manifests.plan import write_plan
+from manifests.storage import Storage
 from tools.examples import examples
 from tools.train_clip import (
     CAPTIONS,
@@ -18,21 +22,21 @@ from tools.train_clip import (
     figures_of,
     read_pictures_and_truth,
     save,
-    seen_views,
     train,
+    view_truths,
 )
 from weights.embedded import EMBEDDED
 
 
-def test_what_is_said_of_views(people):
+def test_captions_are_true_of_views(people):
     for example in examples(people):
         turn = np.abs((example.subject.azimuth + 180) % 360 - 180)
-        for degrees, seen in zip(turn, seen_views(example), strict=True):
+        for degrees, view in zip(turn, view_truths(example), strict=True):
             if "janus" in example.defects and 60 <= degrees < 110:
-                assert seen is None
+                assert view is None
                 continue
-            assert seen is not None
-            says = {caption for caption, is_true in CAPTIONS.items() if is_true(seen)}
+            assert view is not None
+            says = {caption for caption, is_true in CAPTIONS.items() if is_true(view)}
             assert (FRONT in says) == (degrees < 60 or ("janus" in example.defects and degrees >= 110))
             assert (BACK in says) == (degrees >= 110 and "janus" not in example.defects)
             assert not {FRONT, BACK} <= says
@@ -45,9 +49,10 @@ def test_every_picture_has_a_caption(people):
     assert true.shape == (len(truth), len(captions)) and true.any(1).all()
 
 
-def test_only_heads_whose_truth_was_planted_are_learned_from(eggs):
-    with pytest.raises(ValueError, match="egg heads; only procedural ones"):
-        next(examples(eggs))
+def test_only_procedural_heads_are_learned_from(tmp_path):
+    write_plan(Storage(tmp_path), small_plan())
+    with pytest.raises(ValueError, match="noise heads; only procedural ones"):
+        next(examples(Dataset(Storage(tmp_path))))
 
 
 def test_the_loss_asks_for_an_even_share_of_every_true_pair():

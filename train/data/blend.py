@@ -8,7 +8,7 @@ from itertools import count
 from manifests.draws import generator
 from manifests.errors import UserError
 from manifests.order import State
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.sequential import SequentialLoader
 from train.data.stream import Loader
 

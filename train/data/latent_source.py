@@ -18,7 +18,7 @@ from manifests.errors import MissingFile, UserError, damaged
 from manifests.index import Index, Subset
 from manifests.latents import DTYPE, PARTS, Record, Unusable, caches, latents_file, npy_header, read_record, short_name
 from manifests.storage import Storage
-from train.data.batch import Key
+from train.batch import Key
 from train.data.config import LoaderConfig
 from train.networks.vae import vae_sha256
 

@@ -21,7 +21,7 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.index import Index, open_index
-from manifests.latents import PARTS, Record, Unusable, own_background, read_record, write_latents
+from manifests.latents import PARTS, Record, Unusable, identity_background, read_record, write_latents
 from manifests.reader import Reader
 from manifests.scores import tar_sha256
 from manifests.storage import Storage
@@ -116,8 +116,8 @@ class LatentsWorker:
 
     def run(self, unit: Unit) -> Iterator[Event]:
         """Encode one shard and commit its latents."""
-        if unit.condemned:
-            identity, reason = next(iter(unit.condemned.items()))
+        if unit.given_up:
+            identity, reason = next(iter(unit.given_up.items()))
             raise UserError(f"identity {identity} cannot be encoded: {reason}")
         shard, chunks = unit.index, self._chunks(unit.index)
         with write_latents(self.dataset, shard, self._record(shard, chunks)) as append:
@@ -144,7 +144,7 @@ class LatentsWorker:
             vae_sha256=self.vae.sha256,
             scaling_factor=self.vae.scaling_factor,
             shape=(views, len(PARTS), 2, self.vae.channels, side, side),
-            backgrounds={str(chunk.identity): own_background(plan.seed, chunk.identity) for chunk in chunks},
+            backgrounds={str(chunk.identity): identity_background(plan.seed, chunk.identity) for chunk in chunks},
         )
 
     def _decoded(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Pictures]]:
@@ -161,7 +161,7 @@ class LatentsWorker:
     def _pictures(self, chunk: Chunk) -> Pictures:
         """What PARTS are made of, exactly as the loader serves it."""
         rows, white = chunk.rows[None], np.ones((1, 3), np.float32)
-        colour = np.array([own_background(self.dataset.plan.seed, chunk.identity)], np.float32) / 255
+        colour = np.array([identity_background(self.dataset.plan.seed, chunk.identity)], np.float32) / 255
         over_white = self.pixels.read(rows, white, ("rgb", "normal"))
         over_colour = self.pixels.read(rows, colour, ("rgb",))
         return torch.stack([over_white["rgb"], over_colour["rgb"], over_white["normal"]], 2)[0]

@@ -16,7 +16,7 @@ from manifests.index import Index, Subset, open_index
 from manifests.order import Order, State, check_ranks, fingerprint_of
 from manifests.reader import Reader
 from manifests.selection import read_selection
-from train.data.batch import Batch, Source
+from train.batch import Batch, Source
 from train.data.blend import Blend
 from train.data.config import LoaderConfig
 from train.data.latent_source import open_latents
@@ -147,7 +147,7 @@ def _usable(
         raise UserError(f"{problem}; {hint}")
     wanted = np.ones(len(subset.identities), bool)
     wanted[list(reasons)] = False
-    return subset.only(wanted), None if vectors is None else vectors[wanted], left_out
+    return subset.restricted_to(wanted), None if vectors is None else vectors[wanted], left_out
 
 
 def _source(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:

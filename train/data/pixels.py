@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from manifests.pictures import decode_picture
 from manifests.reader import Reader
-from train.data.batch import Key
+from train.batch import Key
 
 
 @dataclass(frozen=True, eq=False)

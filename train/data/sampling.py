@@ -252,7 +252,7 @@ class Control:
     def rows(self, rng: np.random.Generator, identity: int, view: Int[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
         """The rows of the same views of one of them, never of the identity itself."""
         others = self.places[self.subset.identities[self.places] != identity]
-        return self.subset.of(int(rng.choice(others)))[np.asarray(view, np.int64)]
+        return self.subset.rows_of(int(rng.choice(others)))[np.asarray(view, np.int64)]
 
 
 def open_control(subset: Subset, rig: dict[str, Any]) -> Control:

@@ -27,7 +27,7 @@ from manifests.errors import UserError, damaged
 from manifests.index import Subset
 from manifests.order import GlobalBatch, State
 from manifests.reader import Reader
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.config import LoaderConfig
 from train.data.pixels import Encoded, Pixels
 from train.data.sampling import SingleView, samples
@@ -168,7 +168,7 @@ def _samples(worker: Worker, views: Iterable[StreamedView]) -> Iterator[Streamed
     for (epoch, identity), group in groupby(views, lambda view: (view.epoch, int(index.identity[view.row]))):
         stored = {view.row: view.members for view in group}
         position = positions[identity]
-        if len(stored) < len(subset.of(position)):
+        if len(stored) < len(subset.rows_of(position)):
             raise UserError(f"the views of identity {identity} do not lie side by side; drop --loader.sequential")
         is_view = isinstance(worker.recipe, SingleView)
         numbers = range(*subset.starts[position : position + 2].tolist()) if is_view else [position]

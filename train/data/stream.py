@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from manifests.cache import LookAhead, ShardCache
 from manifests.errors import UserError
 from manifests.order import START, GlobalBatch, Order, State
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.config import FOREVER, LoaderConfig
 from train.data.pixels import Encoded
 from train.data.slots import HELD, Slots

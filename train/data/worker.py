@@ -13,7 +13,7 @@ from manifests.draws import generator
 from manifests.errors import DamagedData
 from manifests.index import Subset
 from manifests.order import GlobalBatch
-from train.data.batch import Batch, Key, Source
+from train.batch import Batch, Key, Source
 from train.data.sampling import Control, Recipe, SingleView, samples
 
 RETRIES = 64
@@ -124,7 +124,7 @@ class Worker(Requests):
         return Views(rows, is_condition, self._control(rows, keys), background, [(self.seed, *key) for key in keys])
 
     def _pick(self, key: tuple[int, int]) -> tuple[Int64[np.ndarray, " v"], Bool[np.ndarray, " v"]]:
-        own, index = self.subset.of(key[1]), self.subset.index
+        own, index = self.subset.rows_of(key[1]), self.subset.index
         pick = self.recipe.pick(generator(self.seed, "sample", *key), index.azimuth[own], index.elevation[own])
         return own[pick.places], pick.is_condition
 

@@ -1,4 +1,4 @@
-"""The loss of a batch: which noise, which level, what is dropped, and how far the network is from the truth.
+"""The loss of a batch: its noise, its noise levels, its dropped conditions, and the error of the network's prediction.
 
 Every draw is a function of (seed, purpose, place), where the place counts all samples that a run has seen: no rank, worker,
 micro-batch or restart changes it. Source: SpinMeRound, sections 3.2 and 3.3.
@@ -12,35 +12,37 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manifests.draws import generator
+from train.diffusion.conditions import Conditions
 from train.diffusion.config import Objective
-from train.diffusion.edm import like, training_levels, v_target
-from train.diffusion.scene import Network, Nothing, Scene, given_in, predict, without
+from train.diffusion.process import NoiseProcess, append_dims
+from train.diffusion.sampling import Network, predict
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """What chance decides of b scenes."""
+    """The random draws of b scenes."""
 
     noise: Float[Tensor, "b v c h w"]
     level: Float[Tensor, " b"]
-    """A standard normal number, of which the noise level is made."""
-    drop_images: Bool[Tensor, " b"]
-    drop_identity: Bool[Tensor, " b"]
+    """Standard normal numbers from which the noise process makes noise levels."""
+    drop: Bool[Tensor, "b k"]
+    """Conditions that are dropped, in the order of `Conditions.droppable`."""
 
 
-def draw(objective: Objective, seed: int, places: Sequence[int], like: Float[Tensor, "b v c h w"]) -> Draws:
-    """The draws of scenes at some places of a run, for latents like these."""
+def draw(
+    objective: Objective, seed: int, places: Sequence[int], like: Float[Tensor, "b v c h w"], droppable: int
+) -> Draws:
+    """The draws of scenes at some places of a run, for latents of the shape of `like`."""
     numbers = [generator(seed, "level", place) for place in places]
     level = torch.tensor([rng.standard_normal() for rng in numbers])
-    chance = torch.tensor([[rng.random(), rng.random()] for rng in numbers])
-    images = chance[:, 0] < objective.drop
-    identity = images if objective.drop_mode == "joint" else chance[:, 1] < objective.drop
-    noise = gaussian(seed, "noise", places, like)
-    return Draws(noise, *(t.to(like.device) for t in (level, images, identity)))
+    drop = torch.tensor([[rng.random() for _ in range(droppable)] for rng in numbers]) < objective.drop
+    if objective.drop_mode == "joint":
+        drop = drop[:, :1].expand_as(drop)
+    return Draws(gaussian(seed, "noise", places, like), level.to(like.device), drop.to(like.device))
 
 
 def gaussian(seed: int, purpose: str, places: Sequence[int], like: Float[Tensor, " b *c"]) -> Float[Tensor, " b *c"]:
-    """Standard normal numbers, drawn on the device and place by place."""
+    """Standard normal numbers, drawn on the device of `like` and place by place."""
     out = torch.empty_like(like, dtype=torch.float32)
     on_device = torch.Generator(like.device)
     for of_scene, place in zip(out, places, strict=True):
@@ -51,29 +53,15 @@ def gaussian(seed: int, purpose: str, places: Sequence[int], like: Float[Tensor,
 
 def losses(
     network: Network,
-    scene: Scene,
-    latents: Float[Tensor, "b v c h w"],
-    draws: Draws,
-    objective: Objective,
-    nothing: Nothing,
-) -> Float[Tensor, " b"]:
-    """Per scene, the mean square over its targets of what v-prediction misses; `scene.clean` is not dropped yet."""
-    targets = (~scene.is_condition).sum(1).float()
-    sigma = training_levels(objective.noise, draws.level, targets)
-    return losses_at(
-        network, without(scene, draws.drop_images, draws.drop_identity, nothing), latents, draws.noise, sigma
-    )
-
-
-def losses_at(
-    network: Network,
-    scene: Scene,
+    process: NoiseProcess,
+    conditions: Conditions,
     latents: Float[Tensor, "b v c h w"],
     noise: Float[Tensor, "b v c h w"],
     sigma: Float[Tensor, " b"],
 ) -> Float[Tensor, " b"]:
-    """The same at given noise levels, for scenes as they are."""
-    x = given_in(scene, latents + like(sigma, latents) * noise)
-    missed = (predict(network, scene, x, sigma).float() - v_target(latents, noise, sigma)).square().mean((2, 3, 4))
-    is_target = (~scene.is_condition).float()
-    return (missed * is_target).sum(1) / is_target.sum(1)
+    """Mean square error of the network's prediction over the target views of each scene, at given noise levels."""
+    x = conditions.with_given(latents + append_dims(sigma, latents) * noise)
+    output = predict(network, process, conditions, x, sigma).float()
+    error = (output - process.target(latents, noise, sigma)).square().mean((2, 3, 4))
+    is_target = conditions.is_target.float()
+    return (error * is_target).sum(1) / is_target.sum(1)

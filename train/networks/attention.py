@@ -1,12 +1,15 @@
 """Attention of a multiview UNet: self-attention over all views of a scene at once, per view, or with further tokens."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -51,6 +54,23 @@ class ViewAttention:
         return attn.to_out[1](attn.to_out[0](out))
 
 
+@contextmanager
+def recorded_tokens(unet: nn.Module) -> Iterator[dict[str, Float[Tensor, "bv n d"]]]:
+    """Record the inputs of the self-attention layers of a UNet while it runs: the banks of a reference network, by layer."""
+    banks: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        banks[name] = args[0]
+
+    layers = [(name, layer) for name, layer in unet.named_modules() if name.endswith("attn1")]
+    hooks = [layer.register_forward_pre_hook(partial(keep, name)) for name, layer in layers]
+    try:
+        yield banks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _attend(
     q: Float[Tensor, "b n d"], k: Float[Tensor, "b m d"], v: Float[Tensor, "b m d"], heads: int
 ) -> Float[Tensor, "b n d"]:
@@ -68,9 +88,3 @@ def set_view_attention(unet: Any, joint_from: int) -> None:
             level = int(place[2]) if place[1] == "down" else levels - 1 - int(place[2])
         processors[name] = ViewAttention(name.removesuffix(".processor"), joint=level >= joint_from)
     unet.set_attn_processor(processors)
-
-
-def attention_layers(unet: Any, joint: bool) -> list[str]:
-    """The self-attention layers that attend across views, or those that do not."""
-    found = unet.attn_processors
-    return [p.name for p in found.values() if p.name.endswith("attn1") and p.joint == joint]

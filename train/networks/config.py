@@ -1,43 +1,50 @@
-"""Settings of a multiview model: its UNet, ray maps, identity tokens and first convolution."""
+"""Settings of networks and models, and model.json, in which a model folder keeps them; free of torch."""
 
-from dataclasses import dataclass, field
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from manifests.errors import MissingFile, UserError
+from train.diffusion.config import NoiseLevels
 
-FILE = "model.json"
+if TYPE_CHECKING:
+    from train.diffusion.process import NoiseProcess
+    from train.networks.model import Model
+    from train.networks.vae import Vae
+
+FILE, UNET, VAE, TEXT = "model.json", "unet", "vae", "text_encoder"
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-
-MASK = 1
-"""Channels of the mask: 1 where a view is to be made, 0 where it is given."""
-
+FORMAT = 1
 EMBEDDING = 512
-"""Numbers of an ArcFace embedding."""
+"""Length of an ArcFace embedding."""
 
 
 @dataclass(frozen=True)
 class UNetShape:
-    """The shape of the network; the default is that of Stable Diffusion 1.5."""
+    """Shape of a UNet; the default is that of Stable Diffusion 1.5."""
 
     channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    """Of each level, the finest first."""
+    """Channels of each level, the finest level first."""
     attention: tuple[bool, ...] = (True, True, True, False)
-    """Which levels have attention; the middle always has."""
+    """Levels that have attention; the middle block always has."""
     blocks: int = 2
-    """Residual blocks of each level on the way down, one more on the way up."""
+    """Number of residual blocks of each level of the encoder; the decoder has one more."""
     heads: int = 8
+    """Number of attention heads."""
     context: int = 768
     """Width of the tokens that cross-attention reads."""
     joint_from: int = 1
-    """Levels from this one on attend across views: 1 leaves the finest per view, which costs little and saves much."""
+    """First level whose self-attention joins all views; 1 leaves the finest level per view, which saves most of the cost."""
     groups: int = 32
-    """Of group norm."""
+    """Number of groups of group normalisation."""
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.attention):
             raise UserError(
-                f"{len(self.channels)} levels of channels and {len(self.attention)} of attention; they pair"
+                f"unet.channels has {len(self.channels)} levels and unet.attention {len(self.attention)}; give one of each per "
+                "level"
             )
         for width in self.channels:
             if width % self.groups or width % self.heads:
@@ -53,7 +60,7 @@ class UNetShape:
             "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in self.attention),
             "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in self.attention[::-1]),
             "layers_per_block": self.blocks,
-            # The name is diffusers' old mistake: it counts heads.
+            # The name is a historical mistake of diffusers: it is the number of heads.
             "attention_head_dim": self.heads,
             "cross_attention_dim": self.context,
             "norm_num_groups": self.groups,
@@ -62,37 +69,34 @@ class UNetShape:
 
 
 @dataclass(frozen=True)
-class RayMaps:
-    """Which rays are encoded, and with how many octaves."""
+class Stem:
+    """Initialisation of the channels of the first convolution that a pretrained network does not have."""
 
-    mode: Literal["released", "geometric"] = "released"
-    """released: what the released weights know, a consistent code but no geometry (see `released_rays`);
-    geometric: the true rays through the centres of the cells."""
-    origin_octaves: int = 15
-    direction_octaves: int = 8
+    pose_init: Literal["kaiming", "zero"] = "kaiming"
+    """Weights of the condition channels: kaiming is PyTorch's random initialisation (paper), zero starts from the pretrained
+    network's own output."""
+    scale: float = 1.0
+    """Factor of the copied weights: with 0.5, image and normals together drive the network as the image alone did."""
 
     def __post_init__(self) -> None:
-        if self.mode not in ("released", "geometric"):
-            raise ValueError(f"ray mode is {self.mode!r}; it must be released or geometric")
-        for name in ("origin_octaves", "direction_octaves"):
-            if not 0 <= getattr(self, name) <= 16:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 16")
-
-    @property
-    def channels(self) -> int:
-        """Of a map; 144 as released."""
-        return 6 + 6 * (self.origin_octaves + self.direction_octaves)
+        if self.pose_init not in ("kaiming", "zero"):
+            raise UserError(f"stem.pose_init is {self.pose_init!r}; it must be kaiming or zero")
+        if self.scale <= 0:
+            raise UserError(f"stem.scale is {self.scale:g}; it must be positive")
 
 
 @dataclass(frozen=True)
 class IdentityShape:
-    """How an identity becomes tokens."""
+    """Encoding of an ArcFace embedding as tokens for cross-attention."""
 
     kind: Literal["arc2face", "token"] = "arc2face"
-    """arc2face: 77 tokens of a frozen CLIP text model; token: the embedding alone, for models without a text encoder."""
+    """arc2face gives 77 tokens of a frozen CLIP text model; token gives the embedding as the only token."""
     width: int = 768
+    """Width of a token."""
     layers: int = 12
+    """Number of layers of the text model."""
     heads: int = 12
+    """Number of attention heads of the text model."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("arc2face", "token"):
@@ -102,44 +106,92 @@ class IdentityShape:
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """What a model is made of."""
+class RayMaps:
+    """Encoding of the rays of a view (see geometry.raymaps)."""
 
-    unet: UNetShape = field(default_factory=UNetShape)
-    rays: RayMaps | None = field(default_factory=RayMaps)
-    """None for single pictures, which have no views to tell apart."""
-    identity: IdentityShape = field(default_factory=IdentityShape)
-    normals: bool = True
-    """Whether it makes normals beside the pictures."""
-    scale_given: bool = True
-    """Whether given views are scaled by c_in as noisy ones are, which released weights expect; small models learn to look at
-    them sooner without."""
-    shared_noise: bool = True
-    """Whether all views of a scene are sampled from one noise, as released, or each from its own, as they are trained."""
-    sigma_max: float = 700.0
-    """The noise level from which it samples; within what it is trained on."""
+    mode: Literal["released", "geometric"] = "released"
+    """released is the code of the released weights, which is consistent but not geometric; geometric encodes the true rays
+    through the centres of the latent cells."""
+    origin_octaves: int = 15
+    """Number of octaves of the positional encoding of ray origins."""
+    direction_octaves: int = 8
+    """Number of octaves of the positional encoding of ray directions."""
 
     def __post_init__(self) -> None:
-        if self.unet.context != self.identity.width:
-            raise UserError(
-                f"unet.context is {self.unet.context} and identity.width {self.identity.width}; the UNet reads those tokens"
-            )
+        if self.mode not in ("released", "geometric"):
+            raise UserError(f"rays.mode is {self.mode!r}; it must be released or geometric")
+        for name in ("origin_octaves", "direction_octaves"):
+            if not 0 <= getattr(self, name) <= 16:
+                raise UserError(f"rays.{name} is {getattr(self, name)}; it must be from 0 to 16")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a ray map; 144 as released."""
+        return 6 + 6 * (self.origin_octaves + self.direction_octaves)
 
 
 @dataclass(frozen=True)
-class Stem:
-    """How the first convolution takes on channels that a pre-trained one does not have."""
+class About:
+    """What a model was trained on, as its model.json states it."""
 
-    pose_init: Literal["kaiming", "zero"] = "kaiming"
-    """Weights of rays and mask: PyTorch's random ones (paper), or none, the gentler start."""
-    scale: float = 1.0
-    """Of the copied weights: with 0.5, image and normals together drive the network as the image alone did."""
+    knows: str = ""
+    """Heads that it was trained on; other heads are outside of its training data."""
+    resolution: int = 512
+    """Width and height of its views in pixels."""
+    conditions: tuple[int, ...] = (0, 1, 3)
+    """Numbers of given views that it was trained on."""
+    identity: bool = True
+    """Whether it was trained with identity embeddings."""
+    samples_seen: int = 0
+    """Number of training samples."""
+    scale: float = 3.0
+    """Default guidance scale; 3 in the paper."""
+    history: tuple[str, ...] = ()
+    """Events that the settings do not show: the checkpoint it was branched from, changes of its length."""
+    validation_loss: float | None = None
+    """Validation loss of these weights, where the run kept them for having the lowest."""
+    recogniser: str = ""
+    """SHA-256 of the ArcFace weights whose embeddings it was trained with; empty if unknown."""
 
-    def __post_init__(self) -> None:
-        if self.pose_init not in ("kaiming", "zero"):
-            raise UserError(f"stem.pose_init is {self.pose_init!r}; it must be kaiming or zero")
-        if self.scale <= 0:
-            raise UserError(f"stem.scale is {self.scale:g}; it must be positive")
+
+@dataclass(frozen=True)
+class ModelConfig(ABC):
+    """Config of a model; each family has a subclass, whose fields are its settings."""
+
+    family: ClassVar[str]
+    """Name of the family, as model.json states it."""
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[str, ...]:
+        """Members of the dataset that the model makes, rgb first; their latents are concatenated in this order."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Further members of the dataset, which the model is conditioned on."""
+        return ()
+
+    @property
+    @abstractmethod
+    def multiview(self) -> bool:
+        """Whether the model makes several views of a head together, and not single pictures."""
+
+    @abstractmethod
+    def process(self, noise: NoiseLevels | None = None) -> "NoiseProcess":
+        """The noise process, with a distribution of noise levels for training."""
+
+    @abstractmethod
+    def build(self, vae: "Vae", about: About | None = None) -> "Model":
+        """A model with random weights over an autoencoder."""
+
+    @abstractmethod
+    def conflict(self, other: "ModelConfig") -> str:
+        """The first setting that keeps the weights of a model with another config from being continued with this one."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The config from the JSON of `dataclasses.asdict`; raises ValueError, KeyError or TypeError if it is damaged."""
 
 
 def model_file(folder: Path) -> Path:
@@ -157,3 +209,30 @@ def require_vae(folder: str) -> None:
                 f"{folder} is not an autoencoder: it has no {name}; give the folder of a diffusers AutoencoderKL "
                 "as safetensors, such as the vae folder of Stable Diffusion"
             )
+
+
+def write_card(config: ModelConfig, about: About, folder: Path) -> None:
+    """Write model.json."""
+    card = {"format": FORMAT, "family": config.family, "shape": asdict(config), "about": asdict(about)}
+    (folder / FILE).write_text(json.dumps(card, indent=1) + "\n")
+
+
+def read_card(folder: Path) -> tuple[str, dict[str, Any], About]:
+    """Read the family, the config as JSON, and the description of a model from its model.json.
+
+    Raises:
+        MissingFile: the folder has none.
+        UserError: it is damaged, or of another format.
+    """
+    file = model_file(folder)
+    try:
+        card = json.loads(file.read_text())
+        if card["format"] != FORMAT:
+            raise UserError(f"its format is {card['format']}, this spinset reads {FORMAT}")
+        about = card["about"]
+        about["conditions"] = tuple(about["conditions"])
+        about["history"] = tuple(about.get("history", ()))
+        # Models from before there were several families do not name theirs.
+        return card.get("family", "spinmeround"), dict(card["shape"]), About(**about)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / FILE} is damaged ({type(error).__name__}: {error})") from error

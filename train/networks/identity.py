@@ -1,4 +1,4 @@
-"""Who the person is, as tokens that cross-attention reads: Arc2Face's text encoder, or the embedding itself.
+"""Identities as tokens for cross-attention: Arc2Face's text encoder, or the embedding itself.
 
 An ArcFace embedding takes the place of one word of a prompt (Arc2Face, section 3; SpinMeRound, section 3.2).
 """
@@ -23,7 +23,7 @@ class Arc2FaceTokens(nn.Module):
 
     def __init__(self, shape: IdentityShape, **config: Any):
         super().__init__()
-        # Importing transformers takes seconds, and only whoever builds a network needs it.
+        # Importing transformers takes seconds, which only building a network needs.
         from transformers import CLIPTextConfig, CLIPTextModel
 
         sizes = {
@@ -37,7 +37,7 @@ class Arc2FaceTokens(nn.Module):
 
     @torch.no_grad()
     def forward(self, embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b n w"]:
-        """Tokens of persons, from embeddings of unit length."""
+        """Tokens of embeddings of unit length."""
         ids = self._prompt(PROMPT, embedding.device).expand(len(embedding), -1)
         words = self.text.get_input_embeddings()(ids)
         padded = torch.nn.functional.pad(embedding.to(words), (0, words.shape[-1] - embedding.shape[-1]))
@@ -45,7 +45,7 @@ class Arc2FaceTokens(nn.Module):
         return self._encode(words)
 
     @torch.no_grad()
-    def nobody(self) -> Float[Tensor, "n w"]:
+    def null_tokens(self) -> Float[Tensor, "n w"]:
         """Tokens of the empty prompt, through the same encoder."""
         ids = self._prompt((), self.text.device)
         return self._encode(self.text.get_input_embeddings()(ids))[0]
@@ -64,7 +64,7 @@ class Arc2FaceTokens(nn.Module):
 
 
 class IdentityToken(nn.Module):
-    """The embedding as the only token, its numbers brought to about unit size; nobody is zeros. It has no weights."""
+    """The embedding as the only token, scaled to about unit variance; it has no weights."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -74,10 +74,11 @@ class IdentityToken(nn.Module):
         scaled = embedding * embedding.shape[-1] ** 0.5
         return torch.nn.functional.pad(scaled, (0, self.width - embedding.shape[-1]))[:, None]
 
-    def nobody(self) -> Float[Tensor, "1 w"]:
+    def null_tokens(self) -> Float[Tensor, "1 w"]:
+        """Zeros."""
         return torch.zeros(1, self.width)
 
 
-def new_tokens(shape: IdentityShape) -> Arc2FaceTokens | IdentityToken:
-    """The module that turns embeddings into tokens of this shape; a text encoder has random weights."""
+def build_tokens(shape: IdentityShape) -> Arc2FaceTokens | IdentityToken:
+    """The encoder of a shape, with random weights."""
     return Arc2FaceTokens(shape) if shape.kind == "arc2face" else IdentityToken(shape.width)

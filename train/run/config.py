@@ -1,4 +1,4 @@
-"""What a training run is: one frozen tree of settings, whose parts belong to the files that use them."""
+"""Settings of a training run; free of torch."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -9,7 +9,7 @@ from manifests.errors import UserError
 from manifests.order import check_ranks
 from train.data.config import FOREVER, LoaderConfig
 from train.diffusion.config import Objective, Precision
-from train.networks.config import ModelShape, Stem
+from train.networks.config import ModelConfig, Stem
 
 OWN = (
     *("out", "device", "micro", "strategy", "compile", "checkpoint_activations"),
@@ -19,77 +19,10 @@ OWN = (
 """Settings that may change when a run is resumed. Files of weights are compared by their contents instead of their paths, and
 a changed number of samples is recorded in the history of the run."""
 LOADING = (
-    "workers",
-    "prefetch",
-    "start_method",
-    "pin_memory",
-    "cache",
-    "cache_gb",
-    "data",
-    "blend",
-    "buffer",
-    "tolerance",
+    *("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb"),
+    *("data", "blend", "buffer", "tolerance"),
 )
 """Settings of the loader that change how batches are read, but not which; the dataset is compared by its contents."""
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How weights follow gradients."""
-
-    lr: float = 1e-5
-    """The peak; 5e-5 suits batches of 64 and more."""
-    warmup: int = 8_000
-    """Samples over which the rate rises to it."""
-    cooldown: float = 0.0
-    """The last share of the run, over which it falls to zero."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradients."""
-    max_skipped: int = 20
-    """Steps in a row whose gradients are not finite, after which the run stops."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip <= 0:
-            raise UserError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
-        if self.warmup < 0 or not 0 <= self.cooldown <= 1 or self.max_skipped < 1:
-            raise UserError(
-                f"optim.warmup is {self.warmup} (samples, not negative), optim.cooldown {self.cooldown:g} (a share from 0 "
-                f"to 1), optim.max-skipped {self.max_skipped} (1 or more)"
-            )
-
-    def rate(self, seen: int, total: int) -> float:
-        """The learning rate after so many samples of a run."""
-        rise = min(1.0, seen / self.warmup) if self.warmup else 1.0
-        fall = min(1.0, (total - seen) / (self.cooldown * total)) if self.cooldown else 1.0
-        return self.lr * min(rise, max(fall, 0.0))
-
-
-@dataclass(frozen=True)
-class EmaConfig:
-    """Which averages are kept."""
-
-    sigma_rel: tuple[float, ...] = (0.05, 0.10)
-    """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
-    half_life: int = 0
-    """Half-life of an exponential average in samples, such as 500,000; 0 keeps no such average."""
-
-    def __post_init__(self) -> None:
-        if any(not 0 < length < 0.28 for length in self.sigma_rel):
-            raise UserError(f"ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
-        if self.half_life < 0:
-            raise UserError(f"--ema.half-life is {self.half_life}; it is a number of samples, or 0 for no such average")
-
-    @property
-    def names(self) -> list[str]:
-        """Of the averages, the first is the one that is exported."""
-        return [*(["classic"] if self.half_life else []), *map(power_name, self.sigma_rel)]
-
-
-def power_name(sigma_rel: float) -> str:
-    """What a power-function average is called."""
-    return f"power-{sigma_rel:g}"
 
 
 @dataclass(frozen=True)
@@ -118,21 +51,102 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
+class OptimizerConfig:
+    """Settings of AdamW and of the learning rate."""
+
+    lr: float = 1e-5
+    """Peak learning rate; 5e-5 suits batches of 64 and more."""
+    warmup: int = 8_000
+    """Number of samples over which the learning rate rises from 0 to its peak."""
+    cooldown: float = 0.0
+    """Share of the run, at its end, over which the learning rate falls to 0."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Norm to which gradients are clipped."""
+    max_skipped: int = 20
+    """Number of successive steps with gradients that are not finite after which the run stops."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.clip <= 0:
+            raise UserError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
+        if self.warmup < 0 or not 0 <= self.cooldown <= 1 or self.max_skipped < 1:
+            raise UserError(
+                f"optim.warmup is {self.warmup} (samples, not negative), optim.cooldown {self.cooldown:g} (a share from 0 "
+                f"to 1), optim.max-skipped {self.max_skipped} (1 or more)"
+            )
+
+    def rate(self, seen: int, total: int) -> float:
+        """The learning rate after so many samples of a run."""
+        rise = min(1.0, seen / self.warmup) if self.warmup else 1.0
+        fall = min(1.0, (total - seen) / (self.cooldown * total)) if self.cooldown else 1.0
+        return self.lr * min(rise, max(fall, 0.0))
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Averages of the weights that are kept."""
+
+    sigma_rel: tuple[float, ...] = (0.05, 0.10)
+    """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
+    half_life: int = 0
+    """Half-life of an exponential average in samples, such as 500,000; 0 keeps no such average."""
+
+    def __post_init__(self) -> None:
+        if any(not 0 < length < 0.28 for length in self.sigma_rel):
+            raise UserError(f"--ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
+        if self.half_life < 0:
+            raise UserError(f"--ema.half-life is {self.half_life}; it is a number of samples, or 0 for no such average")
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the averages; the first is exported."""
+        return [*(["classic"] if self.half_life else []), *map(power_name, self.sigma_rel)]
+
+
+def power_name(sigma_rel: float) -> str:
+    """Name of a power-function average."""
+    return f"power-{sigma_rel:g}"
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
+
+    address: str = ""
+    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
+    workers: int = 1
+    """Ranks; each takes one GPU if the device is cuda."""
+    failures: int = 3
+    """How often the workers are started again after a failure; they go on from the last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.failures < 0:
+            raise UserError(
+                f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a multiview model; the same command goes on where it was stopped."""
 
     loader: LoaderConfig
+    model: ModelConfig
     out: str = "out/run"
-    """Folder of the run: log, checkpoints, pictures, and the model in the end."""
-    model: ModelShape = field(default_factory=ModelShape)
+    """Folder of the run: log, checkpoints, pictures, and finally the model."""
+    trained: tuple[str, ...] = ("*",)
+    """Patterns of the names of the weights that are trained, such as unet.*; the others stay as they are."""
     vae: str = ""
-    """Folder of a diffusers AutoencoderKL; that of `init` without it."""
+    """Folder of a diffusers AutoencoderKL; by default the one of --init."""
     text_encoder: str = ""
-    """Folder of Arc2Face's text encoder as safetensors, for identities of that kind; that of `init` without it."""
+    """Folder of Arc2Face's text encoder as safetensors, for models that have one; by default the one of --init."""
     init: str = ""
-    """Folder of a model to begin with: of an earlier run, or of spinset convert; random weights without it."""
+    """Folder of a model to start from, of an earlier run or of spinset convert; by default weights are random."""
     branch: str = ""
-    """Checkpoint of another run to begin with, RUN/checkpoints/N: weights, averages, the optimizer's state and the number of
+    """Checkpoint of another run to start from, RUN/checkpoints/N: weights, averages, the optimizer's state and the number of
     samples seen are taken over, and settings may differ."""
     stem: Stem = field(default_factory=Stem)
     objective: Objective = field(default_factory=Objective)
@@ -146,6 +160,7 @@ class TrainConfig:
     micro: int = 1
     """Largest number of scenes that a rank passes through the network at once; gradients are accumulated over the batch."""
     seed: int = 0
+    """Seed of the first weights and of all draws."""
     device: str = "cpu"
     """Where the network runs: cpu, cuda (with several processes on a machine each takes the GPU of its local rank), or, for one
     process, cuda:N for the GPU of index N."""
@@ -159,13 +174,13 @@ class TrainConfig:
     compile: bool = False
     """Compile the blocks of the network."""
     log_every: int = 50
-    """Steps between two lines of the log."""
+    """Number of steps between two lines of the log."""
     save_every: int = 50_000
-    """Samples between two checkpoints, and one at the end."""
+    """Samples between two checkpoints; the last step is always followed by one."""
     snapshot_every: int = 200_000
     """Samples between two snapshots of the averages, which are kept: 1.7 GB for each average at the released size."""
     keep: int = 2
-    """Checkpoints that are kept."""
+    """Number of checkpoints that are kept."""
     wandb: str = ""
     """Name of a project of Weights & Biases to log to as well."""
 
@@ -185,10 +200,8 @@ class TrainConfig:
             raise UserError(
                 "--loader.sequential reads pictures out of shards; give --no-latents to encode them on the way"
             )
-        if set(self.loader.members) != (needed := {"rgb", "normal"} if self.model.normals else {"rgb"}):
-            raise UserError(
-                f"--loader.members are {self.loader.members}; this model takes {' and '.join(sorted(needed))}"
-            )
+        if set(self.loader.members) != set(needed := (*self.model.members, *self.model.inputs)):
+            raise UserError(f"--loader.members are {self.loader.members}; this model takes {' and '.join(needed)}")
 
     def micro_batch(self, world: int) -> int:
         """The size of every micro-batch: the largest divisor of a rank's share of the batch that is at most `micro`.
@@ -211,24 +224,8 @@ def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
     loader = {"blend_weights": [], "sequential": False, **config["loader"]}  # which older runs did not record
     settings["loader"] = {name: value for name, value in loader.items() if name not in LOADING}
     settings["loader"]["datasets"] = 1 + len(config["loader"].get("blend", []))
-    # An average that is off leaves no trace, so that runs from before it existed can be resumed.
+    # Settings at a default that changes nothing are left out, so that runs from before they existed can be resumed.
+    if settings.get("trained") == ["*"]:
+        del settings["trained"]
     settings["ema"] = {name: value for name, value in config["ema"].items() if value}
     return settings
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
-
-    address: str = ""
-    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
-    workers: int = 1
-    """Ranks; each takes one GPU if the device is cuda."""
-    failures: int = 3
-    """How often the workers are started again after a failure; they go on from the last checkpoint."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1 or self.failures < 0:
-            raise UserError(
-                f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
-            )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from train.run.config import EmaConfig, power_name
+from train.run.optimizer import trained_weights
 
 
 def gamma_of(sigma_rel: float) -> float:
@@ -30,11 +31,11 @@ def power_beta(sigma_rel: float, seen: int, batch: int) -> float:
 
 
 class Ema:
-    """The averages of one network; how far a step moves them is a function of the samples seen."""
+    """Averages of the trained weights of a network; how far a step moves them is a function of the samples seen."""
 
     def __init__(self, network: nn.Module, config: EmaConfig):
         self.config = config
-        self._weights: dict[str, Tensor] = dict(network.named_parameters())
+        self._weights: dict[str, Tensor] = dict(trained_weights(network))
         self.averages = {n: {k: w.detach().clone() for k, w in self._weights.items()} for n in config.names}
         self._lengths = {power_name(length): length for length in config.sigma_rel}
 
@@ -44,7 +45,7 @@ class Ema:
 
         A skipped step leaves the averages as they are, as it does the weights.
         """
-        weights = _own(self._weights)
+        weights = _local(self._weights)
         taken = weights[0].new_ones(()) if skipped is None else 1 - skipped
         for name, average in self.averages.items():
             if name in self._lengths:
@@ -53,7 +54,7 @@ class Ema:
                 kept = 0.5 ** (batch / self.config.half_life)
             share = (1 - kept) * taken
             # A tensor, because reading `skipped` would wait for the device.
-            torch._foreach_lerp_(_own(average), weights, [share] * len(weights))  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_lerp_(_local(average), weights, [share] * len(weights))  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -74,14 +75,14 @@ class Ema:
 
 @torch.no_grad()
 def _exchange(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
-    for one, other in zip(_own(some), _own(others), strict=True):
+    for one, other in zip(_local(some), _local(others), strict=True):
         kept = one.clone()
         one.copy_(other)
         other.copy_(kept)
 
 
-def _own(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """What this rank holds of some tensors, as plain ones, in place."""
+def _local(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """The shards of some tensors that this rank holds, as plain tensors, in place."""
     return [t.to_local() if isinstance(t, DTensor) else t.detach() for t in tensors.values()]
 
 

@@ -1,4 +1,4 @@
-"""Ray Train as a launcher: it places the workers and starts them again, and each of them runs the very same `run`."""
+"""Launches a training run with Ray Train, which places the workers and restarts them after a failure."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,10 @@ from train.run.config import RayConfig, TrainConfig
 
 
 def launch(config: TrainConfig, ray: RayConfig) -> Path:
-    """Train on a Ray cluster; returns the folder of the model, on storage that all workers share.
+    """Train on a Ray cluster; returns the folder of the model, which lies on storage that all workers share.
 
     Raises:
-        FileNotFoundError, ValueError: as `run`, from whichever worker met it first.
+        UserError, OSError: as `run`, from the first worker that raised it.
     """
     import ray as ray_
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
@@ -23,10 +23,10 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
         raise UserError(f"--device is {config.device}, but Ray chooses the GPU of each worker; give --device cuda")
     config.micro_batch(ray.workers)
     config = with_absolute_paths(config)
-    if own := not ray_.is_initialized():
+    if started := not ray_.is_initialized():
         init_ray(ray.address, log_to_driver=True)
     trainer = TorchTrainer(
-        _work,
+        _train,
         train_loop_config={"config": config},
         torch_config=TorchConfig(backend="gloo" if config.device == "cpu" else "cpu:gloo,cuda:nccl"),
         scaling_config=ScalingConfig(num_workers=ray.workers, use_gpu=config.device != "cpu"),
@@ -40,13 +40,13 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
         mistakes = [e for e in error.worker_failures.values() if isinstance(e, ValueError | OSError)]
         raise mistakes[0] if mistakes else error from None
     finally:
-        if own:
+        if started:
             ray_.shutdown()
     return Path(config.out) / "model"
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """The config for workers that start in another folder."""
+    """The config with absolute paths, because workers start in another folder."""
 
     def absolute(path: str) -> str:
         return str(Path(path).absolute()) if path and "://" not in path else path
@@ -64,9 +64,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _work(given: dict[str, Any]) -> None:
-    """What each worker does; Ray has set the environment of torchrun and the process group already."""
-    # Importing it takes seconds, which only workers need to spend.
+def _train(given: dict[str, Any]) -> None:
+    """Run in one worker; Ray has set the environment of torchrun and the process group already."""
+    # Importing it takes seconds, which the driver need not spend.
     from train.run.trainer import run
 
     run(given["config"])

@@ -1,4 +1,4 @@
-"""The log of a run: progress on the screen, log.jsonl, TensorBoard, and Weights & Biases if asked."""
+"""The log of a run: progress on the screen, log.jsonl, TensorBoard, and Weights & Biases with --wandb."""
 
 import json
 import time
@@ -9,28 +9,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from torch import Tensor, nn
 
 from manifests.errors import UserError
+from train.diffusion.conditions import Conditions
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
-"""Dense bf16 FLOP/s of devices by a part of their name, as their makers give them."""
+"""Dense bf16 FLOP/s of devices by a part of their name, from the data sheets of their makers."""
 SILENCE = 5.0
 """Seconds after which progress is shown although no line of the log is due."""
 
 
-def open_console(speaks: bool) -> Console:
-    """Where the lines of a run go; that of other ranks than the first stays silent."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=not speaks)
+def open_console(is_first: bool) -> Console:
+    """A console on stderr for the lines of a run; it stays silent on all ranks but the first."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=not is_first)
 
 
 class Log:
-    """The log of the first rank; other ranks hold one that keeps silent."""
+    """The log of a run; on all ranks but the first it writes nothing."""
 
-    def __init__(self, run: Path, total: int, seen: int, console: Console, wandb: str = "", settings: Any = None):
-        self.total, self.speaks, self.path = total, not console.quiet, run / "log.jsonl"
+    def __init__(
+        self, run: Path, total: int, samples_seen: int, console: Console, wandb: str = "", settings: Any = None
+    ):
+        self.total, self.enabled, self.path = total, not console.quiet, run / "log.jsonl"
         self.console, self._shown = console, float("-inf")
         columns = (
             TextColumn("{task.description}"),
@@ -39,19 +45,19 @@ class Log:
             TextColumn("{task.fields[note]}"),
         )
         self.bar = Progress(*columns, console=self.console)
-        self.task = self.bar.add_task("train", total=total, completed=seen, note="")
+        self.task = self.bar.add_task("train", total=total, completed=samples_seen, note="")
         self._file = self._board = self._wandb = None
-        if self.speaks:
+        if self.enabled:
             run.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a")
-            # Importing it takes a second, and ranks that are silent need it not.
+            # Importing it takes a second, which ranks that write nothing need not spend.
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=seen)
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=samples_seen)
             self._wandb = open_wandb(wandb, run, settings) if wandb else None
 
     def __enter__(self) -> "Log":
-        if self.speaks and self.console.is_terminal:
+        if self.enabled and self.console.is_terminal:
             self.bar.start()
         return self
 
@@ -66,50 +72,50 @@ class Log:
         if self._wandb is not None:
             self._wandb.finish()
 
-    def write(self, seen: int, numbers: dict[str, float], note: str = "") -> None:
-        """One line of numbers at so many samples; `note` is what a person reads of them."""
-        if not self.speaks:
+    def write(self, samples_seen: int, numbers: dict[str, float], note: str = "") -> None:
+        """Write one line of numbers, and show `note`, their readable form, on the screen."""
+        if not self.enabled:
             return
         assert self._file is not None
         assert self._board is not None
-        self._file.write(json.dumps({"samples": seen, "time": round(time.time(), 3), **numbers}) + "\n")
+        self._file.write(json.dumps({"samples": samples_seen, "time": round(time.time(), 3), **numbers}) + "\n")
         self._file.flush()
         for name, value in numbers.items():
-            self._board.add_scalar(name, value, seen)
+            self._board.add_scalar(name, value, samples_seen)
         if self._wandb is not None:
-            self._wandb.log(numbers, step=seen)
+            self._wandb.log(numbers, step=samples_seen)
         if note:
-            self._show(seen, note)
+            self._show(samples_seen, note)
 
-    def note(self, seen: int, text: str) -> None:
-        """A line of text, on the screen and in the log."""
-        if not self.speaks:
+    def note(self, samples_seen: int, text: str) -> None:
+        """Write a line of text, to the log and to the screen."""
+        if not self.enabled:
             return
         assert self._file is not None
-        self._file.write(json.dumps({"samples": seen, "time": round(time.time(), 3), "note": text}) + "\n")
+        self._file.write(json.dumps({"samples": samples_seen, "time": round(time.time(), 3), "note": text}) + "\n")
         self._file.flush()
         self.console.print(f"train: {text}", soft_wrap=True)
 
-    def alive(self, seen: int, meter: "Meter") -> None:
+    def alive(self, samples_seen: int, meter: "Meter") -> None:
         """Show speed and time left if nothing was shown for some seconds; the first call always shows them."""
-        if self.speaks and time.monotonic() - self._shown > SILENCE:
-            self._show(seen, meter.numbers(seen, self.total)[1])
+        if self.enabled and time.monotonic() - self._shown > SILENCE:
+            self._show(samples_seen, meter.numbers(samples_seen, self.total)[1])
 
-    def _show(self, seen: int, note: str) -> None:
+    def _show(self, samples_seen: int, note: str) -> None:
         self._shown = time.monotonic()
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=seen, note=note)
+            self.bar.update(self.task, completed=samples_seen, note=note)
         else:
-            self.console.print(f"train: {seen} of {self.total}, {note}", soft_wrap=True)
+            self.console.print(f"train: {samples_seen} of {self.total}, {note}", soft_wrap=True)
 
-    def picture(self, seen: int, name: str, pixels: Any) -> None:
-        """A picture, height x width x 3 bytes."""
+    def picture(self, samples_seen: int, name: str, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Write a picture to TensorBoard."""
         if self._board is not None:
-            self._board.add_image(name, pixels, seen, dataformats="HWC")
+            self._board.add_image(name, pixels, samples_seen, dataformats="HWC")
 
 
 def open_wandb(project: str, run: Path, settings: Any) -> Any:
-    """A run of Weights & Biases; raises ValueError if it is not installed."""
+    """Open a run of Weights & Biases; raises UserError if the package is not installed."""
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -118,10 +124,10 @@ def open_wandb(project: str, run: Path, settings: Any) -> Any:
 
 
 class Meter:
-    """Counts what passed since the last line of the log."""
+    """Sums losses, samples and time since the last line of the log."""
 
-    def __init__(self, device: torch.device, flops: float, world: int):
-        self.device, self.flops = device, flops
+    def __init__(self, device: torch.device, world: int):
+        self.device, self.flops = device, 0.0
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         peak = next((value for part, value in PEAK.items() if part in name), 0.0)
         self.peak = peak * world
@@ -130,23 +136,26 @@ class Meter:
     def reset(self) -> None:
         self.started, self.waited, self.samples, self.steps = time.perf_counter(), 0.0, 0, 0
         self.losses = torch.zeros(2, device=self.device)
-        """The sum of the losses of scenes, and their number, of those that are finite."""
+        """The sum of the finite losses of scenes, and their number."""
 
     def add(self, losses: torch.Tensor, samples: int) -> None:
-        """Count a micro-batch: the losses of this rank's scenes, and the number of all ranks' scenes."""
+        """Add a micro-batch: the losses of the scenes of this rank, and the number of scenes of all ranks."""
         self.samples += samples
         finite = torch.isfinite(losses)
         self.losses += torch.stack([torch.where(finite, losses, 0).sum(), finite.sum()])
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Time that is not training."""
+    def paused(self) -> Iterator[None]:
+        """Leave the time within out of the throughput."""
         begun = time.perf_counter()
         yield
         self.started += time.perf_counter() - begun
 
-    def numbers(self, seen: int, total: int) -> tuple[dict[str, float], str]:
-        """Throughput and time left; memory and the share of the peak where the device has them."""
+    def numbers(self, samples_seen: int, total: int) -> tuple[dict[str, float], str]:
+        """Throughput, memory in GB and MFU (Chowdhery et al. 2022, appendix B) as numbers, and as text with the time left.
+
+        Memory is known on GPUs alone, MFU on those of `PEAK`.
+        """
         seconds = time.perf_counter() - self.started
         rate = self.samples / seconds
         found = {"samples_per_s": rate, "data_wait": self.waited / seconds}
@@ -157,21 +166,13 @@ class Meter:
         if self.device.type == "cuda":
             found["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
             note += f", {found['memory_gb']:.1f} GB"
-        return found, f"{note}, {timedelta(seconds=round((total - seen) / rate))} left"
+        return found, f"{note}, {timedelta(seconds=round((total - samples_seen) / rate))} left"
 
 
-def forward_flops(network: Any, views: int, cells: int, tokens: int) -> float:
-    """Floating-point operations of one scene forward, counted on a network without memory (on the meta device)."""
+def forward_flops(network: nn.Module, conditions: Conditions, latents: Float[Tensor, "b v c h w"]) -> float:
+    """Floating-point operations of a forward pass over the first of some scenes; `network` lies on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    def empty(*shape: int) -> torch.Tensor:
-        return torch.empty(1, *shape, device="meta")
-
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(
-            empty(views, network.latents, cells, cells),
-            empty(views, network.condition, cells, cells),
-            torch.empty(1, device="meta"),
-            empty(tokens, network.shape.context),
-        )
+        network(latents[:1].to("meta"), torch.empty(1, device="meta"), conditions[:1].to("meta"))
     return float(counter.get_total_flops())

@@ -1,28 +1,53 @@
-"""AdamW that skips a step whose gradients are not finite, and a learning rate that is a function of the samples seen."""
+"""AdamW that skips a step whose gradients are not finite, over the weights of a network that are trained."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from manifests.errors import UserError
 from train.run.config import OptimizerConfig
 
 
+def freeze(network: nn.Module, trained: Sequence[str]) -> None:
+    """Let gradients be computed only for weights whose names match one of some patterns.
+
+    Raises:
+        UserError: a pattern matches no weight.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in trained:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            parts = ", ".join(f"{part}.*" for part, _ in network.named_children())
+            raise UserError(
+                f"--trained is {pattern!r}, which is the name of no weight; the parts of this model are {parts}"
+            )
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trained))
+
+
+def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that are trained, by name."""
+    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+
 class Optimizer:
-    """Fused AdamW over a network's weights, with its state under their names."""
+    """Fused AdamW over the weights of a network that are trained, with its state under their names."""
 
     def __init__(self, network: nn.Module, config: OptimizerConfig):
         self.config = config
-        self.weights = dict(network.named_parameters())
+        self.weights = trained_weights(network)
         groups = list(self.weights.values())
         self.adam = torch.optim.AdamW(groups, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
         self._begin()
         device = groups[0].device
         self.skipped = torch.zeros((), device=device)
-        """Steps that were skipped, all in all,"""
+        """Number of skipped steps."""
         self.skipped_in_row = torch.zeros((), device=device)
-        """and since the last that was not."""
+        """Number of skipped steps since the last step that was not skipped."""
 
     def _begin(self) -> None:
         """Make the state as AdamW itself would at its first step, so that a checkpoint has a place to go."""
@@ -64,7 +89,7 @@ class Optimizer:
 
     @property
     def steps(self) -> int:
-        """Steps that were taken."""
+        """Number of steps that were taken."""
         return int(self.adam.state[next(iter(self.weights.values()))]["step"])
 
     @steps.setter

@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jobs.devices import gpu_index, require_device
 from manifests.errors import UserError
-from train.networks.unet import MultiviewUNet
 
 TIMEOUT = timedelta(minutes=30)
 """Of collectives: the first step compiles, and rank 0 writes pictures while the others wait."""
@@ -93,7 +92,7 @@ def check_devices(local: int, devices: int) -> None:
         )
 
 
-def spread(network: MultiviewUNet, ranks: Ranks, sharded: bool, bf16: bool) -> Callable[..., Any]:
+def spread(network: nn.Module, ranks: Ranks, sharded: bool, bf16: bool) -> Callable[..., Any]:
     """The network as all ranks run it: FSDP2's shards, DDP's copies, or itself if there is one rank.
 
     Blocks are compiled, and told to checkpoint their activations, before this: what is wrapped is what runs.
@@ -103,7 +102,7 @@ def spread(network: MultiviewUNet, ranks: Ranks, sharded: bool, bf16: bool) -> C
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         mesh = dist.device_mesh.init_device_mesh(ranks.device.type, (ranks.world,))
         options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": half} if bf16 else {})}
-        for block in (*network.unet.down_blocks, network.unet.mid_block, *network.unet.up_blocks):
+        for block in blocks(network):
             fully_shard(block, **options)
         # Told to, for a root keeps its weights gathered after a look, when the averages had their place.
         fully_shard(network, reshard_after_forward=True, **options)
@@ -112,6 +111,16 @@ def spread(network: MultiviewUNet, ranks: Ranks, sharded: bool, bf16: bool) -> C
         return network
     on_gpu = ranks.device.type == "cuda"
     return DistributedDataParallel(network, device_ids=[ranks.device] if on_gpu else None, gradient_as_bucket_view=True)
+
+
+def blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of a network that are sharded one by one: those of each UNet among its parts, other parts as a whole."""
+    for part in network.children():
+        unet: Any = part
+        if hasattr(part, "down_blocks"):
+            yield from (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+        else:
+            yield part
 
 
 @contextmanager
@@ -127,9 +136,9 @@ def gathering(network: Callable[..., Any], last: bool) -> Iterator[None]:
         yield
 
 
-def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
+def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Clip the gradients to a norm over all of them, which is returned; the same number on every rank."""
-    norm = nn.utils.clip_grad_norm_(parameters, most)
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 

@@ -1,4 +1,4 @@
-"""The section of a run on a page: its losses, and the last views it made beside the truth."""
+"""The section of a run on a page: its losses, and the newest generated views beside the ground truth."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from pages.page import Section, picture, render, round_numbers
 
 @dataclass(frozen=True)
 class Curve:
-    """A number over the samples seen: its points and the ticks of both axes, in percent of the axes, from the lower left."""
+    """One logged number over the samples seen; points and ticks are in percent of the axes, from the lower left."""
 
     points: list[tuple[float, float]]
     samples: list[tuple[float, str]]
@@ -24,7 +24,7 @@ class Curve:
 
 
 def sections(run: Path) -> list[Section]:
-    """The section of a run, from the files it left."""
+    """The section of a run, made from the files in its folder."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     pictures = sorted((run / "samples").glob("*.png"))
     shown = picture(np.asarray(Image.open(pictures[-1]).convert("RGB"))) if pictures else ""
@@ -36,22 +36,22 @@ def sections(run: Path) -> list[Section]:
 
 
 def curve(lines: list[dict[str, Any]], name: str) -> Curve | None:
-    """The finite values of a number of the log; None if there are none."""
-    # A resumed run may have taken some steps twice; the last time counts.
+    """The curve of one number of the log, from its finite values; None if it has none."""
+    # A resumed run may have repeated some steps; the last value counts.
     logged = {float(line["samples"]): float(line[name]) for line in lines if name in line}
-    found = sorted((seen, value) for seen, value in logged.items() if math.isfinite(value))
+    found = sorted((samples, value) for samples, value in logged.items() if math.isfinite(value))
     if not found:
         return None
-    samples = round_numbers(0.0, found[-1][0])
-    values = round_numbers(min(0.0, *(value for _, value in found)), max(value for _, value in found), most=4)
+    x_ticks = round_numbers(0.0, found[-1][0])
+    y_ticks = round_numbers(min(0.0, *(value for _, value in found)), max(value for _, value in found), most=4)
 
-    def place(x: float, ticks: list[float]) -> float:
+    def percent(x: float, ticks: list[float]) -> float:
         return round(100 * (x - ticks[0]) / (ticks[-1] - ticks[0]), 2)
 
     return Curve(
-        [(place(seen, samples), place(value, values)) for seen, value in found],
-        [(place(x, samples), f"{x:,.0f}") for x in samples if x.is_integer()],
-        [(place(x, values), f"{x:g}") for x in values],
+        [(percent(samples, x_ticks), percent(value, y_ticks)) for samples, value in found],
+        [(percent(x, x_ticks), f"{x:,.0f}") for x in x_ticks if x.is_integer()],
+        [(percent(y, y_ticks), f"{y:g}") for y in y_ticks],
         found[0][1],
         found[-1][1],
     )

@@ -12,16 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from manifests.errors import MissingFile, UserError
-from train.networks.config import FILE
-from train.networks.model import Model, load_model, read_about, save_model
+from train.networks.config import FILE, UNET, WEIGHTS, read_card
+from train.networks.model import Model, part_of, save_model
 from train.run.config import EmaConfig, TrainConfig, power_name
 from train.run.ema import Ema, Snapshot, mixture
 from train.run.parallel import Ranks, whole
 from weights.tensors import save_tensors
 
 CONFIG, MODEL, BEST, SNAPSHOTS, LOCK = "config.json", "model", "best", "ema", "run.lock"
-PREFIX = "unet."
-"""Of the UNet's weights within the network."""
 
 
 def write_config(config: TrainConfig, run: Path) -> None:
@@ -56,6 +54,8 @@ def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
     for length in ema.config.sigma_rel:
         weights = gathered(ema.averages[power_name(length)])
         if ranks.is_first:
+            # Weights of the UNet keep the bare names that diffusers gives them.
+            weights = {name.removeprefix(f"{UNET}."): weight for name, weight in weights.items()}
             file = run / SNAPSHOTS / f"{seen:012d}-{length:g}.safetensors"
             file.parent.mkdir(exist_ok=True)
             save_tensors({k: w.half() for k, w in weights.items()}, scratch := file.with_name(f"{file.name}.part"))
@@ -64,9 +64,8 @@ def snapshot(ema: Ema, run: Path, seen: int, ranks: Ranks) -> None:
 
 def export(model: Model, ema: Ema, folder: Path, ranks: Ranks) -> None:
     """Write the model with its first average, or with its weights if no average is kept; replaces what is there."""
-    own: dict[str, Tensor] = dict(model.network.named_parameters())
-    averages = next(iter(ema.averages.values()), own)
-    weights = gathered(averages)
+    averages = next(iter(ema.averages.values()), {})
+    weights = gathered({**dict(model.network.named_parameters()), **averages})
     if ranks.is_first:
         scratch = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(scratch, ignore_errors=True)
@@ -81,13 +80,13 @@ def best_loss(run: Path) -> float:
     """The validation loss of the model in `run/best`; infinite if there is none."""
     if not (run / BEST / FILE).is_file():
         return float("inf")
-    loss = read_about(run / BEST)[1].validation_loss
+    loss = read_card(run / BEST)[2].validation_loss
     return float("inf") if loss is None else loss
 
 
 def gathered(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the UNet as a whole, on the CPU."""
-    return {name.removeprefix(PREFIX): whole(weight.detach()).cpu() for name, weight in weights.items()}
+    """Weights that may be spread over ranks, as whole tensors on the CPU."""
+    return {name: whole(weight.detach()).cpu() for name, weight in weights.items()}
 
 
 def average(run: Path, dest: Path, sigma_rel: float) -> None:
@@ -98,14 +97,21 @@ def average(run: Path, dest: Path, sigma_rel: float) -> None:
         ValueError: no average has that length.
     """
     EmaConfig((sigma_rel,))
-    model = load_model(run / MODEL)
+    read_card(run / MODEL)
     files = sorted((run / SNAPSHOTS).glob("*.safetensors"))
     if not files:
         raise MissingFile(f"{run} has no snapshots of averages; they come with its checkpoints")
     snapshots = [Snapshot(float(length), int(seen)) for seen, length in (file.stem.split("-", 1) for file in files)]
     shares = mixture(snapshots, sigma_rel, max(s.seen for s in snapshots))
-    weights: dict[str, Tensor] = {}
+    parts = {file.parent.name: load_file(file) for file in (run / MODEL).glob(f"*/{WEIGHTS}")}
+    averaged: dict[str, Tensor] = {}
     for file, share in zip(files, shares.tolist(), strict=True):
         for name, weight in load_file(file).items():
-            weights[name] = weights.get(name, torch.zeros(())) + weight.float() * share
-    save_model(model, dest, weights)
+            full = part_of(name, parts)
+            averaged[full] = averaged.get(full, torch.zeros(())) + weight.float() * share
+    for full, weight in averaged.items():
+        part, name = full.split(".", 1)
+        parts[part][name] = weight
+    shutil.copytree(run / MODEL, dest, dirs_exist_ok=True)
+    for part in {full.split(".", 1)[0] for full in averaged}:
+        save_tensors(parts[part], dest / part / WEIGHTS)

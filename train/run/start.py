@@ -1,6 +1,5 @@
 """What happens before the first step: the model and its first weights, the data's config, and where a resumed run goes on."""
 
-import hashlib
 import subprocess
 from dataclasses import dataclass, replace
 from functools import cache
@@ -8,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifests.dataset import Dataset
 from manifests.embeddings import recogniser_of
@@ -18,17 +16,15 @@ from manifests.order import State
 from train.data.blend import BlendState
 from train.data.config import LoaderConfig
 from train.data.loader import AnyLoader
-from train.diffusion.scene import Nothing
-from train.networks.config import FILE, WEIGHTS
-from train.networks.identity import Arc2FaceTokens, new_tokens
-from train.networks.model import TEXT, UNET, VAE, About, Model, fill, misfits, read_about
-from train.networks.unet import MultiviewUNet, grow, new_network
+from train.networks.config import FILE, VAE, WEIGHTS, About, read_card
+from train.networks.model import TEXT_WEIGHTS, Model, fill, misfits, read_weights
+from train.networks.unet import checkpoint_activations, compile_blocks
 from train.networks.vae import load_vae
 from train.run.checkpoint import DONE, Checkpoints, about_checkpoint
 from train.run.config import TrainConfig, fixed_settings
 from train.run.ema import Ema
-from train.run.log import forward_flops
-from train.run.optimizer import Optimizer
+from train.run.optimizer import Optimizer, freeze
+from weights.files import sha256
 
 
 def loader_config(config: TrainConfig) -> LoaderConfig:
@@ -42,12 +38,12 @@ def vae_folder(config: TrainConfig) -> str:
 
 
 def open_model(config: TrainConfig, device: torch.device) -> Model:
-    """The model with its first weights.
+    """The model with its first weights, of which `config.trained` are trained.
 
     Raises:
-        FileNotFoundError, ValueError: files are missing or do not fit; names them, and where they come from.
+        MissingFile, UserError: files are missing or do not fit; names them, and where they come from.
     """
-    shape, from_convert = config.model, "make it with spinset convert from the official file"
+    from_convert = "make it with spinset convert from the official file"
     if not config.vae and not config.init:
         raise UserError(
             "--vae is needed: the folder of an AutoencoderKL, such as the vae folder of Stable Diffusion 1.5"
@@ -56,59 +52,54 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
     with torch.random.fork_rng():
         # The one place where torch's own stream is used: the first weights of a network.
         torch.manual_seed(config.seed)
-        network, tokens = new_network(shape, vae.channels), new_tokens(shape.identity)
-    if isinstance(tokens, Arc2FaceTokens):
-        file = text_encoder_file(config)
+        model = config.model.build(vae)
+    for name, encoder in model.encoders.items():
+        file = text_encoder_file(config, name)
         if not (config.text_encoder or config.init) or not file.is_file():
             raise MissingFile(
                 f"--text-encoder is needed: {file.parent} has no {file.name}; it is Arc2Face's encoder, {from_convert}"
             )
-        fill(tokens.text, file)
+        fill(encoder, file)
     if config.init:
-        file = Path(config.init) / UNET / WEIGHTS
-        if not file.is_file():
-            raise MissingFile(f"--init is {config.init}, which has no {UNET}/{WEIGHTS}; {from_convert}")
         check_same_kind(Path(config.init), config)
-        first = torch.Generator().manual_seed(config.seed)
-        try:
-            grown = grow(load_file(file), network, config.stem, first)
-        except ValueError as error:
-            raise UserError(f"{file} does not fit: {error}") from error
-        if wrong := misfits(network.unet, grown):
-            raise UserError(f"{file} does not fit: {wrong}")
-        network.unet.load_state_dict(grown)
-    return Model(shape, network.to(device), tokens.to(device), vae)
+        generator = torch.Generator().manual_seed(config.seed)
+        for name, part in model.parts.items():
+            file = Path(config.init) / name / WEIGHTS
+            if not file.is_file():
+                raise MissingFile(f"--init is {config.init}, which has no {name}/{WEIGHTS}; {from_convert}")
+            try:
+                weights = model.adapt(name, read_weights(part, file), config.stem, generator)
+            except ValueError as error:
+                raise UserError(f"{file} does not fit: {error}") from error
+            if wrong := misfits(part, weights):
+                raise UserError(f"{file} does not fit: {wrong}")
+            part.load_state_dict(weights)
+    freeze(model.network, config.trained)
+    return model.to(device)
 
 
-def text_encoder_file(config: TrainConfig) -> Path:
-    return Path(config.text_encoder or f"{config.init}/{TEXT}") / "model.safetensors"
+def text_encoder_file(config: TrainConfig, name: str) -> Path:
+    return Path(config.text_encoder or f"{config.init}/{name}") / TEXT_WEIGHTS
 
 
 def check_same_kind(folder: Path, config: TrainConfig) -> None:
-    """Raise ValueError if a model to begin with would load, but reads its inputs otherwise."""
+    """Raise UserError if weights of a model to start from would load, but were trained on other inputs."""
     if not (folder / FILE).is_file():
         return
-    there, here = read_about(folder)[0], config.model
-    if there.rays is None:  # of single pictures: its inputs are a part of these
-        return
-    for name, old, new in (
-        ("rays", there.rays, here.rays),
-        ("unet.joint-from", there.unet.joint_from, here.unet.joint_from),
-        ("scale-given", there.scale_given, here.scale_given),
-        ("identity.kind", there.identity.kind, here.identity.kind),
-    ):
-        if old != new:
-            raise UserError(f"{folder} was trained with model.{name} {old}, this run has {new}; give the same")
+    family, values, _ = read_card(folder)
+    if family != config.model.family:
+        raise UserError(f"{folder} is a model of the family {family!r}, this run trains {config.model.family!r}")
+    if conflict := config.model.conflict(config.model.from_json(values)):
+        raise UserError(f"{folder} was trained with {conflict}; give the same")
 
 
-def prepared(config: TrainConfig, model: Model) -> MultiviewUNet:
+def prepared(config: TrainConfig, model: Model) -> nn.Module:
     """The network as its ranks will spread it: checkpointed and compiled first."""
-    network = model.network
     if config.checkpoint_activations:
-        network.checkpoint_activations()
+        checkpoint_activations(model.network)
     if config.compile:
-        network.compile_blocks()
-    return network
+        compile_blocks(model.network)
+    return model.network
 
 
 @dataclass(frozen=True)
@@ -186,11 +177,7 @@ def resume(
 
 def files_of(config: TrainConfig, model: Model) -> dict[str, str]:
     """The hashes of the weights that a run reads at every step and does not train, by the options that name them."""
-    found = {"vae": model.vae.sha256}
-    if isinstance(model.tokens, Arc2FaceTokens):
-        with text_encoder_file(config).open("rb") as file:
-            found["text_encoder"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {"vae": model.vae.sha256, **{name: sha256(text_encoder_file(config, name)) for name in model.encoders}}
 
 
 def differences(there: Any, here: Any, name: str = "", most: int | None = 3) -> str:
@@ -202,20 +189,13 @@ def differences(there: Any, here: Any, name: str = "", most: int | None = 3) -> 
     return "" if there == here else f"{name} was {there!r}, is {here!r}"
 
 
-def named_tensors(network: MultiviewUNet, optimizer: Optimizer, ema: Ema) -> dict[str, Tensor]:
+def named_tensors(network: nn.Module, optimizer: Optimizer, ema: Ema) -> dict[str, Tensor]:
     """Everything that a checkpoint holds; the tensors themselves, which loading fills."""
     return {
         **{f"network.{name}": weight.data for name, weight in network.named_parameters()},
         **{f"adam.{name}": moment for name, moment in optimizer.moments.items()},
         **{f"ema.{n}.{k}": weight for n, average in ema.averages.items() for k, weight in average.items()},
     }
-
-
-def scene_flops(model: Model, config: TrainConfig, nothing: Nothing) -> float:
-    """Of one scene forward."""
-    with torch.device("meta"):
-        network = new_network(model.shape, model.vae.channels)
-    return forward_flops(network, config.loader.recipe.views, nothing.latents.shape[-1], len(nothing.context))
 
 
 def resolution_of(config: TrainConfig) -> int:

@@ -1,7 +1,7 @@
-"""The training run, top to bottom: open everything, go on where the last one stopped, step, log, save, validate.
+"""The training run, top to bottom: open everything, resume, step, log, save, validate.
 
-One counter rules: `seen`, the scenes that all ranks together have trained on. The learning rate, the averages, the order
-of the data and every draw are functions of it, so a run is the same however often it is stopped, and on any number of ranks.
+`samples_seen` counts the scenes that all ranks together have trained on. The learning rate, the averages, the order of the data
+and every draw are functions of it, so a run is the same however often it is stopped, and on any number of ranks.
 """
 
 import os
@@ -19,17 +19,17 @@ from torch import Tensor
 
 from manifests.errors import UserError
 from manifests.order import State
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.blend import BlendState
 from train.data.loader import open_loader
 from train.data.stream import lost_workers
 from train.diffusion.objective import draw, gaussian, losses
 from train.diffusion.precision import autocast, precision_line, resolve_precision
-from train.networks.model import Model
+from train.networks.model import Model, without_memory
 from train.run.checkpoint import Checkpoints
 from train.run.config import TrainConfig
 from train.run.ema import Ema
-from train.run.log import Log, Meter, open_console
+from train.run.log import Log, Meter, forward_flops, open_console
 from train.run.optimizer import Optimizer
 from train.run.parallel import Ranks, clip, gathering, joined, spread
 from train.run.run_folder import BEST, MODEL, best_loss, export, locked, snapshot, write_config
@@ -43,119 +43,124 @@ from train.run.start import (
     prepared,
     resolution_of,
     resume,
-    scene_flops,
 )
-from train.run.validate import draw_grid, level_losses, open_validation, save_picture, scene_of
+from train.run.validate import draw_grid, level_losses, open_validation, save_picture
 
 
 def run(config: TrainConfig) -> Path:
-    """Train, and return the folder of the model; the same config goes on where it was stopped.
+    """Train, and return the folder of the model; the same config resumes a run that was stopped.
 
     Raises:
-        FileNotFoundError, ValueError: whatever is known to go wrong, before the first step, in one line.
+        FileNotFoundError, ValueError: whatever is known to fail, before the first step, in one line.
         OSError: a checkpoint could not be written, or a process of the loader was killed.
-        KeyboardInterrupt: it was asked to stop (SIGTERM, Ctrl-C), and has saved where it is.
+        KeyboardInterrupt: the run was asked to stop (SIGTERM, Ctrl-C), and has saved its state.
     """
     with ExitStack() as stack:
         ranks = stack.enter_context(joined(config.device))
         config, precision = with_precision(config, ranks)
-        micro, out, batch_size = config.micro_batch(ranks.world), Path(config.out), config.loader.batch
+        share, micro, out = config.loader.batch // ranks.world, config.micro_batch(ranks.world), Path(config.out)
         console = open_console(ranks.is_first)
         console.print(f"train: {first_line(config, ranks, precision)}", soft_wrap=True)
+
+        # Everything that can be refused is opened before the first step.
         model = open_model(config, ranks.device)
+        process = config.model.process(config.objective.noise)
         loader = open_loader(loader_config(config), ranks.rank, ranks.world)
         validation = open_validation(config, model, loader, resolution_of(config)) if config.validation.data else None
         network = spread(prepared(config, model), ranks, config.strategy == "fsdp", config.precision == "bf16")
         optimizer, ema = Optimizer(model.network, config.optim), Ema(model.network, config.ema)
-        nothing, files = model.nothing(resolution_of(config)), files_of(config, model)
+        files = files_of(config, model)
         stack.enter_context(locked(out, ranks))
         checkpoints = Checkpoints(out, ranks, config.keep)
         tensors = named_tensors(model.network, optimizer, ema)
-        beginning = resume(config, checkpoints, tensors, optimizer, loader, files)
-        seen = saved = beginning.seen
+        start = resume(config, checkpoints, tensors, optimizer, loader, files)
+        samples_seen = saved = start.seen
         if ranks.is_first:
             write_config(config, out)
-        meter = Meter(ranks.device, scene_flops(model, config, nothing), ranks.world)
-        half = autocast(config.precision, ranks.device)
-        log = stack.enter_context(Log(out, config.samples, seen, console, config.wandb, config.as_json()))
-        if beginning.place is not None:
-            console.print(f"train: {beginning.place} loaded, at {seen} of {config.samples} samples", soft_wrap=True)
-        for text in beginning.news:
-            log.note(seen, text)
+        meter, half = Meter(ranks.device, ranks.world), autocast(config.precision, ranks.device)
+        log = stack.enter_context(Log(out, config.samples, samples_seen, console, config.wandb, config.as_json()))
+        if start.place is not None:
+            line = f"train: {start.place} loaded, at {samples_seen} of {config.samples} samples"
+            console.print(line, soft_wrap=True)
+        for text in start.news:
+            log.note(samples_seen, text)
 
         def save(state: State | BlendState) -> None:
             nonlocal saved
-            about = {"seen": seen, "steps": optimizer.steps, **lineage(config, state, files, beginning.history)}
-            checkpoints.save(tensors, seen, about)
-            saved = seen
+            facts = {"seen": samples_seen, "steps": optimizer.steps, **lineage(config, state, files, start.history)}
+            checkpoints.save(tensors, samples_seen, facts)
+            saved = samples_seen
 
-        def about(loss: float | None = None) -> Model:
-            card = about_run(config, loader, seen, beginning.history)
+        def described(loss: float | None = None) -> Model:
+            card = about_run(config, loader, samples_seen, start.history)
             return replace(model, about=replace(card, validation_loss=loss))
 
         def validate() -> None:
             if validation is None:
                 return
             with ema.in_place(), half:
-                found = level_losses(model, network, validation, config, nothing)
-                drawn = [draw_grid(model, network, validation, config, nothing)] if config.validation.pictures else []
+                found = level_losses(model, network, process, validation, config)
+                drawn = [draw_grid(model, network, validation, config)] if config.validation.pictures else []
             loss = found["validation/loss"]
             is_best = ranks.any(ranks.is_first and loss < best_loss(out))
             if is_best:
-                export(about(loss), ema, out / BEST, ranks)
-            log.write(seen, found, f"validation loss {loss:.4f}{', the lowest so far' if is_best else ''}")
+                export(described(loss), ema, out / BEST, ranks)
+            log.write(samples_seen, found, f"validation loss {loss:.4f}{', the lowest so far' if is_best else ''}")
             for pixels in drawn if ranks.is_first else []:
-                save_picture(pixels, out / "samples" / f"{seen:012d}.png")
-                log.picture(seen, "samples", pixels)
+                save_picture(pixels, out / "samples" / f"{samples_seen:012d}.png")
+                log.picture(samples_seen, "samples", pixels)
 
         with stop_signals(ranks.is_first) as stop, lost_workers():
             batches = iter(loader)
-            while seen < config.samples:
-                # Of the data before this step: what is stopped within it takes the whole of it again.
+            while samples_seen < config.samples:
+                # The state of the data before this step: a run that is stopped within it repeats the whole step.
                 state, waiting = loader.state(), time.perf_counter()
                 batch = next(batches).to(ranks.device, non_blocking=True)
                 meter.waited += time.perf_counter() - waiting
-                for begin in range(0, batch_size // ranks.world, micro):
+
+                for begin in range(0, share, micro):
                     if ranks.any(stop()):
-                        if saved < seen:
+                        if saved < samples_seen:
                             save(state)
                         checkpoints.finish()
-                        log.note(
-                            seen, f"stopped; saved at {seen} of {config.samples} samples, the same command goes on"
-                        )
+                        at = f"at {samples_seen} of {config.samples} samples"
+                        log.note(samples_seen, f"stopped; saved {at}, the same command goes on")
                         raise KeyboardInterrupt
                     part = batch.part(slice(begin, begin + micro))
-                    places = [seen + ranks.rank + ranks.world * (begin + i) for i in range(len(part))]
-                    latents = latents_of(model, part, config.latents, config.seed, places)
+                    places = [samples_seen + ranks.rank + ranks.world * (begin + i) for i in range(len(part))]
+                    z = latents_of(model, part, config.latents, config.seed, places)
                     if meter.steps == 0:
-                        check_finite(part, latents)
-                    draws = draw(config.objective, config.seed, places, latents)
-                    last = begin + micro == batch_size // ranks.world
-                    with gathering(network, last=last), half:
-                        scene = scene_of(model, part, latents, nothing)
-                        loss = losses(network, scene, latents, draws, config.objective, nothing)
+                        check_finite(part, z)
+                    draws = draw(config.objective, config.seed, places, z, len(model.droppable))
+                    with gathering(network, last=begin + micro == share), half:
+                        conditions = model.conditions_of(part, z)
+                        if not meter.flops:
+                            meter.flops = forward_flops(without_memory(model), conditions, z)
+                        sigma = process.sample_sigma(draws.level, conditions.is_target.sum(1).float())
+                        loss = losses(network, process, conditions.dropped(draws.drop), z, draws.noise, sigma)
                         # Gradients are averaged over the ranks, while the loss is a sum over them.
-                        (loss.sum() * ranks.world / batch_size).backward()
+                        (loss.sum() * ranks.world / config.loader.batch).backward()
                     meter.add(loss.detach(), len(part) * ranks.world)
-                    log.alive(seen, meter)
-                seen, before = seen + batch_size, seen
-                norm = clip(model.network.parameters(), config.optim.clip)
-                skipped = optimizer.step(norm, config.optim.rate(seen, config.samples))
-                ema.update(seen, batch_size, skipped)
+                    log.alive(samples_seen, meter)
+
+                before, samples_seen = samples_seen, samples_seen + config.loader.batch
+                norm = clip(optimizer.weights.values(), config.optim.clip)
+                skipped = optimizer.step(norm, config.optim.rate(samples_seen, config.samples))
+                ema.update(samples_seen, config.loader.batch, skipped)
                 meter.steps += 1
-                is_last = seen >= config.samples
+                is_last = samples_seen >= config.samples
                 if meter.steps == config.log_every or is_last:
-                    write_numbers(log, meter, optimizer, norm, config, seen, ranks)
-                with meter.aside():
+                    write_numbers(log, meter, optimizer, norm, config, samples_seen, ranks)
+                with meter.paused():
                     checkpoints.settle()
-                    if passed(before, seen, config.save_every) or is_last:
+                    if passed(before, samples_seen, config.save_every) or is_last:
                         save(loader.state())
-                    if passed(before, seen, config.snapshot_every) or is_last:
-                        snapshot(ema, out, seen, ranks)
-                    if passed(before, seen, config.validation.every) or is_last:
+                    if passed(before, samples_seen, config.snapshot_every) or is_last:
+                        snapshot(ema, out, samples_seen, ranks)
+                    if passed(before, samples_seen, config.validation.every) or is_last:
                         validate()
             checkpoints.finish()
-        export(about(), ema, out / MODEL, ranks)
+        export(described(), ema, out / MODEL, ranks)
         return out / MODEL
 
 
@@ -180,13 +185,13 @@ def first_line(config: TrainConfig, ranks: Ranks, precision: str) -> str:
 def latents_of(model: Model, batch: Batch, cached: bool, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:
     """The latents of a batch: cached ones as they come, or of its pictures, drawn from the posterior."""
     assert isinstance(batch.rgb, Tensor)
+    members = [getattr(batch, name) for name in model.config.members]
     if cached:
-        parts = [part for part in (batch.rgb, batch.normal) if part is not None]
-        return torch.cat(parts[: 1 + model.shape.normals], 2).float()
+        return torch.cat(members, 2).float()
     b, v, _, height, width = batch.rgb.shape
-    factor, channels = model.vae.factor, model.vae.channels * (1 + model.shape.normals)
-    like = batch.rgb.new_empty(b, v, channels, height // factor, width // factor)
-    return model.encode(batch.rgb, batch.normal, gaussian(seed, "posterior", places, like))
+    factor = model.vae.factor
+    like = batch.rgb.new_empty(b, v, model.latent_channels, height // factor, width // factor)
+    return model.encode(*members, noise=gaussian(seed, "posterior", places, like))
 
 
 def check_finite(batch: Batch, latents: Tensor) -> None:

@@ -10,21 +10,20 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from geometry.cameras import Cameras
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.loader import AnyLoader, open_loader
-from train.diffusion.edm import edm_levels, euler, training_levels
-from train.diffusion.objective import gaussian, losses_at
-from train.diffusion.scene import Network, Nothing, Scene, given_in, guided, start
+from train.diffusion.objective import gaussian, losses
+from train.diffusion.process import NoiseProcess
+from train.diffusion.sampling import Network, guided, sample
 from train.networks.model import Model
 from train.run.config import TrainConfig
 
 QUANTILES = (-1.5, -0.75, 0.0, 0.75, 1.5)
-"""Noise levels at which the loss is taken, in standard deviations of their law."""
+"""Noise levels at which the loss is evaluated, as standard normal draws of the noise process."""
 SEED = 20_000
-"""Of noise that is the same at every look of every run."""
+"""Seed of the noise, which is the same at every validation of every run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +61,7 @@ def open_validation(config: TrainConfig, model: Model, training: AnyLoader, reso
     latents = []
     for scene in range(len(batch)):
         own_part = batch.part(slice(scene, scene + 1)).to(model.device)
-        assert isinstance(own_part.rgb, Tensor)
-        latents.append(model.encode(own_part.rgb, own_part.normal))
+        latents.append(model.encode(*(getattr(own_part, name) for name in model.config.members)))
     cameras = replace(batch, rgb=None, normal=None).to(model.device)
     return Validation(cameras, torch.cat(latents), batch.rgb[: look.pictures].float())
 
@@ -86,15 +84,9 @@ def check_held_out(training: AnyLoader, validation: AnyLoader) -> None:
             )
 
 
-def scene_of(model: Model, batch: Batch, latents: Float[Tensor, "b v c h w"], nothing: Nothing) -> Scene:
-    """The scenes of a batch with their given views clean; whoever has no embedding is nobody."""
-    cameras = Cameras(batch.c2w.flatten(0, 1), batch.K.flatten(0, 1))
-    return model.scene(cameras, batch.is_condition, latents, batch.identity_embedding, nothing)
-
-
 @torch.no_grad()
 def level_losses(
-    model: Model, network: Network, validation: Validation, config: TrainConfig, nothing: Nothing
+    model: Model, network: Network, process: NoiseProcess, validation: Validation, config: TrainConfig
 ) -> dict[str, float]:
     """The mean loss at each level, and over all of them; nothing is dropped."""
     found: dict[str, float] = {}
@@ -103,37 +95,42 @@ def level_losses(
         parts = []
         for begin in range(0, len(validation.latents), config.micro):
             part = slice(begin, begin + config.micro)
-            scene = scene_of(model, validation.batch.part(part), validation.latents[part], nothing)
-            targets = (~scene.is_condition).sum(1).float()
-            sigma = training_levels(config.objective.noise, torch.full_like(targets, quantile), targets)
-            parts.append(losses_at(network, scene, validation.latents[part], noise[part], sigma))
+            conditions = model.conditions_of(validation.batch.part(part), validation.latents[part])
+            targets = conditions.is_target.sum(1).float()
+            sigma = process.sample_sigma(torch.full_like(targets, quantile), targets)
+            parts.append(losses(network, process, conditions, validation.latents[part], noise[part], sigma))
         found[f"loss/{quantile:+.2f}"] = float(torch.cat(parts).mean())
     return {"validation/loss": float(np.mean(list(found.values()))), **{f"validation/{k}": v for k, v in found.items()}}
 
 
 @torch.no_grad()
-def sample(
-    model: Model, network: Network, scene: Scene, nothing: Nothing, seed: int, steps: int, scale: float
+def sample_scenes(
+    model: Model,
+    network: Network,
+    batch: Batch,
+    latents: Float[Tensor, "b v c h w"],
+    seed: int,
+    steps: int,
+    scale: float,
 ) -> Float[Tensor, "b v c h w"]:
-    """Latents of all views of some scenes; the given ones stay as they are."""
-    most = model.shape.sigma_max
-    noise = gaussian(seed, "sample", range(len(scene.clean)), scene.clean)
-    x = start(noise, most, model.shape.shared_noise)
-    return given_in(scene, euler(guided(network, scene, scale, nothing), x, edm_levels(steps, most=most)))
+    """Latents of all views of some scenes; those of given views are returned as they are."""
+    conditions, process = model.conditions_of(batch, latents), model.process
+    noise = gaussian(seed, "sample", range(len(latents)), latents)
+    denoiser = guided(network, process, conditions, scale)
+    return sample(denoiser, conditions, noise, process.sigmas(steps), shared_noise=model.shared_noise)
 
 
 @torch.no_grad()
 def draw_grid(
-    model: Model, network: Network, validation: Validation, config: TrainConfig, nothing: Nothing
+    model: Model, network: Network, validation: Validation, config: TrainConfig
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Per scene a row of the truth, one of what was made (given views framed), and one of its normals."""
-    look = config.validation
+    """For each scene a row of the truth and one of each member that the model makes; given views are framed."""
+    settings = config.validation
     rows: list[Tensor] = []
     for place in range(len(validation.pictures)):
         part = slice(place, place + 1)
-        batch = validation.batch.part(part)
-        scene = scene_of(model, batch, validation.latents[part], nothing)
-        made = model.decode(sample(model, network, scene, nothing, SEED + place, look.steps, look.scale))
+        batch, latents = validation.batch.part(part), validation.latents[part]
+        made = model.decode(sample_scenes(model, network, batch, latents, SEED + place, settings.steps, settings.scale))
         given = batch.is_condition[0].cpu()
         rows += [validation.pictures[place], *(framed(part[0].cpu(), given) for part in made)]
     return as_pixels(torch.cat([torch.cat(list(row), -1) for row in rows], -2))

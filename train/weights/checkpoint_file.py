@@ -1,4 +1,4 @@
-"""Reads a file of weights that the user brings into tensors by name; nothing in it is executed."""
+"""Reads checkpoint files of the user into tensors by name; nothing in them is executed."""
 
 from pathlib import Path
 from textwrap import shorten
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from manifests.errors import MissingFile, UserError
 
 BOOKKEEPING = ("lightning", "lightning_fabric", "numpy", "omegaconf", "pytorch_lightning")
-"""Packages whose objects training frameworks leave beside the weights, as in the official file of Stable Diffusion 1.5."""
+"""Packages whose objects training frameworks save beside the weights, as in the official file of Stable Diffusion 1.5."""
 
 
 class StandIn:
-    """Stands in for such an object, whose class is not imported: takes what it is given and does nothing with it."""
+    """Replaces an object of these packages, whose class is not imported; it ignores all of its arguments."""
 
     def __init__(self, *_: Any):
         pass
@@ -26,13 +26,13 @@ class StandIn:
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch zip (.ckpt, .pth, .bin) and of `state_dict` in it, by name.
+    """Read the tensors of a safetensors file, or of a torch zip (.ckpt, .pth, .bin) or its `state_dict`, by name.
 
-    They are mapped from the file where they can be, so reading costs no memory until they are used.
+    Tensors of a zip are mapped from the file, so they take no memory until they are used.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not of these formats, or damaged, or holds anything but tensors.
+        MissingFile: there is no such file.
+        UserError: it is of no such format, is damaged, or holds anything but tensors.
     """
     file = Path(file)
     if not file.is_file():
@@ -48,7 +48,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
             raise UserError(f"{file} is a damaged or cut-off safetensors file ({one_line(error)})") from error
     if start.startswith(b"\x80"):
         raise UserError(
-            f"{file} is a bare pickle, as torch wrote before 1.6, and is not opened; give it as safetensors, or as a newer "
+            f"{file} is a plain pickle, as torch wrote before 1.6, and is not opened; give it as safetensors, or as a newer "
             "torch saves it"
         )
     raise UserError(
@@ -57,7 +57,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, for a message of one line."""
+    """The message of an error, shortened to one line of 200 characters."""
     return shorten(str(error) or type(error).__name__, 200)
 
 

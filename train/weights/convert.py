@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from manifests.errors import MissingFile, UserError
-from train.networks.config import ModelShape
-from train.networks.model import About, write_about
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import About, write_card
 from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
 from train.weights.checkpoint_file import one_line, read_checkpoint
 from weights.tensors import save_tensors
@@ -113,7 +113,7 @@ def convert(file: str | Path, dest: str | Path, like: str | Path | None = None) 
     for part, model, weights in found:
         write_part(part, model, weights, dest)
     if not like and len(found) == len(PARTS) and config_of(found[0][1])["in_channels"] == CHANNELS[1][0]:
-        write_about(ModelShape(), About("what SpinMeRound's released weights know"), dest)
+        write_card(SpinMeRoundConfig(), About("what SpinMeRound's released weights know"), dest)
     return Converted({part.folder: len(weights) for part, _, weights in found}, ignored)
 
 

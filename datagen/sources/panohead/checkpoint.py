@@ -1,6 +1,5 @@
 """Checkpoints: official files read without executing them, converted to safetensors and JSON, loaded from either."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from datagen.sources.panohead.config import Family, GeneratorConfig
 from datagen.sources.panohead.generator import Generator
 from datagen.sources.panohead.official_file import read_pickle
 from manifests.errors import MissingFile, UserError
+from weights.files import sha256
 from weights.tensors import save_tensors
 
 FORMAT = "spinset panohead 1"
@@ -48,7 +48,7 @@ def load(path: str | Path) -> Checkpoint:
     if not path.exists():
         raise MissingFile(f"no weights at {path}; give an official .pkl or a folder made by `spinset convert`")
     try:
-        return _read_folder(path) if path.is_dir() else _checkpoint(*read_pickle(path), _sha256(path))
+        return _read_folder(path) if path.is_dir() else _checkpoint(*read_pickle(path), sha256(path))
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be a checkpoint") from None
     except (ValueError, MemoryError) as error:
@@ -69,16 +69,11 @@ def convert(file: str | Path, dest: str | Path) -> Checkpoint:
         "format": FORMAT,
         "licence": LICENCE,
         "source": {"name": Path(file).name, "sha256": checkpoint.sha256},
-        "weights_sha256": _sha256(dest / WEIGHTS),
+        "weights_sha256": sha256(dest / WEIGHTS),
         **checkpoint.official,
     }
     (dest / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
     return checkpoint
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_folder(folder: Path) -> Checkpoint:
@@ -88,7 +83,7 @@ def _read_folder(folder: Path) -> Checkpoint:
     described = json.loads((folder / CONFIG).read_text())
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise UserError(f"{CONFIG} is not of the format {FORMAT!r}")
-    if _sha256(folder / WEIGHTS) != described.get("weights_sha256"):
+    if sha256(folder / WEIGHTS) != described.get("weights_sha256"):
         raise UserError(f"{WEIGHTS} is not the file that {CONFIG} describes; convert the official file again")
     try:
         state = load_file(folder / WEIGHTS)

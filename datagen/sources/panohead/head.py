@@ -162,3 +162,15 @@ def open_source(config: SourceConfig, device: str) -> PanoHeadSource:
     """The source that the settings name, PanoHead or SphereHead."""
     source = SphereHeadSource if config.source == SphereHeadSource.name else PanoHeadSource
     return source(config.panohead, device)
+
+
+def recorded_config(recorded: dict[str, Any], weights: str) -> SourceConfig:
+    """The settings of a source from what a plan records of it, and the checkpoint to use.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    name = recorded["name"]
+    if not weights:
+        raise UserError(f"--weights is needed: the {name} checkpoint that the heads of this dataset came from")
+    return SourceConfig(name, panohead=PanoHeadConfig(weights=weights, **recorded["settings"]))

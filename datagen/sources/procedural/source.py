@@ -124,3 +124,9 @@ class ProceduralSource:
 def open_source(config: SourceConfig, device: str) -> ProceduralSource:
     """The source with its settings; it computes on the CPU whatever the device is."""
     return ProceduralSource(config.procedural)
+
+
+def recorded_config(recorded: dict[str, Any], weights: str) -> SourceConfig:
+    """The settings of a source from what a plan records of it; it has no weights."""
+    own = recorded["config"]
+    return SourceConfig("procedural", procedural=ProceduralConfig(**{**own, "defects": tuple(own["defects"])}))

@@ -31,6 +31,7 @@ from infer.photo import Photo
 from infer.views import from_bytes
 from manifests.draws import generator
 from manifests.errors import MissingFile, UserError
+from manifests.pictures import decode_picture
 from weights.files import existing, sha256
 
 T = TypeVar("T")
@@ -89,10 +90,10 @@ def read_rgb(file: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 def decode_rgb(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a picture; raises UserError with its name if the bytes are none."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        raise UserError(f"{name} does not decode as a picture")
-    return np.asarray(picture)
+    try:
+        return decode_picture(data)
+    except ValueError as error:
+        raise UserError(f"{name} {error} as a picture") from None
 
 
 def read_json(file: Path) -> Any:

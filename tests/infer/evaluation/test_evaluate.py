@@ -31,8 +31,8 @@ from infer.views import to_bytes
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from spinset import main
-from train.networks.model import load_model, save_model
-from train.networks.unet import new_network
+from train.families import load_model
+from train.networks.model import save_model
 from train.run.trainer import run
 from weights.embedded import EMBEDDED
 from weights.files import sha256
@@ -365,7 +365,7 @@ def test_what_does_not_fit(model, noise, tmp_path):
     save_model(replace(large, about=replace(large.about, resolution=64)), tmp_path / "large")
     save_model(replace(large, about=replace(large.about, identity=True)), tmp_path / "knowing")
     single = replace(SHAPE, rays=None, normals=False)
-    save_model(replace(large, shape=single, network=new_network(single)), tmp_path / "single")
+    save_model(single.build(large.vae, large.about), tmp_path / "single")
     refused("has 16 px and the model makes 64; give a dataset of 64 px or more", model=str(tmp_path / "large"))
     refused("trained with identities: --embeddings names a score table", model=str(tmp_path / "knowing"))
     refused("makes single pictures; give one that was trained on several views", model=str(tmp_path / "single"))

@@ -18,11 +18,11 @@ from jobs import pool
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 from manifests.index import open_index
-from manifests.latents import FOLDER, latents_file, own_background, read_record, record_file, short_name
+from manifests.latents import FOLDER, identity_background, latents_file, read_record, record_file, short_name
 from manifests.plan import write_plan
 from manifests.storage import Storage
 from spinset import main
-from train.data.batch import Batch
+from train.batch import Batch
 from train.data.config import LatentsConfig, LoaderConfig
 from train.data.latent_source import LatentSource, open_latents
 from train.data.latents import LatentsWorker, make_latents
@@ -93,7 +93,7 @@ def test_what_is_stored_is_what_diffusers_encodes(cached, vae):
         index = open_index(cached)
         shard, place = int(index.shard[row]), row - int(np.searchsorted(index.shard, index.shard[row]))
         rgb, alpha, normal = (picture(cached, row, member) for member in ("rgb", "alpha", "normal"))
-        colour = np.array(own_background(cached.plan.seed, int(index.identity[row]))) / 255
+        colour = np.array(identity_background(cached.plan.seed, int(index.identity[row]))) / 255
         over = (rgb + (1 - alpha[..., None]) * (colour - 1)).clip(0, 1)
         images = torch.tensor(np.stack([rgb, over, normal]) * 2 - 1, dtype=torch.float32).permute(0, 3, 1, 2)
         with torch.no_grad():
@@ -111,7 +111,7 @@ def test_plain_files_and_a_record(cached, vae):
         assert stored(cached, vae, shard).shape == record.shape == (6, 3, 2, 4, 2, 2)
         assert stored(cached, vae, shard).dtype == np.float16
         assert record.scaling_factor == 0.18215 and record.vae_sha256 == sha256
-        assert record.backgrounds == {str(i): own_background(0, i) for i in (2 * shard, 2 * shard + 1)}
+        assert record.backgrounds == {str(i): identity_background(0, i) for i in (2 * shard, 2 * shard + 1)}
     assert sorted(files(cached)) == sorted(f"heads-00000{s}.{kind}" for s in range(3) for kind in ("npy", "json"))
 
 
@@ -213,7 +213,7 @@ def test_coloured_views_lie_over_the_colour_of_their_identity(cached, vae):
     expected = torch.stack([there[rows[0], 0, 0], there[rows[1], 1, 0]]) * 0.18215
     torch.testing.assert_close(found["rgb"], expected)
     assert found["background"][0].tolist() == [1, 1, 1]
-    torch.testing.assert_close(found["background"][1], torch.tensor(own_background(0, 2)) / 255)
+    torch.testing.assert_close(found["background"][1], torch.tensor(identity_background(0, 2)) / 255)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -229,7 +229,7 @@ def test_the_loader_serves_latents_as_it_serves_pixels(cached, vae):
         assert batch.rgb.shape == batch.normal.shape == (2, 2, 4, 2, 2) and batch.rgb.dtype == torch.float32
         coloured = (of_pixels.background != 1).any(1)
         assert torch.equal((batch.background != 1).any(1), coloured)
-        own = torch.tensor([own_background(0, int(i)) for i in batch.identity]) / 255
+        own = torch.tensor([identity_background(0, int(i)) for i in batch.identity]) / 255
         assert torch.equal(batch.background[coloured], own[coloured])
     assert 0 < sum(int((batch.background != 1).any(1).sum()) for batch in ours) < 12
 

@@ -291,7 +291,7 @@ def test_a_shard_that_vanishes_stops_the_run_in_one_line(make, workers):
     dataset = make()
     loader = open_loader(config_of(dataset, workers=workers, tolerance=5))
     dataset.storage.remove(tar_file(1))
-    with pytest.raises(FileNotFoundError, match=r"^shards/heads-000001.tar of .* is gone") as error:
+    with pytest.raises(FileNotFoundError, match=r"^shards/heads-000001.tar of .* was removed") as error:
         list(loader)
     assert "\n" not in str(error.value)
 

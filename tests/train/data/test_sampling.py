@@ -198,7 +198,7 @@ def test_samples_are_views_or_identities(make):
 
 def test_control_is_somebody_else_at_the_same_views(make):
     dataset = make(identities=6, views=3)
-    subset = open_index(dataset).select().only(np.array([1, 1, 0, 1, 0, 1], bool))
+    subset = open_index(dataset).select().restricted_to(np.array([1, 1, 0, 1, 0, 1], bool))
     control = open_control(subset, dataset.plan.rig)
     index = subset.index
     others = Counter()
@@ -217,6 +217,6 @@ def test_control_needs_a_grid_and_two_whole_identities(make):
     with pytest.raises(ValueError, match="--grid"):
         open_control(subset, {**rig, "azimuth_jitter": 7.2})
     with pytest.raises(ValueError, match="1 of 1 identities have all 3"):
-        open_control(subset.only(np.array([True, False])), rig)
+        open_control(subset.restricted_to(np.array([True, False])), rig)
     with pytest.raises(ValueError, match="0 of 2 identities have all 4"):
         open_control(subset, {**rig, "azimuth": [0.0] * 4})

@@ -7,7 +7,7 @@ import torch
 from manifests.cache import LookAhead
 from train.data.config import LoaderConfig
 from train.data.loader import open_loader
-from train.data.slots import HELD
+from train.data.slots import HELD, SIZE, _alive
 
 
 def batches(dataset, workers: int, epochs: int = 1):
@@ -27,9 +27,17 @@ def same(one, two) -> bool:
 
 
 def test_memory_is_used_again(make):
-    places = [batch.rgb.data_ptr() for batch in batches(make(), 2, epochs=3)]
-    assert len(places) == 27
-    assert len(set(places)) <= 2 + HELD
+    """Every batch lies in the slots' own memory, and every slot is free again in the end."""
+    numbers = []
+    for batch in batches(make(), 2, epochs=3):
+        (slots,) = _alive.values()
+        start = np.frombuffer(slots.memory, np.uint8).ctypes.data
+        numbers.append((batch.rgb.data_ptr() - start) // SIZE)
+    assert len(numbers) == 27
+    assert set(numbers) <= set(range(2 + HELD))
+    assert max(numbers.count(number) for number in set(numbers)) > 1
+    del batch
+    assert sorted(slots.free) == list(range(2 + HELD))
 
 
 def test_what_is_kept_stays_as_it_is(make):

@@ -32,7 +32,7 @@ def official() -> Arc2FaceTokens:
 
 def test_tokens_are_the_official_ones(official, stored):
     assert torch.allclose(official(stored["face_embs_normalised"]), stored["project_face_embs"], atol=1e-5)
-    assert torch.allclose(official.nobody(), stored["empty_prompt"], atol=1e-5)
+    assert torch.allclose(official.null_tokens(), stored["empty_prompt"], atol=1e-5)
 
 
 def test_the_prompt_is_the_official_one(stored):
@@ -57,7 +57,7 @@ def test_an_embedding_is_a_token_of_unit_size():
     assert token.shape == (3, 1, 600)
     assert token[..., :EMBEDDING].square().mean() == pytest.approx(1, abs=1e-5)
     assert token[..., EMBEDDING:].abs().max() == 0
-    assert IdentityToken(600).nobody().abs().max() == 0
+    assert IdentityToken(600).null_tokens().abs().max() == 0
 
 
 def test_shapes_that_cannot_be():

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from runs import alone, logged, tiny_config
 
-from train.networks.model import load_model
+from train.families import load_model
 from train.run.config import RayConfig
 from train.run.launch_ray import launch
 

@@ -24,12 +24,12 @@ from train.data.latents import make_latents
 from train.data.sampling import MultiView, SingleView
 from train.diffusion import precision
 from train.diffusion.config import NoiseLevels, Objective
+from train.families import load_model
+from train.families.presets import PRESETS
 from train.networks.config import RayMaps, UNetShape
-from train.networks.model import load_model
 from train.run.checkpoint import whole_ones
 from train.run.config import EmaConfig, OptimizerConfig, TrainConfig
 from train.run.parallel import check_devices
-from train.run.presets import PRESETS
 from train.run.run_folder import average
 from train.run.trainer import run
 from train.run.validate import QUANTILES

@@ -83,14 +83,15 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(weights, tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pt")
     refused(tmp_path / "a.pt", r"asks for torch\.nn\.modules\.linear\.Linear")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(Runs(made)))
-    refused(tmp_path / "a.pkl", "is a bare pickle")
+    refused(tmp_path / "a.pkl", "is a plain pickle")
     assert not made.exists()
 
 
 def test_the_format_before_torch_1_6_is_refused(weights, tmp_path):
     torch.save(weights, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     refused(
-        tmp_path / "a.pth", r"is a bare pickle, as torch wrote before 1\.6, and is not opened; give it as safetensors"
+        tmp_path / "a.pth",
+        r"is a plain pickle, as torch wrote before 1\.6, and is not opened; give it as safetensors",
     )
 
 

@@ -1,13 +1,14 @@
-"""The official implementation's small generators, and what it made of them."""
+"""The golden generators and cases, reduced and whole."""
 
-import json
+from pathlib import Path
 
 import pytest
 import torch
+from golden_panohead import FOLDERS, REDUCED, generator, read
+from panohead_files import generator as pickled
+from panohead_files import write
 from safetensors.torch import load_file
 
-from datagen.sources.panohead.build import build
-from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
 
 
@@ -20,16 +21,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
-def folder(golden):
-    return golden / "panohead"
+@pytest.fixture(scope="session", params=FOLDERS, ids=lambda folder: "reduced" if folder == REDUCED else "whole")
+def folder(request) -> Path:
+    return request.param
 
 
 @pytest.fixture(scope="session")
 def tiny(folder) -> Generator:
-    kwargs = json.loads((folder / "tiny.json").read_text())["init_kwargs"]
-    config = GeneratorConfig.from_official(kwargs, kwargs["rendering_kwargs"], 16)
-    return build(config, load_file(folder / "tiny.safetensors"))
+    return generator(folder)
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +38,11 @@ def cases(folder):
 
 @pytest.fixture(scope="session")
 def described(folder):
-    return json.loads((folder / "cases.json").read_text())
+    return read(folder, "cases")
 
 
 @pytest.fixture(scope="session")
-def spherehead_file(folder):
-    return load_file(folder / "spherehead_tiny.safetensors")
-
-
-@pytest.fixture(scope="session")
-def spherehead(folder, spherehead_file) -> Generator:
-    kwargs = json.loads((folder / "spherehead_tiny.json").read_text())["init_kwargs"]
-    state = {key.removeprefix("sd."): value for key, value in spherehead_file.items() if not key.startswith("case.")}
-    return build(GeneratorConfig.from_official(kwargs, kwargs["rendering_kwargs"], 16, "spherehead"), state)
+def tiny_pickle(tmp_path_factory) -> Path:
+    """The golden generator in the official pickle format, as this project's tests write it."""
+    state, kwargs = generator(REDUCED).state_dict(), read(REDUCED, "tiny")["init_kwargs"]
+    return write(tmp_path_factory.mktemp("tiny") / "tiny.pkl", G_ema=pickled(state, kwargs))

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_panohead import OFFICIAL_PICKLES, REDUCED, read
+from golden_panohead import generator as golden_generator
 from panohead_files import KWARGS, Reduced, config, dumps, generator, module, write
-from safetensors.torch import load_file
 
 from datagen.sources.panohead.build import untrained
 from datagen.sources.panohead.checkpoint import convert, load
@@ -32,14 +33,15 @@ def refused(path, complaint: str | None = None) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", ["tiny.pkl", "tiny_np1names.pkl"])
-def test_official_files(folder, name):
-    checkpoint = load(folder / name)
-    expected = load_file(folder / "tiny.safetensors")
+@pytest.mark.parametrize("file", [None, *OFFICIAL_PICKLES], ids=lambda file: file.name if file else "ours")
+def test_official_files(file, tiny_pickle):
+    """Pickles of the official code where they lie beside the clone, and one that these tests wrote in its format."""
+    checkpoint, folder = load(file or tiny_pickle), file.parent if file else REDUCED
+    expected = golden_generator(folder).state_dict()
     state = checkpoint.generator.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in expected)
-    described = json.loads((folder / "tiny.json").read_text())
+    described = read(folder, "tiny")
     kwargs = described["init_kwargs"]
     assert {name: checkpoint.official["init_kwargs"][name] for name in kwargs if name != "rendering_kwargs"} == {
         name: value for name, value in kwargs.items() if name != "rendering_kwargs"
@@ -47,12 +49,12 @@ def test_official_files(folder, name):
     assert checkpoint.generator.config.neural_resolution == 16
     assert checkpoint.official["rendering_kwargs"] == {
         **kwargs["rendering_kwargs"],
-        **described["runtime_rendering_kwargs_extra"],
+        **described.get("runtime_rendering_kwargs_extra", {}),
     }
 
 
-def test_conversion_keeps_everything(folder, tmp_path):
-    before, after = convert(folder / "tiny.pkl", tmp_path / "tiny"), load(tmp_path / "tiny")
+def test_conversion_keeps_everything(tiny_pickle, tmp_path):
+    before, after = convert(tiny_pickle, tmp_path / "tiny"), load(tmp_path / "tiny")
     assert after.sha256 == before.sha256
     assert after.generator.config == before.generator.config
     state = before.generator.state_dict()
@@ -351,6 +353,7 @@ def test_mutations_of_a_small_file(tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 100, 200])
-def test_300_mutations_of_the_official_file(folder, tmp_path, first):
-    write_mutants((folder / "tiny.pkl").read_bytes(), tmp_path / "mutants", range(first, first + 100))
+def test_300_mutations_of_the_official_file(tiny_pickle, tmp_path, first):
+    whole = OFFICIAL_PICKLES[0] if OFFICIAL_PICKLES else tiny_pickle
+    write_mutants(whole.read_bytes(), tmp_path / "mutants", range(first, first + 100))
     check_mutants(tmp_path / "mutants")

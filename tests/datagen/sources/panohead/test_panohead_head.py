@@ -23,8 +23,8 @@ from geometry.rays import rays
 
 
 @pytest.fixture(scope="module")
-def source(folder) -> PanoHeadSource:
-    return PanoHeadSource(PanoHeadConfig(str(folder / "tiny.pkl")))
+def source(tiny_pickle) -> PanoHeadSource:
+    return PanoHeadSource(PanoHeadConfig(str(tiny_pickle)))
 
 
 def head(source: PanoHeadSource, seed: int = 0, **changes) -> PanoHead:
@@ -50,7 +50,7 @@ def test_seeds_are_the_official_ones(source):
         source.head(-1)
 
 
-def test_own_background_is_the_official_picture(source):
+def test_identity_background_is_the_official_picture(source):
     cameras = ring(0.0, 100.0)
     views = head(source, 3, background="own").render(cameras, 128)
     ws = source.generator.mapping(latent(3, 64), frontal_label(), 0.7, 14)
@@ -160,10 +160,10 @@ def test_official_vertices_come_back_to_the_world():
     np.testing.assert_allclose(vertices_to_world(vertex, n), [[1 / 8 - 0.5, 0.0, 0.5]], atol=1e-12)
 
 
-def test_lineage(source, folder):
+def test_lineage(source, tiny_pickle):
     lineage = source.lineage()
     json.dumps(lineage)
-    assert lineage["weights_sha256"] == hashlib.sha256((folder / "tiny.pkl").read_bytes()).hexdigest()
+    assert lineage["weights_sha256"] == hashlib.sha256(tiny_pickle.read_bytes()).hexdigest()
     assert lineage["settings"]["psi"] == 0.7
     assert "weights" not in lineage["settings"]
     assert "non-commercial" in lineage["licence"]

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from small import members_of, small_plan, write_shard
 
+from exports.pack import open_pack, pack_plan, write_pack
 from manifests.dataset import Dataset
 from manifests.keep import choose
-from manifests.pack import make_pack_plan, open_pack, write_pack
 from manifests.plan import PlanMismatch, read_plan, write_plan
 from manifests.selection import ROWS, read_selection, write_selection
+from manifests.shards import ShardWriter
 from manifests.storage import Storage
 from manifests.verify import verify
 
@@ -36,8 +37,8 @@ def selected(small_dataset) -> Dataset:
 
 def pack(source: Dataset, dest, selection="clean", identities="", shard_bytes=1) -> Dataset:
     keep = choose(source, selection, identities)
-    made = open_pack(Storage(dest), make_pack_plan(source, keep, shard_bytes))
-    list(write_pack(source, keep, made))
+    made = open_pack(Storage(dest), pack_plan(source, keep, shard_bytes))
+    write_pack(source, keep, made)
     return made
 
 
@@ -90,14 +91,20 @@ def test_the_plan_says_where_it_comes_from(selected, tmp_path):
     assert list(verify(again, deep=True)) == []
 
 
-def test_same_bytes_and_resumed_after_a_stop(selected, tmp_path):
+def test_same_bytes_and_resumed_after_a_stop(selected, tmp_path, monkeypatch):
     first = pack(selected, tmp_path / "first")
     keep = choose(selected, "clean")
-    stopped = open_pack(Storage(tmp_path / "second"), make_pack_plan(selected, keep, 1))
-    steps = write_pack(selected, keep, stopped)
-    for _ in range(3):
-        next(steps)
-    steps.close()
+    stopped = open_pack(Storage(tmp_path / "second"), pack_plan(selected, keep, 1))
+
+    def stop(self, row):
+        if row["identity"] == 3:
+            raise KeyboardInterrupt
+        self._identities.append(dict(row))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "add_identity", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_pack(selected, keep, stopped)
     assert stopped.committed() == [0, 1]
     before = (tmp_path / "second/shards/heads-000000.done.json").stat().st_mtime_ns
     assert files(pack(selected, tmp_path / "second")) == files(first)

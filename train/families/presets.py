@@ -1,4 +1,4 @@
-"""The runs there are: SpinMeRound's three phases, its ablations, and two small ones; each a complete config.
+"""Training presets: the stages of SpinMeRound, its ablations, and two small models; each is a complete config.
 
 Source: SpinMeRound, sections 3 and 4.1 and its released config; where the paper is silent, docs/training.md says what was
 chosen.
@@ -12,7 +12,8 @@ from tyro.conf import arg
 from train.data.config import LoaderConfig
 from train.data.sampling import MultiView, SingleView
 from train.diffusion.config import NoiseLevels, Objective
-from train.networks.config import IdentityShape, ModelShape, RayMaps, UNetShape
+from train.families.spinmeround.config import SpinMeRoundConfig
+from train.networks.config import IdentityShape, RayMaps, UNetShape
 from train.run.config import OptimizerConfig, RayConfig, TrainConfig, ValidationConfig
 from weights.embedded import HEADS64
 
@@ -30,7 +31,7 @@ class Train:
 
 EDM = TrainConfig(
     LoaderConfig(DATA, SingleView(), batch=32, tail="exact", embeddings="arcface", members=("rgb",)),
-    model=ModelShape(rays=None, normals=False),
+    model=SpinMeRoundConfig(rays=None, normals=False),
     objective=Objective(NoiseLevels(shift="none")),
     samples=31_000 * 32,
     micro=4,
@@ -41,7 +42,7 @@ EDM = TrainConfig(
 ONE_VIEW = replace(
     EDM,
     loader=LoaderConfig(DATA, MultiView(conditions=(1,)), batch=8, tail="exact", embeddings="arcface"),
-    model=ModelShape(),
+    model=SpinMeRoundConfig(),
     objective=Objective(),
     samples=600_000 * 8,
     micro=1,
@@ -59,7 +60,7 @@ HEADS64_RUN = TrainConfig(
     LoaderConfig(
         DATA, MultiView(), batch=8, tail="exact", embeddings="arcface", resolution=64, workers=1, random_background=0.0
     ),
-    model=ModelShape(
+    model=SpinMeRoundConfig(
         UNetShape(channels=(64, 96, 160), attention=(False, True, True), blocks=1, heads=2, context=512, groups=16),
         RayMaps("geometric", origin_octaves=3, direction_octaves=5),
         IdentityShape("token", 512),

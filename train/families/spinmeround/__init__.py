@@ -1,0 +1,1 @@
+"""SpinMeRound: a multiview UNet over image and normal latents, conditioned on clean given views, rays and an identity."""
