@@ -20,7 +20,6 @@ import numpy as np
 from exports.config import PackConfig
 from jobs.pool import Event
 from jobs.progress import JobProgress
-from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError, damaged
 from manifests.keep import Keep, choose, kept_identities
@@ -93,11 +92,12 @@ def write_pack(source: Dataset, keep: Keep, made: Dataset) -> None:
 
 
 def _write_shard(source: Dataset, keep: Keep, made: Dataset, shard: int, progress: JobProgress) -> None:
+    names = made.plan.member_names
     with ShardWriter(made.storage, made.plan, shard) as writer:
         for identity in kept_identities(source, keep, made.plan.identities_of(shard)):
-            members = zip(*identity.members(*schema.MEMBERS), strict=True)
+            members = zip(*identity.members(*names), strict=True)
             for row, data in zip(identity.views.select(_CAMERA).to_pylist(), members, strict=True):
-                writer.add_view(row, dict(zip(schema.MEMBERS, data, strict=True)))
+                writer.add_view(row, dict(zip(names, data, strict=True)))
             writer.add_identity({**identity.row, "views": len(identity.views)})
             if (mesh := identity.mesh()) is not None:
                 writer.add_mesh(identity.number, mesh)
@@ -131,7 +131,7 @@ def _sizes(source: Dataset, keep: Keep) -> dict[int, int]:
     """The bytes that each identity takes in a tar, by identity in ascending order."""
     sizes = dict.fromkeys(keep.identities.tolist(), 0)
     for shard in range(source.plan.shards):
-        views = source.views(shard, ["identity", "view", *(f"{name}.size" for name in schema.MEMBERS)])
+        views = source.views(shard, ["identity", "view", *(f"{name}.size" for name in source.plan.member_names)])
         views = views.filter(keep.mask(views))
         members = np.stack([column.to_numpy() for column in views.columns[2:]])
         # One block of header, and the data in whole blocks.
