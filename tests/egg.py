@@ -3,9 +3,14 @@
 `main` is a command that generates a small dataset of them, for tests that kill it.
 """
 
+import itertools
 import os
+import signal
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,9 +86,35 @@ class EggConfig(SourceConfig):
 
     faults: tuple[tuple[int, str], ...] = ()
     slow: float = 0.0
+    kill_at: int = 0
+    """The point of `kill_at` at which one process other than `driver` kills itself; 0 for none."""
+    marker: str = ""
+    """The file that this process leaves, so that no other follows."""
+    driver: int = 0
 
     def open(self, device: str) -> EggSource:
+        if self.kill_at and os.getpid() != self.driver:
+            try:
+                Path(self.marker).touch(exist_ok=False)
+                kill_at(self.kill_at)
+            except FileExistsError:
+                pass
         return EggSource(dict(self.faults), self.slow)
+
+
+def kill_at(point: int) -> None:
+    """Kill this process before its n-th fsync or rename from now on: in the middle of a commit."""
+    calls = itertools.count(1)
+
+    def fatal(original: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            if next(calls) == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            original(*args)
+
+        return call
+
+    os.fsync, os.replace = fatal(os.fsync), fatal(os.replace)
 
 
 def egg_job(out: str, pool: PoolConfig, slow: float = 0.0, **changes: Any) -> GenerateConfig:
@@ -100,8 +131,12 @@ def egg_job(out: str, pool: PoolConfig, slow: float = 0.0, **changes: Any) -> Ge
     return GenerateConfig(out, **{**fields, **changes})
 
 
-def main(out: str, how: str) -> None:
-    """Generate eggs slowly, `inline` or with a number of Ray workers, after saying "go"."""
-    pool = PoolConfig(inline=True) if how == "inline" else PoolConfig(workers=int(how))
-    print("go", flush=True)
-    generate(egg_job(out, pool, slow=0.05))
+def main(out: str, workers: int, point: int = 0) -> None:
+    """Generate eggs, with Ray workers or in this process (0), which kills itself at a point."""
+    if point:
+        kill_at(point)
+    if workers:  # which do not have this module
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    generate(egg_job(out, PoolConfig(workers=workers, inline=not workers), slow=0.05))
