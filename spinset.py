@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeVar
 
 import tyro
@@ -40,7 +41,9 @@ T = TypeVar("T")
 class Parse(Protocol):
     """Builds a config from the arguments of the command line; with presets, from one that is named first."""
 
-    def __call__(self, what: type[T], presets: Mapping[str, T] | None = None) -> T: ...
+    def __call__(
+        self, what: type[T], presets: Mapping[str, T] | None = None, summaries: Mapping[str, str] = ...
+    ) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -288,9 +291,9 @@ def _latents(parse: Parse) -> int:
 
 
 def _train(parse: Parse) -> int:
-    from train.families.presets import PRESETS, Train
+    from train.families.presets import PRESETS, SUMMARIES, Train
 
-    options = parse(Train, PRESETS)
+    options = parse(Train, PRESETS, SUMMARIES)
     config = options.config
     if not config.loader.data:
         raise UserError("--data is needed: the folder or address of the dataset to train on")
@@ -455,12 +458,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(name, error)
 
 
-def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, T] | None = None) -> T:
+def _parse(
+    name: str,
+    args: Sequence[str],
+    what: type[T],
+    presets: Mapping[str, T] | None = None,
+    summaries: Mapping[str, str] = MappingProxyType({}),
+) -> T:
     box, prog = io.StringIO(), f"spinset {name}"
     default: Any = MISSING_NONPROP
     if presets is not None:
         if args and args[0] in ("-h", "--help"):
-            print(f"usage: {prog} PRESET [options]; {prog} PRESET --help lists its settings\n\n  {'  '.join(presets)}")
+            rows = "\n".join(f"  {preset:<24} {summary}" for preset, summary in summaries.items())
+            print(f"usage: {prog} PRESET [options]; {prog} PRESET --help lists its settings\n\n{rows}")
             raise SystemExit(DONE)
         if not args or args[0] not in presets:
             given = f"{args[0]!r} is no preset" if args else "a preset comes first"

@@ -4,6 +4,9 @@ import zlib
 
 import numpy as np
 
+MAX_SEED = (1 << 63) - 1
+"""Largest seed of a dataset or a run: tables hold seeds as signed 64-bit integers."""
+
 
 def generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
     """The random generator of one purpose, e.g. `generator(seed, "rig", identity)`; equal arguments, equal numbers."""

@@ -5,6 +5,7 @@ machine. All are ValueErrors, so that callers in Python may treat them as the us
 """
 
 import shlex
+from typing import Any
 
 
 class UserError(ValueError):
@@ -41,3 +42,19 @@ def damaged(
     """
     where = f"{file}, {member}" if member else file
     return DamagedData(f"{where} {problem}; run {mend.format(shlex.quote(url))}", file, problem, member, row)
+
+
+def check_ranges(config: Any, prefix: str = "--", /, **bounds: tuple[int | float, int | float]) -> None:
+    """Raise UserError if a number of a config is NaN or outside its bounds, which are inclusive; None is not checked.
+
+    Args:
+        prefix: beginning of the options that set the fields of this config, such as `--loader.`
+        bounds: lower and upper bound by the name of a field, which holds a number or a tuple of numbers.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            # Compared so that NaN is refused, too.
+            if number is not None and not low <= number <= high:
+                option = prefix + name.replace("_", "-")
+                raise UserError(f"{option} is {number}; it must be from {low} to {high}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from manifests.errors import UserError
+from manifests.errors import UserError, check_ranges
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -24,9 +24,8 @@ class NoiseLevels:
 
     def __post_init__(self) -> None:
         if self.shift not in ("sqrtN", "N", "none"):
-            raise UserError(f"noise.shift is {self.shift!r}; it must be sqrtN, N or none")
-        if self.std <= 0 or self.shift_views < 0:
-            raise UserError(f"noise.std is {self.std:g}, noise.shift-views {self.shift_views}; they are not negative")
+            raise UserError(f"--objective.noise.shift is {self.shift!r}; it must be sqrtN, N or none")
+        check_ranges(self, "--objective.noise.", mean=(-20, 20), std=(1e-3, 20), shift_views=(0, 1000))
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class Objective:
     """joint drops all conditions of a scene together, as guidance does; independent drops each one for itself."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop <= 1:
-            raise UserError(f"objective.drop is {self.drop:g}; it is a probability from 0 to 1")
+        check_ranges(self, "--objective.", drop=(0, 1))
         if self.drop_mode not in ("joint", "independent"):
-            raise UserError(f"objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
+            raise UserError(f"--objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
