@@ -8,7 +8,8 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from jobs.devices import check_device
 from jobs.pool import PoolConfig
 from manifests import schema
-from manifests.errors import UserError
+from manifests.draws import MAX_SEED
+from manifests.errors import UserError, check_ranges
 from manifests.order import TAILS
 from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
 
@@ -17,81 +18,72 @@ FOREVER = 0
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """What is loaded, in which order, and how."""
+    """Loading of a dataset: the samples, their order, and the processes that read them."""
 
     data: Annotated[str, arg(prefix_name=False)]
     """Folder or address of the dataset."""
     recipe: SingleView | MultiView | RandomK | Arc | FrontBack | Anchors | Ring = SingleView()
-    """What one sample is."""
+    """Recipe of a sample: the number of views, and which of them are given."""
     selection: Annotated[str, arg(prefix_name=False)] = ""
-    """Load what this selection keeps; everything without one."""
+    """Name of a selection whose heads and views are loaded; all are loaded without one."""
     batch: int = 16
-    """Samples of a step, of all ranks together."""
+    """Number of samples of a step, of all ranks together."""
     members: tuple[str, ...] = ("rgb", "normal")
-    """Any of rgb, normal and alpha."""
+    """Members of each view that are loaded: rgb, normal and alpha."""
     latents: str = ""
-    """Load the cached latents of the autoencoder in this folder in the place of pixels."""
+    """Folder of an autoencoder whose cached latents are loaded instead of pixels."""
     resolution: int = 0
-    """Pixels of a side, a multiple of 8; as stored unless told."""
+    """Width and height of pictures in pixels, a multiple of 8; 0 keeps the stored size."""
     random_background: float = 0.5
-    """The share of samples that get one random colour behind all their views; the others are white."""
+    """Probability of one random background colour for all views of a sample; otherwise the background is white."""
     control: bool = False
-    """Add the pictures of another identity from the same views."""
+    """Add the pictures of another identity from the same directions."""
     embeddings: str = ""
-    """Add the mean embedding of each identity from this score table, such as arcface."""
+    """Score table, such as arcface, whose mean embedding of each identity is added; none is added without it."""
     leave_out: bool = False
-    """Leave out identities that the recipe cannot sample, and list them, instead of refusing to start."""
+    """Leave out and list the identities that the recipe cannot sample, instead of refusing to start."""
     seed: int = 0
+    """Seed of the order of samples and of their random choices."""
     epochs: int = FOREVER
-    """0 goes on forever."""
+    """Number of epochs; 0 does not end."""
     tail: str = "drop"
-    """What becomes of the last short batch of an epoch: drop, pad (with repeated samples, marked) or exact (the next
-    epoch fills it)."""
+    """Last short batch of an epoch: drop omits it, pad fills it with repeated samples, exact with samples of the next epoch."""
     tolerance: int = 0
-    """How many members may fail to read or decode before the run stops; the sample after a bad one takes its place."""
+    """Number of members that may fail to decode before the run stops; the sample after a damaged one takes its place."""
     workers: int = 2
-    """Processes that read and decode, or threads if nothing is decoded; 0 does it in this one."""
+    """Number of processes (threads if nothing is decoded) that read and decode; 0 reads in the process of the rank."""
     prefetch: int = 2
-    """Batches that each worker prepares ahead."""
+    """Number of batches that each worker prepares ahead."""
     start_method: str = "fork"
-    """How workers start: fork, forkserver or spawn."""
+    """Start method of the worker processes: fork, forkserver or spawn."""
     pin_memory: bool = False
     """Deliver images in page-locked memory."""
     as_uint8: bool = False
     """Deliver images as bytes from 0 to 255."""
     decode: bool = True
-    """Otherwise deliver the members as they are stored."""
+    """Decode members to pixels, instead of delivering them as they are stored."""
     cache: str = ""
-    """A local folder for the shards of a remote dataset; byte ranges are read without it."""
+    """Local folder in which shards of a remote dataset are cached; without it, byte ranges are read."""
     cache_gb: float = 100.0
-    """How much it may hold."""
+    """Largest size of the cache in GB."""
     window: int = 0
-    """Shuffle within groups of this many shards, for a cache that cannot hold all of them; 0 shuffles everything."""
+    """Number of shards among which samples are shuffled, for a cache that cannot hold all; 0 shuffles everything."""
     blend: tuple[str, ...] = ()
     """Folders or addresses of further datasets of the same rig and resolution; each batch comes from one of all of them."""
     blend_weights: tuple[float, ...] = ()
     """Relative number of batches from --data and from each dataset of --loader.blend, in this order; equal without it."""
     sequential: bool = False
-    """Stream whole shards, for object storage where random reads are slow. The guarantees are weaker: samples are shuffled
-    within a buffer only, and a resumed run skips the remainder of its epoch and begins the next one."""
+    """Stream whole shards, for object storage; the order is shuffled in a buffer only, and a resume begins a new epoch."""
     buffer: int = 100
     """Number of samples among which --loader.sequential draws the next one, in each worker; 0 keeps the order of the shards."""
 
     def __post_init__(self) -> None:
-        bounds = {
-            "seed": 0,
-            "batch": 1,
-            "resolution": 0,
-            "epochs": 0,
-            "tolerance": 0,
-            "workers": 0,
-            "prefetch": 1,
-            "window": 0,
-            "buffer": 0,
-        }
-        for name, least in bounds.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{_option(name)} is {getattr(self, name)}; it must be {least} or more")
+        counts = dict.fromkeys(("epochs", "tolerance", "window", "buffer"), (0, 1_000_000_000))
+        shares = {"random_background": (0, 1), "blend_weights": (1e-6, 1e6)}
+        check_ranges(self, "--loader.", **counts, **shares, seed=(0, MAX_SEED), batch=(1, 10_000_000))
+        check_ranges(
+            self, "--loader.", resolution=(0, 4096), workers=(0, 1024), prefetch=(1, 1000), cache_gb=(0.001, 1e6)
+        )
         choices = {"tail": TAILS, "start_method": ("fork", "forkserver", "spawn")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -101,15 +93,11 @@ class LoaderConfig:
             raise UserError(f"--loader.members are {self.members}; give any of {', '.join(images)}, each once")
         if self.resolution % 8:
             raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
-        if not 0 <= self.random_background <= 1:
-            raise UserError(f"--loader.random-background is {self.random_background:g}; it is a share from 0 to 1")
-        if self.cache_gb <= 0:
-            raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:
             raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
-        if self.blend_weights and (len(self.blend_weights) != 1 + len(self.blend) or min(self.blend_weights) <= 0):
+        if self.blend_weights and len(self.blend_weights) != 1 + len(self.blend):
             raise UserError(
-                f"--loader.blend-weights are {self.blend_weights}; give one positive weight for --data and one for each of "
+                f"--loader.blend-weights are {self.blend_weights}; give one weight for --data and one for each of "
                 f"the {len(self.blend)} datasets of --loader.blend"
             )
         if (self.blend or self.sequential) and self.epochs != FOREVER:
@@ -126,21 +114,20 @@ class LoaderConfig:
 
 @dataclass(frozen=True)
 class LatentsConfig:
-    """Cache the latents of every view beside the shards; the same command resumes. Shards are read, never written."""
+    """Cache the latents of every view next to the shards; the same command resumes. Shards are read, never written."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
     vae: str
     """Folder of a diffusers AutoencoderKL as safetensors, such as the vae folder of Stable Diffusion."""
     batch: int = 1
-    """Views that are encoded at once, each of them three pictures."""
+    """Number of views, each with three pictures, that are encoded at once."""
     device: str = "cpu"
-    """Where the autoencoder runs: cpu, cuda, or cuda:N for the GPU of index N."""
+    """Device of the autoencoder: cpu, cuda, or cuda:N for the GPU of index N."""
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UserError(f"--batch is {self.batch}; it must be at least 1")
+        check_ranges(self, batch=(1, 100_000))
         check_device(self.device, self.pool.gpus_per_worker)
 
 
