@@ -7,7 +7,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jobs.devices import check_device
 from jobs.pool import PoolConfig
-from manifests import schema
 from manifests.draws import MAX_SEED
 from manifests.errors import UserError, check_ranges
 from manifests.order import TAILS
@@ -29,7 +28,7 @@ class LoaderConfig:
     batch: int = 16
     """Number of samples of a step, of all ranks together."""
     members: tuple[str, ...] = ("rgb", "normal")
-    """Members of each view that are loaded: rgb, normal and alpha."""
+    """Members of each view that are loaded: rgb, normal, alpha, or further pictures and arrays that the dataset declares."""
     latents: str = ""
     """Folder of an autoencoder whose cached latents are loaded instead of pixels."""
     resolution: int = 0
@@ -57,9 +56,9 @@ class LoaderConfig:
     start_method: str = "fork"
     """Start method of the worker processes: fork, forkserver or spawn."""
     pin_memory: bool = False
-    """Deliver images in page-locked memory."""
+    """Deliver tensors in page-locked memory."""
     as_uint8: bool = False
-    """Deliver images as bytes from 0 to 255."""
+    """Deliver pictures as bytes from 0 to 255 instead of floats in [-1, 1]."""
     decode: bool = True
     """Decode members to pixels, instead of delivering them as they are stored."""
     cache: str = ""
@@ -88,9 +87,10 @@ class LoaderConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{_option(name)} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        images = tuple(name for name in schema.MEMBERS if name != "json" or not self.decode)
-        if not self.members or set(self.members) - set(images) or len(set(self.members)) < len(self.members):
-            raise UserError(f"--loader.members are {self.members}; give any of {', '.join(images)}, each once")
+        if not self.members or len(set(self.members)) < len(self.members):
+            raise UserError(f"--loader.members are {self.members}; give one or more, each once")
+        if "json" in self.members and self.decode:
+            raise UserError("--loader.members hold json, which is no array; drop it, or give --loader.no-decode")
         if self.resolution % 8:
             raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
         if self.control and not self.decode:
