@@ -1,14 +1,14 @@
 """megatron-energon: the .nv-meta folder and the tar indices of a CrudeWebdataset, as `energon prepare` makes them.
 
-Source: Megatron-Energon 7, "Dataset Format on Disk" and its WebdatasetPreparator. Our own index knows everything, so no
-tar is read again.
+Source: Megatron-Energon 7, "Dataset Format on Disk" and its WebdatasetPreparator. The index of the dataset has all
+offsets, so no tar is read.
 """
 
 import json
 import sqlite3
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from tarfile import BLOCKSIZE
@@ -39,7 +39,7 @@ CREATE INDEX idx_sample_parts_full
 
 
 def energon(copy: Dataset) -> Iterator[tuple[str, bytes]]:
-    """The files that energon wants beside the shards; all shards are its train split."""
+    """The files that energon needs in addition to the shards, all of which are its train split."""
     root = Path(copy.storage.root)
     sqlite = root / META / "index.sqlite"
     sqlite.parent.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def energon(copy: Dataset) -> Iterator[tuple[str, bytes]]:
             rows = copy.views(shard).to_pylist()
             if not rows:  # every identity failed: energon refuses empty shards
                 continue
-            tar, starts = copy.file(shard, ".tar"), _starts(rows)
+            tar, starts = copy.file(shard, ".tar"), _starts(rows, copy.plan.member_names)
             _add(index, len(counts), rows, starts, copy.plan.members)
             counts[tar] = len(rows)
             yield f"{tar}.idx", struct.pack(f"{len(starts)}Q", *starts)
@@ -64,11 +64,11 @@ def energon(copy: Dataset) -> Iterator[tuple[str, bytes]]:
     yield f"{META}/dataset.yaml", DATASET_YAML
 
 
-def _starts(rows: list[dict[str, Any]]) -> list[int]:
+def _starts(rows: list[dict[str, Any]], members: Sequence[str]) -> list[int]:
     """Where each sample's first header begins, and where the last sample ends."""
-    last = rows[-1][schema.MEMBERS[-1]]
+    last = rows[-1][members[-1]]
     end = last["offset"] + last["size"] + padding(last["size"])
-    return [row[schema.MEMBERS[0]]["offset"] - BLOCKSIZE for row in rows] + [end]
+    return [row[members[0]]["offset"] - BLOCKSIZE for row in rows] + [end]
 
 
 def _add(
@@ -84,7 +84,7 @@ def _add(
         (
             (tar, number, parts[name], row[name]["offset"], row[name]["size"])
             for number, row in enumerate(rows)
-            for name in schema.MEMBERS
+            for name in schema.member_names(parts)
         ),
     )
     index.commit()

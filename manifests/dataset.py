@@ -1,6 +1,7 @@
 """Reads a dataset: which shards are committed, and their tables; `manifests.reader` reads their members."""
 
 import json
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -61,19 +62,21 @@ class Dataset:
     @property
     def all_views(self) -> pa.Table:
         """The views of all committed shards: schema.ALL_VIEWS, with the shard of each and hashes as hexadecimal text."""
-        tables = [_united(self.views(shard), shard) for shard in self.committed()]
-        return pa.concat_tables(tables or [schema.ALL_VIEWS.empty_table()])
+        members = self.plan.member_names
+        tables = [_united(self.views(shard), shard, members) for shard in self.committed()]
+        return pa.concat_tables(tables or [schema.all_views_schema(members).empty_table()])
 
     def file(self, shard: int, suffix: str) -> str:
         """The name of one file of a shard inside the dataset."""
         return f"{PurePosixPath(FOLDER) / schema.shard_name(shard)}{suffix}"
 
 
-def _united(views: pa.Table, shard: int) -> pa.Table:
+def _united(views: pa.Table, shard: int, members: Sequence[str]) -> pa.Table:
     """The rows of one shard as rows of schema.ALL_VIEWS."""
-    columns = {name: views.column(name) for name in schema.VIEWS.names if name not in schema.MEMBERS}
-    for name in schema.MEMBERS:
+    united = schema.all_views_schema(members)
+    columns = {name: views.column(name) for name in views.column_names if name not in members}
+    for name in members:
         entries = ({**entry, "sha256": entry["sha256"].hex()} for entry in views.column(name).to_pylist())
-        columns[name] = pa.array(entries, schema.ALL_VIEWS.field(name).type)
+        columns[name] = pa.array(entries, united.field(name).type)
     columns["shard"] = pa.repeat(pa.scalar(shard, pa.int32()), len(views))
-    return pa.table(columns, schema=schema.ALL_VIEWS)
+    return pa.table(columns, schema=united)

@@ -6,7 +6,7 @@ It is a cache: it may be deleted, and it is made again whenever the committed sh
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,16 +28,15 @@ FILE = "index.arrow"
 THREADS = 16
 
 _CAMERA = ("identity", "view", "azimuth", "elevation", "c2w", "K")
-_SPANS = tuple((m, part) for m in schema.MEMBERS for part in ("offset", "size"))
+_SPAN = (("offset", pa.int64()), ("size", pa.int32()))
 
-SCHEMA = pa.schema(
-    [
-        *(pa.field(name, schema.VIEWS.field(name).type) for name in _CAMERA),
-        pa.field("shard", pa.int32()),
-        *(pa.field(f"{m}.{part}", pa.int64() if part == "offset" else pa.int32()) for m, part in _SPANS),
-    ]
-)
-"""One row per view, shard after shard in the order of the shards; a member that is not there has size 0."""
+
+def _schema(members: Sequence[str]) -> pa.Schema:
+    """One row per view, shard after shard in the order of the shards; a member that is not there has size 0."""
+    camera = [schema.VIEWS.field(name) for name in _CAMERA]
+    spans = [pa.field(f"{member}.{part}", kind) for member in members for part, kind in _SPAN]
+    return pa.schema([*camera, pa.field("shard", pa.int32()), *spans])
+
 
 _META = b"spinset.index"
 
@@ -83,7 +82,7 @@ class Index:
     def shard_sizes(self) -> Int64[np.ndarray, " s"]:
         """Bytes of each shard, up to the end of its last member."""
         last = np.append(np.flatnonzero(np.diff(self.shard)), len(self) - 1)
-        return np.max([self.offset[m][last] + self.size[m][last] for m in schema.MEMBERS], 0)
+        return np.max([self.offset[m][last] + self.size[m][last] for m in self.offset], 0)
 
     def select(self, selection: Selection | None = None) -> "Subset":
         """The rows that a selection keeps, or all.
@@ -174,8 +173,9 @@ def _stored(dataset: Dataset, fingerprint: str) -> Index | None:
 
 
 def _make(dataset: Dataset, shards: list[int], fingerprint: str) -> Index:
-    columns = [*_CAMERA, *(f"{member}.{part}" for member, part in _SPANS)]
-    table = pa.concat_tables(_threads(lambda shard: _rows(dataset.views(shard, columns), shard), shards))
+    members = dataset.plan.member_names
+    columns = [*_CAMERA, *(f"{member}.{part}" for member in members for part, _ in _SPAN)]
+    table = pa.concat_tables(_threads(lambda shard: _rows(dataset.views(shard, columns), shard, members), shards))
     if not len(table):
         raise UserError(f"{dataset.storage.url} has no views: every identity of its {len(shards)} shards failed")
     batch = _batch(dataset, table, fingerprint)
@@ -199,7 +199,7 @@ def _write(storage: Storage, batch: pa.RecordBatch) -> None:
 
 def index_of(dataset: Dataset, shard: int, views: pa.Table) -> Index:
     """An index in memory of some rows of one shard's views table, which must have all of its columns."""
-    return _index(_batch(dataset, _rows(views.flatten(), shard), ""), None)
+    return _index(_batch(dataset, _rows(views.flatten(), shard, dataset.plan.member_names), ""), None)
 
 
 def _batch(dataset: Dataset, rows: pa.Table, fingerprint: str) -> pa.RecordBatch:
@@ -207,12 +207,12 @@ def _batch(dataset: Dataset, rows: pa.Table, fingerprint: str) -> pa.RecordBatch
     return rows.replace_schema_metadata({_META: json.dumps(about)}).combine_chunks().to_batches()[0]
 
 
-def _rows(views: pa.Table, shard: int) -> pa.Table:
+def _rows(views: pa.Table, shard: int, members: Sequence[str]) -> pa.Table:
     """Rows of the index from rows of a views table, whose structs are flattened."""
     columns = [views.column(name) for name in _CAMERA]
-    members = [pc.fill_null(views.column(f"{member}.{part}"), 0) for member, part in _SPANS]
-    numbers = pa.array(np.full(len(views), shard, np.int32))
-    return pa.table([*columns, numbers, *members], names=SCHEMA.names).cast(SCHEMA)
+    spans = [pc.fill_null(views.column(f"{member}.{part}"), 0) for member in members for part, _ in _SPAN]
+    numbers, rows = pa.array(np.full(len(views), shard, np.int32)), _schema(members)
+    return pa.table([*columns, numbers, *spans], names=rows.names).cast(rows)
 
 
 def _map(file: str, fingerprint: str) -> Index:
@@ -230,15 +230,15 @@ def _open(source: Any, fingerprint: str, mapped: str | None) -> Index:
 def _index(batch: pa.RecordBatch, mapped: str | None) -> Index:
     """The columns of a batch as arrays, without a copy."""
     about = json.loads(batch.schema.metadata[_META])
-    plain = {name: as_array(batch.column(name)) for name in SCHEMA.names if name not in ("c2w", "K")}
+    plain = {name: as_array(batch.column(name)) for name in batch.schema.names if name not in ("c2w", "K")}
     return Index(
         fingerprint=about["fingerprint"],
         plan=about["plan"],
         **{name: plain[name] for name in ("identity", "view", "shard", "azimuth", "elevation")},
         c2w=as_array(batch.column("c2w").flatten()).reshape(-1, 4, 4),
         K=as_array(batch.column("K").flatten()).reshape(-1, 3, 3),
-        offset={m: plain[f"{m}.offset"] for m in schema.MEMBERS},
-        size={m: plain[f"{m}.size"] for m in schema.MEMBERS},
+        offset={name.removesuffix(".offset"): array for name, array in plain.items() if name.endswith(".offset")},
+        size={name.removesuffix(".size"): array for name, array in plain.items() if name.endswith(".size")},
         mapped=mapped,
     )
 

@@ -40,6 +40,11 @@ class Plan:
     """The origin of a packed dataset, and as "shards" the identities of each shard in ascending order."""
 
     @property
+    def member_names(self) -> tuple[str, ...]:
+        """The members of a sample, in the order in which they lie in the tar."""
+        return schema.member_names(self.members)
+
+    @property
     def shards(self) -> int:
         return -(-self.identities // self.identities_per_shard) if self.packed is None else len(self.packed["shards"])
 

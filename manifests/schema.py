@@ -1,5 +1,7 @@
 """The columns of a dataset's tables, versioned, and the names of its files, keys and members."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int64
@@ -12,35 +14,45 @@ WHOLE = -1
 """The view number of an identity's own row in score tables and selections."""
 
 MEMBERS = ("rgb", "alpha", "normal", "json")
-"""The members of a sample, in their order in the tar."""
+"""The members of every sample, in the order in which they lie in the tar; a plan may declare further ones."""
 
 _member = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.binary(32))])
-
-VIEWS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("identity", pa.int64()),
-        ("view", pa.int16()),
-        ("azimuth", pa.float32()),
-        ("elevation", pa.float32()),
-        ("c2w", pa.list_(pa.float32(), 16)),
-        ("K", pa.list_(pa.float32(), 9)),
-        *((name, _member) for name in MEMBERS),
-    ],
-    metadata=_VERSIONED,
-)
-"""One row per view: its camera (OpenCV camera-to-world, intrinsics normalised by the image size, both row-major; angles in
-degrees) and, per member, the byte where its data begins in the tar, its size and its hash."""
-
 _named_member = pa.struct([("offset", pa.int64()), ("size", pa.int64()), ("sha256", pa.string())])
 
-ALL_VIEWS = pa.schema(
-    [
-        *(pa.field(field.name, _named_member) if field.name in MEMBERS else field for field in VIEWS),
-        ("shard", pa.int32()),
-    ]
-)
-"""One row per view of a whole dataset: as VIEWS, with the shard whose tar the offsets count in, and hashes as text."""
+
+def member_names(declared: Iterable[str]) -> tuple[str, ...]:
+    """The members that a plan declares, in the order in which they lie in the tar: MEMBERS, then further ones by name."""
+    return (*MEMBERS, *sorted(set(declared) - set(MEMBERS)))
+
+
+def views_schema(members: Sequence[str], hashes_as_text: bool = False) -> pa.Schema:
+    """Columns of one row per view.
+
+    They are its camera (OpenCV camera-to-world, intrinsics normalised by the image size, both row-major; angles in degrees)
+    and, per member, the byte where its data begins in the tar, its size and its hash.
+    """
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("identity", pa.int64()),
+            ("view", pa.int16()),
+            ("azimuth", pa.float32()),
+            ("elevation", pa.float32()),
+            ("c2w", pa.list_(pa.float32(), 16)),
+            ("K", pa.list_(pa.float32(), 9)),
+            *((name, _named_member if hashes_as_text else _member) for name in members),
+        ],
+        metadata=None if hashes_as_text else _VERSIONED,
+    )
+
+
+def all_views_schema(members: Sequence[str]) -> pa.Schema:
+    """Columns of the views of a whole dataset: those of one shard with hashes as text, and the shard of each view."""
+    return views_schema(members, hashes_as_text=True).append(pa.field("shard", pa.int32()))
+
+
+VIEWS = views_schema(MEMBERS)
+ALL_VIEWS = all_views_schema(MEMBERS)
 
 IDENTITIES = pa.schema(
     [

@@ -63,7 +63,7 @@ class ShardWriter:
 
     def add_view(self, row: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
         """Append one sample; `row` holds the camera columns of schema.VIEWS, `members` the encoded files."""
-        assert tuple(members) == schema.MEMBERS, tuple(members)
+        assert tuple(members) == self.plan.member_names, tuple(members)
         blocks, index = [], {}
         for name, data in members.items():
             header = tar_header(member_name(row["key"], self.plan.members[name]), len(data))
@@ -90,7 +90,7 @@ class ShardWriter:
         with naming(self._scratch[".tar"]):
             self._tar.close()
         tables = {
-            ".views.parquet": pa.Table.from_pylist(self._views, schema.VIEWS),
+            ".views.parquet": pa.Table.from_pylist(self._views, schema.views_schema(self.plan.member_names)),
             ".identities.parquet": pa.Table.from_pylist(self._identities, schema.IDENTITIES),
         }
         files = {".tar": {"size": self._position + len(_END_OF_ARCHIVE), "sha256": self._sha256.hexdigest()}}

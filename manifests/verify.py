@@ -5,16 +5,17 @@ damage is located by shard, member and byte without trusting the tar.
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData
 from manifests.pictures import decode_picture
@@ -133,7 +134,7 @@ def _layout(dataset: Dataset, rows: list[dict[str, Any]], size: int) -> Iterator
     """Every stretch of the tar in order: (member, offset, the exact bytes, None) or (member, offset, (length,), hash)."""
     end = 0
     for row in rows:
-        for name in schema.MEMBERS:
+        for name in dataset.plan.member_names:
             entry, member = row[name], member_name(row["key"], dataset.plan.members[name])
             header = tar_header(member, entry["size"])
             yield member, entry["offset"] - len(header), header, None
@@ -173,16 +174,33 @@ def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], ide
 
 def _verify_content(dataset: Dataset, shard: int, views: pa.Table) -> Iterator[Fault]:
     """Yield pictures that do not decode at the planned size, and JSON members that disagree with the index."""
-    of_identity = views.column("identity").to_numpy()
+    of_identity, names = views.column("identity").to_numpy(), dataset.plan.member_names
     for identity in np.unique(of_identity).tolist():
         own = views.filter(pa.array(of_identity == identity))
         rows = own.to_pylist()
-        for name, members in zip(schema.MEMBERS, read_members(dataset, shard, own, *schema.MEMBERS), strict=True):
+        for name, members in zip(names, read_members(dataset, shard, own, *names), strict=True):
             for row, data in zip(rows, members, strict=True):
-                problem = _wrong_json(data, row) if name == "json" else _wrong_picture(data, dataset.plan.resolution)
-                if problem:
-                    member = member_name(row["key"], dataset.plan.members[name])
+                member = member_name(row["key"], dataset.plan.members[name])
+                if problem := _wrong_content(member, data, row, dataset.plan.resolution):
                     yield Fault(dataset.file(shard, ".tar"), problem, member, row[name]["offset"])
+
+
+def _wrong_content(member: str, data: bytes, row: dict[str, Any], resolution: int) -> str | None:
+    match PurePosixPath(member).suffix:
+        case ".json":
+            return _wrong_json(data, row)
+        case ".npy":
+            return _wrong_array(data)
+        case _:
+            return _wrong_picture(data, resolution)
+
+
+def _wrong_array(data: bytes) -> str | None:
+    try:
+        np.load(io.BytesIO(data))
+    except (ValueError, EOFError) as error:
+        return f"is no array ({type(error).__name__}: {error})"
+    return None
 
 
 def _wrong_picture(data: bytes, resolution: int) -> str | None:

@@ -89,7 +89,16 @@ def noise_sample(plan: Plan, identity: int, view: int) -> tuple[dict, dict[str, 
         "normal": _image(pixels, "PNG"),
         "json": json.dumps({"identity": identity, "view": view}).encode(),
     }
+    for name in plan.member_names[len(members) :]:
+        members[name] = noise_array(identity, view) if plan.members[name].endswith("npy") else _image(pixels, "PNG")
     return row, members
+
+
+def noise_array(identity: int, view: int) -> bytes:
+    """Five landmarks as a NumPy file, the same every time."""
+    out = io.BytesIO()
+    np.save(out, np.random.default_rng([identity, view, 1]).normal(size=(5, 2)).astype(np.float16))
+    return out.getvalue()
 
 
 def _image(pixels: np.ndarray, kind: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What the loader hands to a model: views of identities as tensors, from pixels or from cached latents alike."""
+"""A batch of views as the loader delivers it, from pixels or from cached latents, and the sources of its contents."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -6,41 +6,46 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 Key = tuple[int, int, int]
-"""What the randomness of a sample is keyed by: the seed, the epoch and the number of the sample."""
+"""Key of the random draws of a sample: the seed, the epoch and the number of the sample."""
 
 Images = Float[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """b samples of v views; images are in [-1, 1] (or 0 to 255 as uint8), K is normalised by the image size."""
+    """b samples of v views. Pictures are in [-1, 1], or in 0 to 255 as uint8; latents are scaled by the autoencoder's factor.
+
+    Cameras are OpenCV camera-to-world matrices; K is normalised by the image size; angles are in degrees.
+    """
 
     index: Int64[Tensor, " b"]
     """The number of each sample."""
     identity: Int64[Tensor, " b"]
     view: Int64[Tensor, "b v"]
     is_condition: Bool[Tensor, "b v"]
-    """Views that are given clean; they come first."""
+    """Views that are given clean, as conditions; they come first."""
     azimuth: Float32[Tensor, "b v"]
     elevation: Float32[Tensor, "b v"]
     c2w: Float32[Tensor, "b v 4 4"]
     K: Float32[Tensor, "b v 3 3"]
     background: Float32[Tensor, "b 3"]
-    """What rgb lies over, in [0, 1]; white unless it was drawn."""
+    """Colour behind the pictures, in [0, 1]; white where none was drawn."""
     repeated: Bool[Tensor, " b"]
-    """Samples that this epoch holds already: they fill up its last batch, or stand in for bad ones."""
+    """Samples that come again in the same epoch: they fill its last batch, or replace damaged ones."""
     rgb: Images | None = None
     normal: Images | None = None
     alpha: Float[Tensor, "b v 1 h w"] | UInt8[Tensor, "b v 1 h w"] | None = None
     control: Images | None = None
-    """rgb of another identity, seen from the same views."""
+    """rgb of another identity from the same views."""
     identity_embedding: Float32[Tensor, "b d"] | None = None
+    members: dict[str, Shaped[Tensor, "b v *d"]] | None = None
+    """Further members that the dataset's plan declares: pictures as rgb, arrays (.npy) as they are stored."""
     data: dict[str, list[bytes]] | None = None
-    """The members as they are stored, sample after sample, if they are not decoded."""
+    """The stored bytes of each member, sample after sample, where they are not decoded."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -50,21 +55,23 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def part(self, samples: slice) -> "Batch":
-        """Some of the samples, without what is not decoded."""
+        """Some of the samples, without the bytes that are not decoded."""
         return replace(self._each(lambda tensor: tensor[samples]), data=None)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: change(v) for name, v in values.items() if isinstance(v, Tensor)})
+        changed = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        members = self.members and {name: change(member) for name, member in self.members.items()}
+        return replace(self, **changed, members=members)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where the contents of views come from; it travels to the workers, so it is picklable and opens files there."""
+    """Reads the contents of views; it is pickled to worker processes, which open its files."""
 
     @property
     def lineage(self) -> str:
-        """What a resumed run must find again, such as the autoencoder of cached latents; empty for stored pictures."""
+        """Text that must be equal when a run is resumed, such as the hash of an autoencoder; empty for stored pictures."""
         ...
 
     def read(
@@ -74,5 +81,5 @@ class Source(Protocol):
         members: tuple[str, ...],
         keys: Sequence[Key],
     ) -> dict[str, Any]:
-        """Fields of the batch, by name, for rows of the index; raises DamagedData for a sample that cannot be had."""
+        """Read fields of a batch by name, for rows of the index; raises DamagedData for a member that cannot be read."""
         ...

@@ -1,4 +1,4 @@
-"""What only spinset's loader is asked: bytes read for a few of many views, and opening a large dataset."""
+"""Measurements of spinset's loader alone: bytes read for a few of many views, and opening a large dataset."""
 
 import json
 import resource
@@ -34,7 +34,7 @@ def multiview(out: Path) -> dict[str, Any]:
 
 
 def _bytes(loader: Loader) -> dict[str, int]:
-    batches, reader = iter(loader), loader.worker.source.reader
+    batches, reader = iter(loader), loader.batch_dataset.source.reader
     next(batches)
     read, needed = _read_so_far(), reader.needed
     for _ in range(BATCHES):
@@ -73,7 +73,7 @@ def opening(folder: Path) -> dict[str, float]:
     first = time.perf_counter() - begun
     del batches
     own, worker = (resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    views = len(loader.worker.subset.rows)
+    views = len(loader.batch_dataset.subset.rows)
     return {"views": views, "opened": opened, "first": first, "own_mb": own, "worker_mb": worker}
 
 

@@ -22,7 +22,7 @@ from manifests.errors import UserError
 from manifests.index import Subset, open_index
 from manifests.reader import Reader
 from manifests.selection import read_selection
-from train.data.pixels import Pixels
+from train.data.pixels import PixelSource
 
 MAX_ELEVATION = 30.0
 """Largest absolute elevation, in degrees, of an input view that is drawn at random."""
@@ -196,7 +196,7 @@ class StoredPeople:
         if not several.any():
             raise UserError(f"{url} has no identity with two views or more, one to give and one to make")
         self.subset = self.subset.restricted_to(several)
-        self.pixels = Pixels(Reader(self.dataset, index), stored, resolution)
+        self.pixels = PixelSource(Reader(self.dataset, index), stored, resolution)
         self.table = embeddings
         self.embeddings = embeddings_of(self.dataset, embeddings, self.subset.identities) if embeddings else None
         self.places = {str(identity): place for place, identity in enumerate(self.subset.identities.tolist())}
@@ -224,7 +224,7 @@ class StoredPeople:
 
     def points(self, identity: int) -> Float[np.ndarray, "5 3"]:
         """World positions of the face points of an identity: those that its source recorded, or the average head's."""
-        return face_points({"facts": self._facts(self.dataset.plan.shard_of(identity)).get(identity)})
+        return face_points(self._facts(self.dataset.plan.shard_of(identity)).get(identity))
 
     def _facts_of(self, shard: int) -> dict[int, str]:
         rows = self.dataset.identities(shard).select(["identity", "facts"]).to_pylist()

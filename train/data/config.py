@@ -7,7 +7,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jobs.devices import check_device
 from jobs.pool import PoolConfig
-from manifests import schema
 from manifests.errors import UserError
 from manifests.order import TAILS
 from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
@@ -17,56 +16,56 @@ FOREVER = 0
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """What is loaded, in which order, and how."""
+    """Settings of a loader: the samples, their order, and how they are read."""
 
     data: Annotated[str, arg(prefix_name=False)]
     """Folder or address of the dataset."""
     recipe: SingleView | MultiView | RandomK | Arc | FrontBack | Anchors | Ring = SingleView()
-    """What one sample is."""
+    """Recipe that picks the views of one sample."""
     selection: Annotated[str, arg(prefix_name=False)] = ""
-    """Load what this selection keeps; everything without one."""
+    """Name of the selection whose views are loaded; all views without it."""
     batch: int = 16
-    """Samples of a step, of all ranks together."""
+    """Number of samples of a step, over all ranks."""
     members: tuple[str, ...] = ("rgb", "normal")
-    """Any of rgb, normal and alpha."""
+    """Members to load: rgb, normal, alpha, and any further pictures or arrays (.npy) that the dataset's plan declares."""
     latents: str = ""
-    """Load the cached latents of the autoencoder in this folder in the place of pixels."""
+    """Folder of the autoencoder whose cached latents are loaded in the place of pixels."""
     resolution: int = 0
-    """Pixels of a side, a multiple of 8; as stored unless told."""
+    """Side of the pictures in pixels, a multiple of 8; 0 keeps the side of the stored ones."""
     random_background: float = 0.5
-    """The share of samples that get one random colour behind all their views; the others are white."""
+    """Fraction of samples, from 0 to 1, that get one random colour behind all their views; the others are white."""
     control: bool = False
-    """Add the pictures of another identity from the same views."""
+    """Load the pictures of another identity from the same views as well."""
     embeddings: str = ""
-    """Add the mean embedding of each identity from this score table, such as arcface."""
+    """Score table, such as arcface, whose mean embedding of each identity is loaded as well."""
     leave_out: bool = False
-    """Leave out identities that the recipe cannot sample, and list them, instead of refusing to start."""
+    """Leave out identities that the recipe cannot sample; without it they are an error before the first step."""
     seed: int = 0
     epochs: int = FOREVER
-    """0 goes on forever."""
+    """Number of epochs; 0 has no end."""
     tail: str = "drop"
-    """What becomes of the last short batch of an epoch: drop, pad (with repeated samples, marked) or exact (the next
-    epoch fills it)."""
+    """Treatment of the last, incomplete batch of an epoch: drop, pad (with repeated samples, which are marked), or exact (the
+    next epoch fills it)."""
     tolerance: int = 0
-    """How many members may fail to read or decode before the run stops; the sample after a bad one takes its place."""
+    """Number of damaged members that are tolerated; the following sample replaces each of them."""
     workers: int = 2
-    """Processes that read and decode, or threads if nothing is decoded; 0 does it in this one."""
+    """Number of processes that read and decode, or of threads with --loader.no-decode; 0 reads in the main process."""
     prefetch: int = 2
-    """Batches that each worker prepares ahead."""
+    """Number of batches that each worker prepares ahead."""
     start_method: str = "fork"
-    """How workers start: fork, forkserver or spawn."""
+    """Start method of the worker processes: fork, forkserver or spawn."""
     pin_memory: bool = False
-    """Deliver images in page-locked memory."""
+    """Deliver tensors in page-locked memory."""
     as_uint8: bool = False
-    """Deliver images as bytes from 0 to 255."""
+    """Deliver pictures as bytes from 0 to 255 instead of floats in [-1, 1]."""
     decode: bool = True
-    """Otherwise deliver the members as they are stored."""
+    """Decode members; --loader.no-decode delivers their bytes as they are stored."""
     cache: str = ""
-    """A local folder for the shards of a remote dataset; byte ranges are read without it."""
+    """Local folder that caches the shards of a remote dataset; without it byte ranges are read."""
     cache_gb: float = 100.0
-    """How much it may hold."""
+    """Largest size of the cache, in GB."""
     window: int = 0
-    """Shuffle within groups of this many shards, for a cache that cannot hold all of them; 0 shuffles everything."""
+    """Number of shards within which samples are shuffled, for a cache that cannot hold all shards; 0 shuffles all samples."""
     blend: tuple[str, ...] = ()
     """Folders or addresses of further datasets of the same rig and resolution; each batch comes from one of all of them."""
     blend_weights: tuple[float, ...] = ()
@@ -96,13 +95,14 @@ class LoaderConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{_option(name)} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        images = tuple(name for name in schema.MEMBERS if name != "json" or not self.decode)
-        if not self.members or set(self.members) - set(images) or len(set(self.members)) < len(self.members):
-            raise UserError(f"--loader.members are {self.members}; give any of {', '.join(images)}, each once")
+        if not self.members or len(set(self.members)) < len(self.members):
+            raise UserError(f"--loader.members are {self.members}; give one or more, each once")
+        if "json" in self.members and self.decode:
+            raise UserError("--loader.members hold json, which is no array; drop it, or give --loader.no-decode")
         if self.resolution % 8:
             raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
         if not 0 <= self.random_background <= 1:
-            raise UserError(f"--loader.random-background is {self.random_background:g}; it is a share from 0 to 1")
+            raise UserError(f"--loader.random-background is {self.random_background:g}; it must be from 0 to 1")
         if self.cache_gb <= 0:
             raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:

@@ -1,4 +1,4 @@
-"""Serves cached latents in the place of pixels: draws from the stored posteriors, the same ones at every resume."""
+"""Reads cached latents in the place of pixels: draws from the stored posteriors, which a resume repeats exactly."""
 
 import os
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ WHITE, COLOURED, NORMAL = range(len(PARTS))
 
 
 def open_latents(dataset: Dataset, subset: Subset, config: LoaderConfig, sample: bool = True) -> "LatentSource":
-    """What the autoencoder `config.latents` made of a dataset; without `sample` the means instead of draws.
+    """Open the latents that the autoencoder `config.latents` made of a dataset; without `sample` their means are read.
 
     Raises:
-        FileNotFoundError: there is no such autoencoder.
-        ValueError: its latents are missing or not of these shards, or the config asks for what only pixels give.
+        MissingFile: there is no such autoencoder.
+        UserError: its latents are missing or not of these shards, or the config has options that need pixels.
     """
     vae = config.latents
     _check(config, dataset.plan.resolution)
@@ -60,20 +60,20 @@ def open_latents(dataset: Dataset, subset: Subset, config: LoaderConfig, sample:
 
 @dataclass(frozen=True, eq=False)
 class LatentSource:
-    """Scaled latents of views by their rows in the index; made by `open_latents`."""
+    """Latents of views by their rows in the index, times the autoencoder's scaling factor; made by `open_latents`."""
 
     url: str
     index: Index
     vae_sha256: str
     scaling_factor: float
     shape: tuple[int, ...]
-    """Of one part of a view: mean and standard deviation, channels, height, width."""
+    """Shape of one part of a view: mean and standard deviation, channels, height, width."""
     origin: Int64[np.ndarray, " s"]
-    """Per shard, where row 0 of the index would begin in its file."""
+    """The byte, per shard, at which row 0 of the index would begin in its file."""
     colours: dict[int, list[int]]
-    """Of each identity, what its coloured views lie over."""
+    """The background colour (0 to 255) of the coloured views of each identity."""
     sample: bool
-    """Draw from the posterior; otherwise give its mean."""
+    """Whether latents are drawn from the posterior; otherwise they are its mean."""
 
     @property
     def lineage(self) -> str:
@@ -86,11 +86,11 @@ class LatentSource:
         members: tuple[str, ...],
         keys: Sequence[Key],
     ) -> dict[str, Float32[Tensor, "b v c h w"] | Float32[Tensor, "b 3"]]:
-        """The members by name, and the background they do have: a colour that was drawn becomes the identity's own.
+        """Read members by name, and the background they have: a drawn colour becomes the one colour of the identity.
 
         Raises:
             DamagedData: a file ends before a view does.
-            FileNotFoundError: a file is no longer there.
+            MissingFile: a file no longer exists.
         """
         coloured = (background != 1).any(1)
         parts = {"rgb": np.where(coloured, COLOURED, WHITE), "normal": np.full(len(rows), NORMAL)}
@@ -101,8 +101,8 @@ class LatentSource:
             ).float()
             found[member] = self._latents(posterior, rows, member, keys)
         background = background.copy()
-        for place in np.flatnonzero(coloured).tolist():
-            background[place] = np.array(self.colours[int(self.index.identity[rows[place, 0]])], np.float32) / 255
+        for position in np.flatnonzero(coloured).tolist():
+            background[position] = np.array(self.colours[int(self.index.identity[rows[position, 0]])], np.float32) / 255
         return {**found, "background": torch.from_numpy(background)}
 
     def _latents(
@@ -112,7 +112,7 @@ class LatentSource:
         member: str,
         keys: Sequence[Key],
     ) -> Float32[Tensor, "b v c h w"]:
-        """Mean plus noise, of which every view of every sample has its own, times the factor (Rombach et al. 2022, D.1)."""
+        """Draw (mean + std noise) factor (Rombach et al. 2022, D.1); the noise is keyed by sample, view and member."""
         latents = posterior[:, :, 0]
         if self.sample:
             noise = np.empty((*rows.shape, *self.shape[1:]), np.float32)
@@ -125,42 +125,42 @@ class LatentSource:
     def _blocks(
         self, rows: Int64[np.ndarray, "b v"], parts: Int[np.ndarray, "b v"]
     ) -> Float16[np.ndarray, "b v m c h w"]:
-        """What is stored of one part of each view: exactly these bytes are read, and only the means if nothing is drawn."""
+        """Read one stored part of each view, and of it only the means where nothing is drawn."""
         shape = (2 if self.sample else 1, *self.shape[1:])
         found = np.empty((rows.size, *shape), DTYPE)
         shard, stride = self.index.shard[rows.ravel()], int(np.prod(self.shape)) * DTYPE.itemsize
         offset = self.origin[shard] + (rows.ravel() * len(PARTS) + parts.ravel()) * stride
         storage = Storage(self.url)
         for number in np.unique(shard).tolist():
-            name, places = latents_file(self.vae_sha256, number), np.flatnonzero(shard == number)
+            name, positions = latents_file(self.vae_sha256, number), np.flatnonzero(shard == number)
             try:
-                lengths = _fill(storage, name, found, places.tolist(), offset[places].tolist())
+                lengths = _fill(storage, name, found, positions.tolist(), offset[positions].tolist())
             except FileNotFoundError as error:
                 raise MissingFile(
-                    f"{name} of {self.url} is gone, it was there when the run began; spinset latents makes it anew"
+                    f"{name} of {self.url} is gone, it was there when the run began; run spinset latents again"
                 ) from error
             if len(short := np.flatnonzero(lengths < found[0].nbytes)):
-                row = int(rows.ravel()[places[short[0]]])
+                row = int(rows.ravel()[positions[short[0]]])
                 key = schema.sample_key(int(self.index.identity[row]), int(self.index.view[row]))
                 raise damaged(name, "is cut: the file ends before it", self.url, "spinset latents {}", key, row)
         return found.reshape(*rows.shape, *shape)
 
 
 def _fill(
-    storage: Storage, name: str, out: Float16[np.ndarray, "n m c h w"], places: Sequence[int], offsets: Sequence[int]
+    storage: Storage, name: str, out: Float16[np.ndarray, "n m c h w"], positions: Sequence[int], offsets: Sequence[int]
 ) -> Int64[np.ndarray, " p"]:
-    """Read blocks of one file into their places; how many bytes of each there were."""
+    """Read blocks of one file into `out` at `positions`; returns the number of bytes read of each."""
     size = out[0].nbytes
     if storage.is_local:
         with open(storage.path(name), "rb", buffering=0) as file:
-            pairs = zip(places, offsets, strict=True)
-            return np.array([os.preadv(file.fileno(), [out[place].data], offset) for place, offset in pairs])
+            pairs = zip(positions, offsets, strict=True)
+            return np.array([os.preadv(file.fileno(), [out[position].data], offset) for position, offset in pairs])
     path = storage.path(name)
     ends = [offset + size for offset in offsets]
     ranges = storage.fs.cat_ranges([path] * len(offsets), offsets, ends, on_error="raise")
-    for place, data in zip(places, ranges, strict=True):
+    for position, data in zip(positions, ranges, strict=True):
         if len(data) == size:
-            out[place] = np.frombuffer(data, DTYPE).reshape(out[place].shape)
+            out[position] = np.frombuffer(data, DTYPE).reshape(out[position].shape)
     return np.array([len(data) for data in ranges])
 
 
@@ -177,7 +177,7 @@ def _check(config: LoaderConfig, resolution: int) -> None:
 
 
 def _records(dataset: Dataset, vae_sha256: str, shards: Sequence[int], again: str) -> dict[int, Record]:
-    """The records of some shards, all of which must be good."""
+    """The records of some shards; raises UserError unless all of them fit."""
 
     def attempt(shard: int) -> Record | Unusable:
         try:

@@ -1,4 +1,4 @@
-"""Caches the latents of a dataset: the config, what one worker does with a shard, and the job over all shards."""
+"""Caches the latents of a dataset: the job over all shards, and its worker."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ from manifests.reader import Reader
 from manifests.scores import tar_sha256
 from manifests.storage import Storage
 from train.data.config import LatentsConfig
-from train.data.pixels import Pixels
+from train.data.pixels import PixelSource
 from train.networks.vae import load_vae
 
 MEMBERS = ("rgb", "alpha", "normal")
@@ -35,14 +35,15 @@ Pictures = Float32[Tensor, "v 3 3 h w"]
 
 
 def make_latents(config: LatentsConfig) -> list[str]:
-    """Encode what is not encoded yet: shards that are new, and those that were made again since.
+    """Encode the shards that have no latents yet, or were made again since.
 
     Returns:
-        One line per reason why something is not encoded, such as shards that `spinset generate` made meanwhile.
+        One line per reason why shards are not encoded, such as that `spinset generate` made them meanwhile.
 
     Raises:
-        FileNotFoundError: there is no dataset, or no autoencoder.
-        ValueError: the autoencoder will not do, or a picture is missing or does not decode.
+        MissingFile: there is no dataset, or no autoencoder.
+        UserError: the autoencoder does not fit the dataset, or a member is missing.
+        DamagedData: a picture does not decode.
     """
     if config.pool.ray == "local":
         require_device(config.device)
@@ -63,7 +64,7 @@ def make_latents(config: LatentsConfig) -> list[str]:
     _check_members(index)
     dataset.storage.clear_leftovers()
     heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in dataset.committed()}
-    # Workers of a running cluster do not stand in this folder.
+    # Workers of a running cluster have another working directory.
     out = dataset.storage.root if dataset.storage.is_local else config.out
     config = replace(config, out=out, vae=str(Path(config.vae).absolute()))
     pending = [shard for shard in heads if _is_due(dataset, vae.sha256, shard)]
@@ -97,13 +98,13 @@ class Chunk(NamedTuple):
     identity: int
     rows: Int64[np.ndarray, " v"]
     done: int
-    """Views of the identity before these,"""
+    """Number of views of the identity before these."""
     total: int
-    """and all of them."""
+    """Number of all views of the identity."""
 
 
 class LatentsWorker:
-    """Encodes shards, a few views at a time, while a thread reads and decodes the next ones."""
+    """Encodes shards, a few views at a time; a thread reads and decodes the next ones meanwhile."""
 
     def __init__(self, config: LatentsConfig):
         torch.set_num_threads(config.pool.threads)
@@ -111,8 +112,8 @@ class LatentsWorker:
         self.vae = load_vae(config.vae, config.device)
         self.index = open_index(self.dataset)
         side = self.dataset.plan.resolution
-        self.pixels = Pixels(Reader(self.dataset, self.index), side, side)
-        self.beside = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+        self.pixels = PixelSource(Reader(self.dataset, self.index), side, side)
+        self.executor = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, unit: Unit) -> Iterator[Event]:
         """Encode one shard and commit its latents."""
@@ -148,10 +149,10 @@ class LatentsWorker:
         )
 
     def _decoded(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Pictures]]:
-        """Chunks with their pictures, one of them decoded ahead."""
+        """Chunks with their pictures, of which one is decoded ahead."""
         running: deque[tuple[Chunk, Future[Pictures]]] = deque()
         for chunk in chunks:
-            running.append((chunk, self.beside.submit(self._pictures, chunk)))
+            running.append((chunk, self.executor.submit(self._pictures, chunk)))
             if len(running) > 1:
                 first, pictures = running.popleft()
                 yield first, pictures.result()
@@ -159,7 +160,7 @@ class LatentsWorker:
             yield last, pictures.result()
 
     def _pictures(self, chunk: Chunk) -> Pictures:
-        """What PARTS are made of, exactly as the loader serves it."""
+        """The pictures that PARTS are encoded from, in [-1, 1], as the loader delivers them."""
         rows, white = chunk.rows[None], np.ones((1, 3), np.float32)
         colour = np.array([identity_background(self.dataset.plan.seed, chunk.identity)], np.float32) / 255
         over_white = self.pixels.read(rows, white, ("rgb", "normal"))

@@ -1,4 +1,4 @@
-"""Opens a dataset for training: everything that is known to go wrong is said here, before the first step."""
+"""Opens datasets for training; whatever can be known to fail is an error here, before the first step."""
 
 import hashlib
 import warnings
@@ -17,14 +17,14 @@ from manifests.order import Order, State, check_ranks, fingerprint_of
 from manifests.reader import Reader
 from manifests.selection import read_selection
 from train.batch import Batch, Source
+from train.data.batch_dataset import BatchDataset
 from train.data.blend import Blend
 from train.data.config import LoaderConfig
 from train.data.latent_source import open_latents
-from train.data.pixels import Encoded, Pixels
+from train.data.pixels import EncodedSource, PixelSource
 from train.data.sampling import open_control, samples, unable
 from train.data.sequential import SequentialLoader
 from train.data.stream import Loader
-from train.data.worker import Worker
 
 __all__ = ["AnyLoader", "Batch", "Loader", "LoaderConfig", "open_loader"]
 
@@ -93,7 +93,7 @@ def _open_one(
         )
     cache = None if config.latents else _cache(dataset, index, config)
     reader = Reader(dataset, index, cache)
-    worker = Worker(
+    batch_dataset = BatchDataset(
         subset=subset,
         recipe=config.recipe,
         source=_source(dataset, subset, reader, config) if source is None else source(dataset, subset),
@@ -107,9 +107,9 @@ def _open_one(
     sampling = {
         "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
         "control": config.control,
-        # Their contents, too: a score table may be made anew with other settings under the same name.
+        # The contents count, too: a score table can be made again with other settings under the same name.
         "embeddings": config.embeddings and [config.embeddings, _sha256(embeddings)],
-        "source": worker.source.lineage,
+        "source": batch_dataset.source.lineage,
         **({"sequential": True} if config.sequential else {}),
     }
     start = State(
@@ -120,8 +120,8 @@ def _open_one(
         **{name: getattr(config, name) for name in ("seed", "batch", "tail", "window")},
     )
     if config.sequential:
-        return SequentialLoader(config, worker, start, (rank, world), left_out)
-    return Loader(config, worker, _order(config, worker), start, (rank, world), cache, left_out)
+        return SequentialLoader(config, batch_dataset, start, (rank, world), left_out)
+    return Loader(config, batch_dataset, _order(config, batch_dataset), start, (rank, world), cache, left_out)
 
 
 def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:
@@ -131,13 +131,13 @@ def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:
 def _usable(
     dataset: Dataset, subset: Subset, config: LoaderConfig
 ) -> tuple[Subset, Float32[np.ndarray, "i d"] | None, dict[int, str]]:
-    """The identities that can be sampled, their embeddings, and why the others cannot."""
+    """The identities that can be sampled, their embeddings, and the reasons why others cannot."""
     reasons, vectors = unable(config.recipe, subset), None
     if config.embeddings:
         vectors = embeddings_of(dataset, config.embeddings, subset.identities)
-        without = np.flatnonzero(np.isnan(vectors).any(1)).tolist()
-        reasons |= dict.fromkeys(without, f"has no embedding in {config.embeddings}")
-    left_out = {int(subset.identities[place]): reason for place, reason in sorted(reasons.items())}
+        missing = np.flatnonzero(np.isnan(vectors).any(1)).tolist()
+        reasons |= dict.fromkeys(missing, f"has no embedding in {config.embeddings}")
+    left_out = {int(subset.identities[position]): reason for position, reason in sorted(reasons.items())}
     if not left_out:
         return subset, vectors, left_out
     identity, reason = next(iter(left_out.items()))
@@ -151,7 +151,7 @@ def _usable(
 
 
 def _source(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
-    """Cached latents or stored pictures, after a look that all of them are there."""
+    """Cached latents or stored members; raises UserError unless all of them exist."""
     return open_latents(dataset, subset, config) if config.latents else _stored(dataset, subset, reader, config)
 
 
@@ -159,12 +159,15 @@ def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConf
     stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
     if resolution > stored:
         raise UserError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
+    if unknown := sorted(set(config.members) - set(dataset.plan.members)):
+        known = ", ".join(name for name in dataset.plan.member_names if name != "json" or not config.decode)
+        raise UserError(f"--loader.members hold {unknown[0]}; the dataset has {known}")
     needed = {*config.members, *(["rgb"] if config.control else [])}
     if "rgb" in needed and config.random_background and config.decode:
         needed.add("alpha")
         if dataset.plan.background != "white":
             raise UserError(
-                f"the pictures lie over {dataset.plan.background}, other backgrounds are made of white ones; give "
+                f"the pictures lie over {dataset.plan.background}, other backgrounds are composited from white ones; give "
                 "--loader.random-background 0, or generate with --background white"
             )
     for member in sorted(needed):
@@ -174,11 +177,11 @@ def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConf
             problem = f"{len(lacking)} of {len(subset.rows)} views have no {member} (first: {key})"
             hint = "--loader.random-background 0 does without" if member == "alpha" else "load other --loader.members"
             raise UserError(f"{problem}; {hint}")
-    return Pixels(reader, stored, resolution, config.as_uint8) if config.decode else Encoded(reader)
+    return PixelSource(reader, stored, resolution, config.as_uint8) if config.decode else EncodedSource(reader)
 
 
 def _cache(dataset: Dataset, index: Index, config: LoaderConfig) -> ShardCache | None:
-    """A cache for a remote dataset if it can hold what the order comes back to."""
+    """A cache for a remote dataset, if it can hold the shards that the order returns to."""
     if dataset.storage.is_local or not config.cache:
         return None
     sizes, bound = index.shard_sizes, int(config.cache_gb * GB)
@@ -199,7 +202,7 @@ def _cache(dataset: Dataset, index: Index, config: LoaderConfig) -> ShardCache |
     return None
 
 
-def _order(config: LoaderConfig, worker: Worker) -> Order:
-    count = samples(worker.recipe, worker.subset)
-    shards = worker.shard_of(np.arange(count)) if config.window else None
+def _order(config: LoaderConfig, batch_dataset: BatchDataset) -> Order:
+    count = samples(batch_dataset.recipe, batch_dataset.subset)
+    shards = batch_dataset.shard_of(np.arange(count)) if config.window else None
     return Order(config.seed, count, config.batch, config.tail, config.window, shards)

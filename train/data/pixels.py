@@ -1,12 +1,13 @@
-"""Turns stored pictures into tensors: decoding, resizing, and another background where one was drawn."""
+"""Turns stored members into tensors: decodes and resizes pictures, and composites them over a drawn background."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float32, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -16,14 +17,14 @@ from train.batch import Key
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
-    """The pictures of views at one resolution, as floats in [-1, 1] or as bytes."""
+class PixelSource:
+    """Reads pictures of views at one resolution, as floats in [-1, 1] or as bytes, and arrays (.npy) as they are stored."""
 
     reader: Reader
     stored: int
-    """Pixels of a side on disk,"""
+    """Side of the stored pictures, in pixels."""
     resolution: int
-    """and of what is handed out."""
+    """Side of the pictures that are read, in pixels."""
     as_uint8: bool = False
     lineage = ""
 
@@ -33,8 +34,8 @@ class Pixels:
         background: Float32[np.ndarray, "b 3"],
         members: tuple[str, ...],
         keys: Sequence[Key] = (),
-    ) -> dict[str, Float[Tensor, "b v _ _ _"] | UInt8[Tensor, "b v _ _ _"]]:
-        """The members by name; rgb lies over the background, normals keep theirs.
+    ) -> dict[str, Shaped[Tensor, "b v *_"]]:
+        """Read members by name; rgb is composited over the background in [0, 1], other members keep theirs.
 
         Raises:
             DamagedData: a member does not read or decode.
@@ -44,17 +45,32 @@ class Pixels:
         if len(coloured):
             wants["alpha"] = rows if "alpha" in members else rows[coloured]
         data = self.reader.read({name: own.ravel() for name, own in wants.items()})
-        found = {name: self._pictures(name, own, data[name]) for name, own in wants.items()}
+        arrays = {name for name in members if self.reader.extensions[name].endswith("npy")}
+        pictures = {name: self._pictures(name, own, data[name]) for name, own in wants.items() if name not in arrays}
         if len(coloured):
-            alpha = found["alpha"][coloured] if "alpha" in members else found["alpha"]
-            over_colour = over(found["rgb"][coloured].float(), alpha.float(), torch.from_numpy(background[coloured]))
-            found["rgb"][coloured] = over_colour if found["rgb"].is_floating_point() else over_colour.round_().byte()
-        return {name: self._finished(found[name]) for name in members}
+            alpha = pictures["alpha"][coloured] if "alpha" in members else pictures["alpha"]
+            rgb = over(pictures["rgb"][coloured].float(), alpha.float(), torch.from_numpy(background[coloured]))
+            pictures["rgb"][coloured] = rgb if pictures["rgb"].is_floating_point() else rgb.round_().byte()
+        return {
+            name: self._arrays(name, rows, data[name]) if name in arrays else self._scaled(pictures[name])
+            for name in members
+        }
+
+    def _arrays(self, member: str, rows: Int[np.ndarray, "b v"], data: Sequence[bytes]) -> Shaped[Tensor, "b v *d"]:
+        arrays = []
+        for row, encoded in zip(rows.ravel().tolist(), data, strict=True):
+            try:
+                arrays.append(np.load(io.BytesIO(encoded)))
+            except (ValueError, EOFError):
+                raise self.reader.bad(member, row, "does not decode") from None
+            if arrays[-1].shape != arrays[0].shape:
+                raise self.reader.bad(member, row, f"has the shape {arrays[-1].shape}, another {arrays[0].shape}")
+        return torch.from_numpy(np.stack(arrays)).unflatten(0, rows.shape)
 
     def _pictures(
         self, member: str, rows: Int[np.ndarray, "b v"], data: Sequence[bytes]
     ) -> Float32[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]:
-        """Decoded pictures from 0 to 255: as bytes while nothing asks for more."""
+        """Decode pictures, in [0, 255]: as bytes if they stay bytes, otherwise as floats."""
         decoded = np.empty((rows.size, 1 if member == "alpha" else 3, self.stored, self.stored), np.uint8)
         for out, row, encoded in zip(decoded, rows.ravel().tolist(), data, strict=True):
             try:
@@ -67,14 +83,14 @@ class Pixels:
             cv2.split(picture, list(out))
         pictures = torch.from_numpy(decoded)
         if self.resolution != self.stored:
-            # A triangle filter: it never leaves the range of the pixels, so alpha and backgrounds stay exact.
+            # A triangle filter does not overshoot, so alpha and plain backgrounds stay exact.
             size = (self.resolution, self.resolution)
             pictures = interpolate(pictures.float(), size, mode="bilinear", antialias=True)
         elif not self.as_uint8:
             pictures = pictures.float()
         return pictures.unflatten(0, rows.shape)
 
-    def _finished(
+    def _scaled(
         self, pictures: Float32[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]
     ) -> Float32[Tensor, "b v c h w"] | UInt8[Tensor, "b v c h w"]:
         if not self.as_uint8:
@@ -85,13 +101,13 @@ class Pixels:
 def over(
     rgb: Float32[Tensor, "b v 3 h w"], alpha: Float32[Tensor, "b v 1 h w"], colour: Float32[Tensor, "b 3"]
 ) -> Float32[Tensor, "b v 3 h w"]:
-    """Put pictures that lie over white over another colour (in [0, 1]); pictures and alpha in [0, 255]."""
+    """Composite pictures that lie over white over another colour in [0, 1]; pictures and alpha are in [0, 255]."""
     return (rgb + (255 - alpha) * (colour[:, None, :, None, None] - 1)).clamp(0, 255)
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
-    """The members as they are stored, for whoever decodes them elsewhere, and for measuring."""
+class EncodedSource:
+    """Reads members as they are stored, without decoding them."""
 
     reader: Reader
     lineage = ""

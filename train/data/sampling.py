@@ -1,6 +1,6 @@
-"""What one training sample is: which views of an identity, in which order, and which of them are given clean.
+"""Recipes of training samples: which views of an identity, in which order, and which of them are given clean.
 
-A recipe picks places among the views there are, from a generator and the directions alone. Directions are true degrees.
+A recipe picks positions among the views of an identity, from a generator and their directions (degrees) alone.
 Sources: SpinMeRound (section 3 and appendix: 1, 0 or 3 conditioning views, 8 in all); DiffPortrait360 (8 views at a stride
 of 2 to 6 on a ring of 5 degrees, front |azimuth| <= 40, back within 35 of 180); Gen3D-Face (16 views of a ring).
 """
@@ -19,23 +19,23 @@ Angles = Float[np.ndarray, " v"]
 
 
 class Pick(NamedTuple):
-    """The views of a sample, by their places among those of the identity."""
+    """The views of a sample, by their positions among those of the identity."""
 
-    places: Int64[np.ndarray, " k"]
+    positions: Int64[np.ndarray, " k"]
     is_condition: Bool[np.ndarray, " k"]
 
 
 @runtime_checkable
-class Recipe(Protocol):
-    """A way to pick the views of a sample; every one but SingleView has one sample per identity."""
+class ViewRecipe(Protocol):
+    """Picks the views of a sample; every recipe but SingleView makes one sample per identity and epoch."""
 
     @property
     def views(self) -> int:
-        """Views of a sample."""
+        """Number of views of a sample."""
         ...
 
     def lacks(self, azimuth: Angles, elevation: Angles) -> str:
-        """Why an identity with these views cannot be sampled; empty if it can."""
+        """The reason why an identity with these views cannot be sampled; empty if it can."""
         ...
 
     def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick: ...
@@ -43,7 +43,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class SingleView:
-    """Every view is a sample of its own."""
+    """Every view is a sample of its own; for phase A of SpinMeRound."""
 
     @property
     def views(self) -> int:
@@ -58,17 +58,17 @@ class SingleView:
 
 @dataclass(frozen=True)
 class MultiView:
-    """SpinMeRound's samples: M conditioning views first, M drawn anew for each sample, then the targets."""
+    """Samples of SpinMeRound: M conditioning views, M drawn for each sample, then the targets."""
 
     views: int = 8
     conditions: tuple[int, ...] = (0, 1, 3)
-    """The numbers M may take, equally likely."""
+    """Numbers of conditioning views, all equally likely."""
     max_turn: float = 60.0
-    """The first conditioning view shows the face: turned at most this,"""
+    """Largest absolute azimuth of the first conditioning view, which shows the face, in degrees."""
     max_elevation: float = 30.0
-    """and seen from at most this above or below."""
+    """Largest absolute elevation of the first conditioning view, in degrees."""
     nearest: bool = False
-    """Targets are the views nearest to a conditioning view (or, without one, to a random view); random unless told."""
+    """Whether targets are the views nearest to a conditioning view (without one, to a random view) instead of random views."""
 
     def __post_init__(self) -> None:
         if not self.conditions or not 0 <= min(self.conditions) <= max(self.conditions) < self.views:
@@ -101,7 +101,7 @@ class MultiView:
 
 @dataclass(frozen=True)
 class RandomK:
-    """Views at random, none twice."""
+    """Random views of an identity, none of them twice."""
 
     views: int = 8
 
@@ -117,21 +117,21 @@ class RandomK:
 
 @dataclass(frozen=True)
 class Arc:
-    """Ordered views along a ring, every second to every sixth of it, from anywhere, never past their own start."""
+    """Consecutive views along a ring at a drawn stride, from a drawn start, within one turn."""
 
     views: int = 8
     strides: tuple[int, int] = (2, 6)
-    """Least and greatest stride, equally likely; strides that this ring is too small for are not drawn."""
+    """Smallest and largest stride; all between them are equally likely, as far as the ring has enough views."""
     reverse: bool = False
-    """Walk half of the arcs towards falling azimuth."""
+    """Whether half of the arcs run towards falling azimuth."""
     elevation: float = 0.0
     band: float = 6.0
-    """The ring is made of the views within this of the elevation."""
+    """Largest difference of a view of the ring from the elevation, in degrees."""
 
     def __post_init__(self) -> None:
         _check_views(self.views)
         if not 1 <= self.strides[0] <= self.strides[1]:
-            raise UserError(f"strides are {self.strides}; give the least and the greatest, 1 or more")
+            raise UserError(f"strides are {self.strides}; give the smallest and the largest, 1 or more")
 
     def lacks(self, azimuth: Angles, elevation: Angles) -> str:
         ring, needed = len(self._ring(azimuth, elevation)), (self.views - 1) * self.strides[0] + 1
@@ -146,19 +146,19 @@ class Arc:
         return _targets(ring[(start + sign * stride * np.arange(self.views)) % len(ring)])
 
     def _ring(self, azimuth: Angles, elevation: Angles) -> Int64[np.ndarray, " r"]:
-        """The places of the ring's views by rising azimuth."""
+        """The positions of the views of the ring, by rising azimuth."""
         level = np.flatnonzero(np.abs(elevation - self.elevation) <= self.band)
         return level[np.argsort(azimuth[level], kind="stable")]
 
 
 @dataclass(frozen=True)
 class FrontBack:
-    """A view of the front, given, and of the views of the back the one most opposite to it: the least overlap."""
+    """A view of the front as the condition, and the view of the back that is farthest from it and overlaps it least."""
 
     max_turn: float = 40.0
-    """The front: views turned at most this."""
+    """Largest absolute azimuth of a view of the front, in degrees."""
     min_turn: float = 145.0
-    """The back: views turned at least this."""
+    """Smallest absolute azimuth of a view of the back, in degrees."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_turn < self.min_turn <= 180:
@@ -186,30 +186,30 @@ class FrontBack:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The views nearest to fixed azimuths at one elevation, the first of them given."""
+    """The views nearest to fixed azimuths at one elevation; the first of them are conditions."""
 
     azimuths: tuple[float, ...] = (0.0, 45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)
     elevation: float = 0.0
     within: float = 15.0
-    """How far a view may be from its anchor."""
+    """Largest angle between a view and its anchor, in degrees."""
     given: int = 1
-    """How many of the first are conditioning views."""
+    """Number of conditioning views, which come first."""
 
     def __post_init__(self) -> None:
         _check_views(self.views)
         if not 0 <= self.given < self.views:
-            raise UserError(f"{self.given} of {self.views} anchors are given; one must be left to make")
+            raise UserError(f"{self.given} of {self.views} anchors are conditions; at least one must be a target")
 
     @property
     def views(self) -> int:
         return len(self.azimuths)
 
     def lacks(self, azimuth: Angles, elevation: Angles) -> str:
-        places, away = self._nearest(azimuth, elevation)
+        positions, away = self._nearest(azimuth, elevation)
         if (far := away > self.within).any():
             at = self.azimuths[int(far.argmax())]
             return f"has no view within {self.within:g} degrees of azimuth {at:g}, elevation {self.elevation:g}"
-        return "" if len(set(places.tolist())) == self.views else "has one view that is nearest to two anchors"
+        return "" if len(set(positions.tolist())) == self.views else "has one view that is nearest to two anchors"
 
     def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
         return Pick(self._nearest(azimuth, elevation)[0], np.arange(self.views) < self.given)
@@ -221,12 +221,12 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Ring:
-    """Views evenly spaced around the head from the front on, none of them given."""
+    """Views evenly spaced around the head, beginning at the front; none of them is a condition."""
 
     views: int = 16
     elevation: float = 0.0
     within: float = 15.0
-    """How far a view may be from its place on the ring."""
+    """Largest angle between a view and its direction on the ring, in degrees."""
 
     def __post_init__(self) -> None:
         _check_views(self.views)
@@ -244,54 +244,54 @@ class Ring:
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """Identities that can show another one's views: those of a grid rig that have all of them, so view index is direction."""
+    """Identities with all views of a grid rig, so that equal view numbers have equal directions."""
 
     subset: Subset
-    places: Int64[np.ndarray, " i"]
+    positions: Int64[np.ndarray, " i"]
 
     def rows(self, rng: np.random.Generator, identity: int, view: Int[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
-        """The rows of the same views of one of them, never of the identity itself."""
-        others = self.places[self.subset.identities[self.places] != identity]
+        """The rows of the same views of another identity, which is drawn."""
+        others = self.positions[self.subset.identities[self.positions] != identity]
         return self.subset.rows_of(int(rng.choice(others)))[np.asarray(view, np.int64)]
 
 
 def open_control(subset: Subset, rig: dict[str, Any]) -> Control:
-    """Find the identities of a subset that can be joined by view index.
+    """Find the identities of a subset that can be joined by view number.
 
     Raises:
-        ValueError: the rig is jittered, or fewer than two identities have all their views.
+        UserError: the rig is jittered, or fewer than two identities have all their views.
     """
     if not rig.get("grid") and (rig.get("azimuth_jitter") or rig.get("elevation_jitter")):
         raise UserError(
             f"rig {rig['id']} is jittered, so views of equal index look from elsewhere; generate with --grid to join them"
         )
     whole = len(rig["azimuth"])
-    places = np.flatnonzero(np.diff(subset.starts) == whole)
-    if len(places) < 2:
+    positions = np.flatnonzero(np.diff(subset.starts) == whole)
+    if len(positions) < 2:
         raise UserError(
-            f"{len(places)} of {len(subset.identities)} identities have all {whole} views of rig {rig['id']}; "
+            f"{len(positions)} of {len(subset.identities)} identities have all {whole} views of rig {rig['id']}; "
             "control images need two"
         )
-    return Control(subset, places)
+    return Control(subset, positions)
 
 
-def unable(recipe: Recipe, subset: Subset) -> dict[int, str]:
-    """The places of the identities that a recipe cannot sample, and why."""
+def unable(recipe: ViewRecipe, subset: Subset) -> dict[int, str]:
+    """The positions of the identities that a recipe cannot sample, with the reasons."""
     if isinstance(recipe, SingleView):
         return {}
     azimuth, elevation = subset.index.azimuth[subset.rows], subset.index.elevation[subset.rows]
     runs = zip(subset.starts[:-1].tolist(), subset.starts[1:].tolist(), strict=True)
     reasons = (recipe.lacks(azimuth[a:b], elevation[a:b]) for a, b in runs)
-    return {place: reason for place, reason in enumerate(reasons) if reason}
+    return {position: reason for position, reason in enumerate(reasons) if reason}
 
 
-def samples(recipe: Recipe, subset: Subset) -> int:
-    """How many samples an epoch has: views for SingleView, otherwise identities."""
+def samples(recipe: ViewRecipe, subset: Subset) -> int:
+    """Number of samples of an epoch: views for SingleView, otherwise identities."""
     return len(subset.rows) if isinstance(recipe, SingleView) else len(subset.starts) - 1
 
 
-def _targets(places: Int[np.ndarray, " k"]) -> Pick:
-    return Pick(places.astype(np.int64), np.zeros(len(places), bool))
+def _targets(positions: Int[np.ndarray, " k"]) -> Pick:
+    return Pick(positions.astype(np.int64), np.zeros(len(positions), bool))
 
 
 def _fewer_than(views: int, azimuth: Angles) -> str:

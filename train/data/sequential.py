@@ -28,11 +28,11 @@ from manifests.index import Subset
 from manifests.order import GlobalBatch, State
 from manifests.reader import Reader
 from train.batch import Batch
+from train.data.batch_dataset import BatchDataset, Delivery
 from train.data.config import LoaderConfig
-from train.data.pixels import Encoded, Pixels
+from train.data.pixels import EncodedSource, PixelSource
 from train.data.sampling import SingleView, samples
 from train.data.stream import data_loader, lost_workers
-from train.data.worker import Delivery, Worker
 
 RESTART = "the stream begins a new epoch: what was left of the last one is skipped"
 
@@ -67,12 +67,17 @@ class SequentialLoader:
     """Endless batches of one rank in the order of a stream; made by `open_loader` for a config with `sequential`."""
 
     def __init__(
-        self, config: LoaderConfig, worker: Worker, start: State, ranks: tuple[int, int], left_out: dict[int, str]
+        self,
+        config: LoaderConfig,
+        batch_dataset: BatchDataset,
+        start: State,
+        ranks: tuple[int, int],
+        left_out: dict[int, str],
     ):
-        self.config, self.worker, self.left_out = config, worker, left_out
+        self.config, self.batch_dataset, self.left_out = config, batch_dataset, left_out
         self.rank, self.world = ranks
         self._start, self._next_epoch = start, 0
-        self.shards = np.unique(worker.subset.index.shard[worker.subset.rows])
+        self.shards = np.unique(batch_dataset.subset.index.shard[batch_dataset.subset.rows])
         if len(self.shards) < self.world:
             raise UserError(
                 f"{len(self.shards)} shards of {config.data} cannot be shared by {self.world} ranks; drop --loader.sequential"
@@ -85,7 +90,7 @@ class SequentialLoader:
     @property
     def samples(self) -> int:
         """Samples of an epoch, of all ranks together."""
-        return samples(self.worker.recipe, self.worker.subset)
+        return samples(self.batch_dataset.recipe, self.batch_dataset.subset)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches without end; each iteration begins a new epoch.
@@ -98,12 +103,12 @@ class SequentialLoader:
         stages = [
             partial(_shards, self.shards, seed, self.rank, self.world, self._next_epoch),
             split_by_worker,
-            partial(_views, config.data, self.worker.subset),
-            partial(_samples, self.worker),
+            partial(_views, config.data, self.batch_dataset.subset),
+            partial(_samples, self.batch_dataset),
         ]
         if config.buffer:
             stages.append(partial(_shuffled, config.buffer, seed, self.rank))
-        stages += [partial(_deliveries, self.worker, config.data, config.batch // self.world), _caught]
+        stages += [partial(_deliveries, self.batch_dataset, config.data, config.batch // self.world), _caught]
         pipeline: Any = DataPipeline(*stages)
         with lost_workers():
             for epoch, delivery in data_loader(pipeline, config):
@@ -160,20 +165,20 @@ def _views(url: str, subset: Subset, sources: Iterable[tuple[int, int]]) -> Iter
             raise damaged(tar, f"ends after {found} of {expected} views", url)
 
 
-def _samples(worker: Worker, views: Iterable[StreamedView]) -> Iterator[StreamedSample]:
+def _samples(batch_dataset: BatchDataset, views: Iterable[StreamedView]) -> Iterator[StreamedSample]:
     """The samples of each identity, as soon as all of its views have passed."""
-    subset, index = worker.subset, worker.subset.index
+    subset, index = batch_dataset.subset, batch_dataset.subset.index
     positions = {identity: i for i, identity in enumerate(subset.identities.tolist())}
-    names = {*worker.members, *(["alpha"] if worker.random_background else [])}
+    names = {*batch_dataset.members, *(["alpha"] if batch_dataset.random_background else [])}
     for (epoch, identity), group in groupby(views, lambda view: (view.epoch, int(index.identity[view.row]))):
         stored = {view.row: view.members for view in group}
         position = positions[identity]
         if len(stored) < len(subset.rows_of(position)):
             raise UserError(f"the views of identity {identity} do not lie side by side; drop --loader.sequential")
-        is_view = isinstance(worker.recipe, SingleView)
+        is_view = isinstance(batch_dataset.recipe, SingleView)
         numbers = range(*subset.starts[position : position + 2].tolist()) if is_view else [position]
         for number in numbers:
-            rows = worker.views(np.array([number]), np.array([epoch])).rows[0].tolist()
+            rows = batch_dataset.views(np.array([number]), np.array([epoch])).rows[0].tolist()
             yield StreamedSample(number, epoch, {(name, row): stored[row][name] for row in rows for name in names})
 
 
@@ -185,16 +190,16 @@ def _shuffled(buffer: int, seed: int, rank: int, stream: Iterable[StreamedSample
 
 
 def _deliveries(
-    worker: Worker, url: str, size: int, stream: Iterator[StreamedSample]
+    batch_dataset: BatchDataset, url: str, size: int, stream: Iterator[StreamedSample]
 ) -> Iterator[tuple[int, Delivery | Exception]]:
     """Batches with the newest epoch of their samples."""
-    reader, source = StreamedMembers(Dataset(url), worker.subset.index), worker.source
-    assert isinstance(source, Pixels | Encoded)
-    worker = replace(worker, source=replace(source, reader=reader))
+    reader, source = StreamedMembers(Dataset(url), batch_dataset.subset.index), batch_dataset.source
+    assert isinstance(source, PixelSource | EncodedSource)
+    batch_dataset = replace(batch_dataset, source=replace(source, reader=reader))
     while group := list(islice(stream, size)):
         reader.members = {key: data for sample in group for key, data in sample.members.items()}
         numbers, epochs = (np.array([sample[i] for sample in group]) for i in (0, 1))
-        yield int(epochs.max()), worker[GlobalBatch(numbers, epochs, np.zeros(len(group), bool))]
+        yield int(epochs.max()), batch_dataset[GlobalBatch(numbers, epochs, np.zeros(len(group), bool))]
 
 
 def _caught(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as Requests
 
 from manifests.order import GlobalBatch
-from train.data.worker import Delivery, Worker
+from train.data.batch_dataset import BatchDataset, Delivery
 
 SIZE = 2 << 30
 """Bytes of address space of a slot; memory is used for the pages that are written only."""
@@ -47,8 +47,8 @@ class SlotTensor(NamedTuple):
 class Slots(Requests):
     """A worker whose tensors arrive in slots; without a free slot that is large enough, torch sends them as usual."""
 
-    def __init__(self, worker: Worker, ahead: int):
-        self.worker, self.serial, self.free = worker, next(_serial), list[int]()
+    def __init__(self, batch_dataset: BatchDataset, ahead: int):
+        self.batch_dataset, self.serial, self.free = batch_dataset, next(_serial), list[int]()
         slots = ahead + HELD
         try:
             self.memory = mmap.mmap(-1, slots * SIZE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | NORESERVE)
@@ -64,7 +64,7 @@ class Slots(Requests):
 
     def __getitem__(self, assigned: tuple[GlobalBatch, int | None]) -> Delivery | Exception:
         request, slot = assigned
-        delivery = self.worker[request]
+        delivery = self.batch_dataset[request]
         if slot is None or isinstance(delivery, Exception):
             return delivery
         return replace(delivery, contents=SlotContents(self, slot, delivery.contents))

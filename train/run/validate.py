@@ -70,10 +70,10 @@ def check_held_out(training: AnyLoader, validation: AnyLoader) -> None:
     """Raise UserError if heads of the validation set are trained on; a head is known by its source and its seed."""
     (held_out,) = validation.parts
     plan = Dataset(held_out.config.data).plan
-    theirs = plan.seed + held_out.worker.subset.identities
+    theirs = plan.seed + held_out.batch_dataset.subset.identities
     for part in training.parts:
         own = Dataset(part.config.data).plan
-        ours = own.seed + part.worker.subset.identities
+        ours = own.seed + part.batch_dataset.subset.identities
         shared = np.intersect1d(ours, theirs)
         same_source = all(own.source.get(name) == plan.source.get(name) for name in ("name", "weights_sha256"))
         if same_source and len(shared):

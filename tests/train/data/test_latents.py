@@ -290,7 +290,7 @@ def test_files_that_vanish_or_end_early_are_one_line(cached, vae):
     with pytest.raises(ValueError, match=r"heads-000001.npy, 000000[23]_v00\d is cut: the file ends before it"):
         list(cut)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"heads-000001.npy of .* is gone, .* spinset latents makes it anew"):
+    with pytest.raises(FileNotFoundError, match=r"heads-000001.npy of .* is gone, .* run spinset latents again"):
         list(gone)
 
 

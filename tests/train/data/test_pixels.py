@@ -12,11 +12,11 @@ from manifests.dataset import Dataset
 from manifests.errors import DamagedData
 from manifests.index import open_index
 from manifests.reader import Reader
-from train.data.pixels import Encoded, Pixels, over
+from train.data.pixels import EncodedSource, PixelSource, over
 
 
-def pixels_of(dataset: Dataset, resolution: int = 16, **kwargs) -> Pixels:
-    return Pixels(Reader(dataset, open_index(dataset)), dataset.plan.resolution, resolution, **kwargs)
+def pixels_of(dataset: Dataset, resolution: int = 16, **kwargs) -> PixelSource:
+    return PixelSource(Reader(dataset, open_index(dataset)), dataset.plan.resolution, resolution, **kwargs)
 
 
 def by_pillow(dataset: Dataset, member: str) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_a_damaged_jpeg_is_named(make):
 def test_encoded_members_are_the_stored_bytes(make):
     dataset = make()
     index = open_index(dataset)
-    data = Encoded(Reader(dataset, index)).read(ROWS, WHITE, ("rgb", "json"))["data"]
+    data = EncodedSource(Reader(dataset, index)).read(ROWS, WHITE, ("rgb", "json"))["data"]
     stored = [d for shard in dataset.committed() for d in members_of(dataset, shard, "rgb")]
     assert data["rgb"] == [stored[r] for r in ROWS.ravel()]
     assert len(data["json"]) == 4

@@ -58,9 +58,9 @@ def test_who_is_accepted_is_served(recipe, views, seed):
     azimuth, elevation = rng.uniform(-180, 180, views), rng.uniform(-15, 15, views)
     if recipe.lacks(azimuth, elevation):
         return
-    places, is_condition = recipe.pick(rng, azimuth, elevation)
-    assert len(places) == len(is_condition) == recipe.views == len(set(places.tolist()))
-    assert places.min() >= 0 and places.max() < views
+    positions, is_condition = recipe.pick(rng, azimuth, elevation)
+    assert len(positions) == len(is_condition) == recipe.views == len(set(positions.tolist()))
+    assert positions.min() >= 0 and positions.max() < views
     assert (np.diff(is_condition.astype(int)) <= 0).all()
 
 
@@ -74,57 +74,59 @@ def test_a_pick_depends_on_its_generator_alone():
     azimuth, elevation = rig("grid")
     for recipe in RECIPES:
         one, two = (recipe.pick(generator(3, "sample", 1, 2), azimuth, elevation) for _ in range(2))
-        assert np.array_equal(one.places, two.places) and np.array_equal(one.is_condition, two.is_condition)
+        assert np.array_equal(one.positions, two.positions) and np.array_equal(one.is_condition, two.is_condition)
 
 
 def test_conditions_are_one_nought_or_three_equally_often_and_begin_with_a_face():
     counts = Counter()
-    for azimuth, elevation, (places, is_condition) in picks(MultiView(), "grid", 1500):
+    for azimuth, elevation, (positions, is_condition) in picks(MultiView(), "grid", 1500):
         counts[int(is_condition.sum())] += 1
         if is_condition.any():
-            assert turned(azimuth)[places[0]] <= 60 and abs(elevation[places[0]]) <= 30
+            assert turned(azimuth)[positions[0]] <= 60 and abs(elevation[positions[0]]) <= 30
     assert set(counts) == {0, 1, 3}
     assert all(abs(n - 500) < 4 * np.sqrt(1500 * 2 / 9) for n in counts.values())
 
 
 def test_further_conditions_and_targets_are_anywhere():
     three = picks(MultiView(conditions=(3,)), "grid", 1500)
-    for place in (1, 2, 3, 7):
-        turns = np.array([turned(azimuth)[pick.places[place]] for azimuth, _, pick in three])
+    for position in (1, 2, 3, 7):
+        turns = np.array([turned(azimuth)[pick.positions[position]] for azimuth, _, pick in three])
         assert np.histogram(turns, 3, (0, 180))[0] == pytest.approx(500, abs=90)
 
 
 def test_nearest_targets_are_nearer_than_any_other_view():
-    for azimuth, elevation, (places, is_condition) in picks(MultiView(nearest=True), "grid", 200):
-        given = places[: max(is_condition.sum(), 1)]
+    for azimuth, elevation, (positions, is_condition) in picks(MultiView(nearest=True), "grid", 200):
+        given = positions[: max(is_condition.sum(), 1)]
         away = np.min([angular_distance(azimuth, elevation, azimuth[g], elevation[g]) for g in given], 0)
-        others = np.setdiff1d(np.arange(len(azimuth)), places)
-        assert away[places].max() <= away[others].min()
+        others = np.setdiff1d(np.arange(len(azimuth)), positions)
+        assert away[positions].max() <= away[others].min()
 
 
 def test_arcs_walk_the_ring_at_strides_of_two_to_six():
     strides = Counter()
     starts = Counter()
-    for azimuth, _, (places, _) in picks(Arc(), "ring", 1500):
-        steps = np.diff(azimuth[places]) % 360
+    for azimuth, _, (positions, _) in picks(Arc(), "ring", 1500):
+        steps = np.diff(azimuth[positions]) % 360
         assert len(set(steps.tolist())) == 1
         strides[steps[0]] += 1
-        starts[int(places[0])] += 1
+        starts[int(positions[0])] += 1
     assert sorted(strides) == [10, 15, 20, 25, 30]
     assert all(abs(n - 300) < 70 for n in strides.values())
     assert len(starts) == 72
 
 
 def test_arcs_are_reversed_half_of_the_time_if_asked():
-    steps = [(np.diff(azimuth[p.places])[:1] + 180) % 360 - 180 for azimuth, _, p in picks(Arc(reverse=True), "ring")]
+    steps = [
+        (np.diff(azimuth[p.positions])[:1] + 180) % 360 - 180 for azimuth, _, p in picks(Arc(reverse=True), "ring")
+    ]
     assert 0.4 < np.mean(np.array(steps) < 0) < 0.6
 
 
 def test_arcs_never_lap_a_small_ring():
     azimuth, elevation = 24.0 * np.arange(15), np.zeros(15)
     for i in range(50):
-        places = Arc().pick(generator(0, "test", i), azimuth, elevation).places
-        assert (np.diff(azimuth[places]) % 360).tolist() == [48.0] * 7
+        positions = Arc().pick(generator(0, "test", i), azimuth, elevation).positions
+        assert (np.diff(azimuth[positions]) % 360).tolist() == [48.0] * 7
     assert Arc().lacks(azimuth[:14], elevation[:14]) == "has 14 views within 6 degrees of elevation 0, an arc needs 15"
 
 
@@ -143,11 +145,11 @@ def test_front_and_back_overlap_as_little_as_they_can():
 
 def test_anchors_are_where_the_paper_puts_them():
     azimuth, elevation = rig("ring")
-    places, is_condition = Anchors().pick(generator(0, "test"), azimuth, elevation)
-    assert azimuth[places].tolist() == [0, 45, -45, 90, -90, 135, -135, -180]
+    positions, is_condition = Anchors().pick(generator(0, "test"), azimuth, elevation)
+    assert azimuth[positions].tolist() == [0, 45, -45, 90, -90, 135, -135, -180]
     assert is_condition.tolist() == [True] + [False] * 7
     ring = Ring(12).pick(generator(0, "test"), azimuth, elevation)
-    assert (azimuth[ring.places] % 360).tolist() == [30.0 * k for k in range(12)]
+    assert (azimuth[ring.positions] % 360).tolist() == [30.0 * k for k in range(12)]
     assert not ring.is_condition.any()
 
 

@@ -1,6 +1,6 @@
-"""Turns a request for samples into arrays: what every worker of the loader does, without state of its own."""
+"""Makes batches out of requests for samples; worker processes of the loader run it, without state of their own."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +14,14 @@ from manifests.errors import DamagedData
 from manifests.index import Subset
 from manifests.order import GlobalBatch
 from train.batch import Batch, Key, Source
-from train.data.sampling import Control, Recipe, SingleView, samples
+from train.data.sampling import Control, SingleView, ViewRecipe, samples
 
 RETRIES = 64
-"""How often a batch is read again for each bad member that a run tolerates."""
+"""Number of times that a batch is read again for each damaged member that a run tolerates."""
 
 
-class Bad(NamedTuple):
-    """A member that could not be had."""
+class BadMember(NamedTuple):
+    """A member that could not be read or decoded."""
 
     shard: str
     member: str
@@ -33,16 +33,18 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Delivery:
-    """A batch on its way out of a worker: tensors for what is large, arrays for what is not worth a shared file."""
+    """A batch on its way out of a worker: tensors where they are large, otherwise arrays, which need no shared memory."""
 
     numbers: dict[str, np.ndarray]
     contents: dict[str, Any]
-    bad: tuple[Bad, ...]
-    """Members that could not be had, whose samples were replaced."""
+    bad: tuple[BadMember, ...]
+    """Damaged members, whose samples were replaced."""
 
     def batch(self) -> Batch:
         numbers = {name: torch.from_numpy(array) for name, array in self.numbers.items()}
-        return Batch(**{**numbers, **self.contents})  # a source may know better, such as what the background is
+        values = {**numbers, **self.contents}  # contents come last: cached latents have their own background
+        further = {name: values.pop(name) for name in values.keys() - {field.name for field in fields(Batch)}}
+        return Batch(**values, members=further or None)
 
     def pin_memory(self) -> "Delivery":
         pinned = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in self.contents.items()}
@@ -50,8 +52,8 @@ class Delivery:
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
-    """Which views serve a request."""
+class DrawnViews:
+    """The views that were drawn for a request, by their rows in the index."""
 
     rows: Int64[np.ndarray, "b v"]
     is_condition: Bool[np.ndarray, "b v"]
@@ -61,29 +63,29 @@ class Views:
 
 
 @dataclass(frozen=True, eq=False)
-class Worker(Requests):
-    """All that a worker must know; a sample depends on the seed, its epoch and its number alone."""
+class BatchDataset(Requests):
+    """Makes batches; a sample depends on the seed, its epoch and its number alone."""
 
     subset: Subset
-    recipe: Recipe
+    recipe: ViewRecipe
     source: Source
     members: tuple[str, ...]
     seed: int
     random_background: float
     control: Control | None
     embeddings: Float32[np.ndarray, "i d"] | None
-    """Of the identities of the subset."""
+    """Mean embeddings of the identities of the subset, in their order."""
     tolerance: int
 
     def __getitem__(self, request: GlobalBatch) -> Delivery | Exception:
-        """The batch, or the error that stops the run: raised here, torch would bury it in a traceback."""
+        """The batch, or the error that stops the run; torch would bury an error that is raised here in a traceback."""
         try:
             return self.serve(request)
         except (ValueError, OSError) as error:
             return error
 
     def serve(self, request: GlobalBatch) -> Delivery:
-        """The batch; a sample with a bad member is replaced by the one of the next number, up to the tolerance."""
+        """Make a batch; a sample with a damaged member is replaced by the one of the next number, up to the tolerance."""
         numbers, repeated, bad = request.samples.copy(), request.repeated.copy(), []
         while True:
             views = self.views(numbers, request.epochs)
@@ -91,8 +93,8 @@ class Worker(Requests):
                 contents = self._read(views)
                 break
             except DamagedData as error:
-                bad.append(Bad(error.file, error.member, error.problem))
-                # Replacements may meet a bad member again, but not forever.
+                bad.append(BadMember(error.file, error.member, error.problem))
+                # Replacements may have damaged members as well.
                 if len(set(bad)) > self.tolerance or len(bad) > self.tolerance * RETRIES:
                     raise
                 hit = (views.rows == error.row).any(1)
@@ -107,7 +109,7 @@ class Worker(Requests):
         firsts = numbers if isinstance(self.recipe, SingleView) else self.subset.starts[numbers]
         return self.subset.index.shard[self.subset.rows[firsts]]
 
-    def views(self, numbers: Int64[np.ndarray, " b"], epochs: Int64[np.ndarray, " b"]) -> Views:
+    def views(self, numbers: Int64[np.ndarray, " b"], epochs: Int64[np.ndarray, " b"]) -> DrawnViews:
         """Draw the views of some samples."""
         keys = list(zip(epochs.tolist(), numbers.tolist(), strict=True))
         background = np.ones((len(numbers), 3), np.float32)
@@ -121,12 +123,14 @@ class Worker(Requests):
             is_condition = np.zeros(rows.shape, bool)
         else:
             rows, is_condition = (np.stack(parts) for parts in zip(*map(self._pick, keys), strict=True))
-        return Views(rows, is_condition, self._control(rows, keys), background, [(self.seed, *key) for key in keys])
+        return DrawnViews(
+            rows, is_condition, self._control(rows, keys), background, [(self.seed, *key) for key in keys]
+        )
 
     def _pick(self, key: tuple[int, int]) -> tuple[Int64[np.ndarray, " v"], Bool[np.ndarray, " v"]]:
         own, index = self.subset.rows_of(key[1]), self.subset.index
         pick = self.recipe.pick(generator(self.seed, "sample", *key), index.azimuth[own], index.elevation[own])
-        return own[pick.places], pick.is_condition
+        return own[pick.positions], pick.is_condition
 
     def _control(self, rows: Int64[np.ndarray, "b v"], keys: list[tuple[int, int]]) -> Int64[np.ndarray, "b v"] | None:
         if self.control is None:
@@ -135,7 +139,7 @@ class Worker(Requests):
         joined = zip(keys, identity.tolist(), view, strict=True)
         return np.stack([self.control.rows(generator(self.seed, "control", *k), i, v) for k, i, v in joined])
 
-    def _read(self, views: Views) -> dict[str, Any]:
+    def _read(self, views: DrawnViews) -> dict[str, Any]:
         contents = self.source.read(views.rows, views.background, self.members, views.keys)
         if views.control is not None:
             white = np.ones_like(views.background)
@@ -143,7 +147,7 @@ class Worker(Requests):
         return contents
 
     def _numbers(
-        self, numbers: Int64[np.ndarray, " b"], repeated: Bool[np.ndarray, " b"], views: Views
+        self, numbers: Int64[np.ndarray, " b"], repeated: Bool[np.ndarray, " b"], views: DrawnViews
     ) -> dict[str, np.ndarray]:
         index, rows = self.subset.index, views.rows
         found = {
@@ -160,6 +164,6 @@ class Worker(Requests):
         }
         if self.embeddings is not None:
             of_view = isinstance(self.recipe, SingleView)
-            places = np.searchsorted(self.subset.starts, numbers, "right") - 1 if of_view else numbers
-            found["identity_embedding"] = self.embeddings[places]
+            positions = np.searchsorted(self.subset.starts, numbers, "right") - 1 if of_view else numbers
+            found["identity_embedding"] = self.embeddings[positions]
         return found
