@@ -1,4 +1,4 @@
-"""What a first look saves: the same heads, a quarter of them Janus, generated with and without `--reject.policy early`.
+"""Savings of early rejection: the same heads, a quarter of them Janus, generated with and without `--reject.policy early`.
 
 python benchmarks/early_rejection.py [--identities 48]
 """

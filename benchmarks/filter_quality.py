@@ -39,7 +39,7 @@ PRESETS = {
     "spinmeround": {"janus", "floater", "hole", "haze", "truncated"},
     "diffportrait360": {"janus"},
 }
-"""What each preset sets out to drop."""
+"""Defects that each preset is meant to drop."""
 RESAMPLES = 1000
 
 
@@ -161,7 +161,7 @@ def scorers(table: pd.DataFrame) -> None:
 
 
 def papers(table: pd.DataFrame) -> None:
-    """What the two numbers that Gen3D-Face fixes give here."""
+    """Precision and recall at the two limits of Gen3D-Face."""
     heading("Gen3D-Face's rule", "precision", "recall")
     front = 1 / (1 + np.exp(-SCALE * table["janus score"].to_numpy()))
     janus = rates(front > PAPER_LIMIT, table.janus.to_numpy() > 0)
@@ -174,7 +174,7 @@ def papers(table: pd.DataFrame) -> None:
 
 
 def presets(dataset: Dataset, table: pd.DataFrame) -> None:
-    """What each preset as a whole drops, and how many defects remain in what it keeps."""
+    """Heads that each preset drops, and defects that remain among those it keeps."""
     heading("preset", "keeps whole", "precision", "recall", "with such a defect before", "after")
     for preset, targets in PRESETS.items():
         select(SelectConfig(dataset.storage.url, preset))

@@ -1,4 +1,4 @@
-"""What an identity costs: seconds, bytes and peak memory of one worker, at the full recipe (125 views with normals).
+"""Cost of an identity: seconds, bytes and peak memory of one worker, at the full recipe (125 views with normals).
 
 `python benchmarks/generate.py [--resolution 512]` makes one identity, then three, each in a fresh
 process, so that memory which grows with the number of identities would show. Prints a table and a JSON line.

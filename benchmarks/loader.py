@@ -105,7 +105,7 @@ def measure(rounds: Sequence[int], tools: list[Tool]) -> dict[str, dict[str, Ans
 
 
 def resume(tool: Tool, case: Resume, size: tuple[int, int], state: Path) -> dict[str, Any]:
-    """What an interrupted epoch repeats, and what it lacks."""
+    """Samples that an interrupted epoch repeats or lacks."""
     if case.selection and tool.name != OURS:
         return {"not_offered": "no selections"}
     identities, views = size
@@ -153,7 +153,7 @@ def ranks(tool: Tool) -> str:
 
 
 def own(config: Config) -> dict[str, Any]:
-    """What only our loader is asked."""
+    """Measurements of spinset's loader alone."""
     script, out = str(HERE / "own.py"), str(config.out.resolve())
     identities = 1000 if config.quick else 10_000
     tasks = {"multiview": ["multiview", out], "large": ["large", out, str(identities)]}

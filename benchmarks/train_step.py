@@ -117,7 +117,7 @@ def plain(shape: SpinMeRoundConfig, scene: SpinMeRoundConditions, latents: Tenso
 
 
 def seconds(step: Callable[[], None], steps: int) -> float:
-    """Of one step."""
+    """Seconds of one step."""
     begun = time.perf_counter()
     for _ in range(steps):
         step()
@@ -125,7 +125,7 @@ def seconds(step: Callable[[], None], steps: int) -> float:
 
 
 def flops(shape: SpinMeRoundConfig, cells: int, tokens: int, views: int = VIEWS) -> float:
-    """Of one scene forward."""
+    """Floating-point operations of one scene forward."""
     with torch.device("meta"):
         network = SpinMeRoundNetwork(shape)
     return forward_flops(network, *inputs(shape, 1, cells, tokens, "cpu", views))

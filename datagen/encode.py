@@ -1,4 +1,4 @@
-"""Encodes what a view consists of into the members of a sample, with the same bytes every time."""
+"""Encodes a view into the members of a sample, with the same bytes every time."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def encode_view(
     view: dict[str, Any],
     config: ImageConfig,
 ) -> dict[str, bytes]:
-    """The members of one sample, in the order in which they lie in the shard."""
+    """The members of one sample, in their order in the shard."""
     return {
         "rgb": encode_rgb(rgb, config),
         "alpha": encode_picture(alpha),

@@ -1,4 +1,4 @@
-"""Estimates what `generate` would take (views, bytes and time) from a few heads that are made and thrown away."""
+"""Estimates the views, bytes and time of `generate` from a few heads that are made and discarded."""
 
 import math
 import os
@@ -21,8 +21,8 @@ from manifests.errors import UserError
 from manifests.plan import Plan
 from manifests.shards import stored_size
 
-SURE = 0.9
-"""How likely the true mean lies in an interval."""
+CONFIDENCE = 0.9
+"""Probability that an interval holds the true mean."""
 
 
 @dataclass(frozen=True)
@@ -35,37 +35,37 @@ class Interval:
 
     @classmethod
     def of_total(cls, probes: list[float], count: int) -> "Interval":
-        """The sum over `count` heads, of which the probes are a random sample (Student's t); one probe bounds nothing."""
+        """The sum over `count` heads, of which the probes are a random sample (Student's t); one probe gives no bounds."""
         mean = float(np.mean(probes))
         if len(probes) == 1:
             return cls(count * mean, 0.0, math.inf)
         error = float(stats.sem(probes))
-        reach = float(stats.t.ppf((1 + SURE) / 2, len(probes) - 1)) * error
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(probes) - 1)) * error
         return cls(*(count * max(x, 0.0) for x in (mean, mean - reach, mean + reach)))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan comes to."""
+    """The estimated size and duration of a plan."""
 
     plan: Plan
     views: int
-    """Of each identity."""
+    """Number of views of each identity."""
     bytes: Interval | None
-    """Of the tars if all heads are kept; None if no probe was."""
+    """Bytes of the tars if all heads are kept; None if no probe was kept."""
     seconds: Interval
-    """Of worker time."""
+    """Seconds of worker time."""
     workers: int | None
-    """How many run at the same time; None if only the cluster knows."""
-    asked_workers: int
-    """How many were asked for, 0 for as many as fit."""
+    """Number of workers that run at once; None if it depends on the cluster."""
+    requested_workers: int
+    """Number of workers that were requested; 0 for as many as fit."""
     probes: int
     rejected: int
     failed: tuple[str, ...]
 
     @property
     def elapsed(self) -> Interval | None:
-        """Seconds from start to end: a shard is made by one worker, so the busiest one decides."""
+        """Seconds from start to end. One worker makes a shard, so the worker with most shards decides."""
         if self.workers is None:
             return None
         rounds = -(-self.plan.shards // self.workers)
@@ -75,13 +75,14 @@ class Estimate:
     def _elapsed(self) -> str:
         if (elapsed := self.elapsed) is None:
             return (
-                f"divided by the number of workers that the Ray cluster has room for, at most {self.plan.shards}; "
+                f"divided by the number of workers that fit on the Ray cluster, at most {self.plan.shards}; "
                 "give --workers to have it divided here"
             )
         fewer = ""
-        if self.asked_workers > (self.workers or 0):
-            fewer = f" (not {self.asked_workers}: no more run at once for {_count(self.plan.shards, 'shard')} on this machine)"
-        return f"{_span(elapsed)} with {_count(self.workers or 0, 'worker')}{fewer} that do not slow each other"
+        if self.requested_workers > (self.workers or 0):
+            shards = _count(self.plan.shards, "shard")
+            fewer = f" (not {self.requested_workers}: no more run at once for {shards} on this machine)"
+        return f"{_span(elapsed)} with {_count(self.workers or 0, 'worker')}{fewer} if they do not slow each other"
 
     def __str__(self) -> str:
         plan, b = self.plan, self.bytes
@@ -93,27 +94,27 @@ class Estimate:
             f"{plan.identities * self.views} views in {plan.shards} shards",
             size + (", if all heads are kept" if self.rejected or self.failed else ""),
             f"{_span(self.seconds)} of worker time, {self._elapsed()}",
-            f"from {self.probes} heads made here on {plan.source['name']}, intervals of {SURE:.0%}",
+            f"from {self.probes} heads made here on {plan.source['name']}, intervals of {CONFIDENCE:.0%}",
         ]
         if self.rejected:
             lines.append(f"{self.rejected} of them were rejected at a first look, which costs less")
         return "\n".join([*lines, *(f"failed: {reason}" for reason in self.failed)])
 
 
-def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None = None) -> Estimate:
-    """Make `probes` heads as `generate` would, spread over the seeds, and estimate the whole from them; writes nothing.
+def estimate(config: GenerateConfig, probes: int = 4, rejection: Rejection | None = None) -> Estimate:
+    """Estimate a dataset from `probes` heads, spread over the seeds, which are made as `generate` would; nothing is written.
 
     Raises:
-        ValueError: there are too few probes; the source or the device is not there; or no head can be made.
+        UserError: there are too few probes, the source or the device cannot be used, or no head can be made.
     """
     if probes < 2:
         raise UserError(f"--probes is {probes}; two heads or more tell how much heads differ")
-    require_device(asked.device)
-    plan = make_plan(asked, asked.source.open("cpu"), rejection)
-    worker = GenerateWorker(asked, plan, rejection)
-    count = max(2, min(probes, asked.identities))
-    spread = np.linspace(0, asked.identities - 1, count).round().astype(int).tolist()
-    # One more is made first and not counted: it pays for what is done once.
+    require_device(config.device)
+    plan = make_plan(config, config.source.open("cpu"), rejection)
+    worker = GenerateWorker(config, plan, rejection)
+    count = max(2, min(probes, config.identities))
+    spread = np.linspace(0, config.identities - 1, count).round().astype(int).tolist()
+    # The first one is made twice and its first time not counted, because it includes what is done once.
     probed = []
     with JobProgress("probe", count + 1) as progress:
         for number, identity in enumerate([spread[0], *spread]):
@@ -126,11 +127,11 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
     made = [probe.bytes for probe in probed if probe.bytes is not None]
     return Estimate(
         plan,
-        len(worker.recipe.rig),
-        Interval.of_total(made, asked.identities) if made else None,
-        Interval.of_total([probe.seconds for probe in probed], asked.identities),
-        workers_of(asked.pool, plan.shards),
-        asked.pool.workers,
+        len(worker.settings.rig),
+        Interval.of_total(made, config.identities) if made else None,
+        Interval.of_total([probe.seconds for probe in probed], config.identities),
+        workers_of(config.pool, plan.shards),
+        config.pool.workers,
         count,
         sum(probe.rejected for probe in probed),
         failed,
@@ -141,18 +142,18 @@ def estimate(asked: GenerateConfig, probes: int = 4, rejection: Rejection | None
 class _Probe:
     seconds: float
     bytes: float | None
-    """None of a head that failed or was rejected."""
+    """Bytes in the tar; None for a head that failed or was rejected."""
     rejected: bool
     failed: str
 
 
 def _probe(worker: GenerateWorker, identity: int) -> _Probe:
-    """Make one head and throw it away."""
+    """Make one head and discard it."""
     begun, last, failed = time.monotonic(), None, ""
     try:
-        *_, last = make_identity(worker.source, worker.recipe, identity, worker.beside, worker.judge)
+        *_, last = make_identity(worker.source, worker.settings, identity, worker.executor, worker.judge)
     except Exception as error:
-        # As in generation, what one head raises concerns that head alone.
+        # As in generation, an exception of one head concerns that head alone.
         failed = f"identity {identity}: {type(error).__name__}: {error}"
     size = None
     if isinstance(last, Made):
@@ -163,7 +164,7 @@ def _probe(worker: GenerateWorker, identity: int) -> _Probe:
 
 
 def workers_of(config: PoolConfig, shards: int) -> int | None:
-    """How many workers would make so many shards at the same time; None if only a cluster knows how many fit.
+    """The number of workers that would make `shards` shards at once; None if it depends on a cluster.
 
     More workers than this machine has cores share the cores, which saves no time, so they do not count.
     """

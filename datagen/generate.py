@@ -1,4 +1,4 @@
-"""Generates a dataset: the config, the plan it makes, what one worker does with a shard, and the job over all shards."""
+"""Generates a dataset: its plan, the worker that makes a shard, and the job over all shards."""
 
 import platform
 import socket
@@ -15,7 +15,7 @@ import torch
 
 from datagen.config import GenerateConfig
 from datagen.heads import HeadSource
-from datagen.identity import VIEWS_PER_BATCH, Made, Recipe, Rejected, make_identity, told
+from datagen.identity import VIEWS_PER_BATCH, IdentitySettings, Made, Rejected, fact_columns, make_identity
 from datagen.preview import Rejection
 from datagen.rigs import find_rig
 from jobs import pool
@@ -66,11 +66,11 @@ def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection |
 
 
 def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Dataset:
-    """Make what is missing of a dataset, and return the whole; heads that fail a first look are recorded as filtered.
+    """Make the missing shards of a dataset and return it; heads that the judge rejects are recorded as filtered.
 
     Raises:
-        PlanMismatch: the folder holds a dataset of another plan; nothing was touched.
-        OSError: the storage refuses to be written; what was committed stays, the same call resumes.
+        PlanMismatch: the folder holds a dataset of another plan; nothing was written.
+        OSError: the storage cannot be written; committed shards stay, and the same call resumes.
     """
     if config.pool.ray == "local":
         require_device(config.device)
@@ -90,7 +90,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
     with JobProgress("generate", plan.identities, already) as progress:
         pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update)
     if any(dataset.done(shard)["views"] for shard in dataset.committed()):
-        open_index(dataset)  # made here once, or every reader would begin by making it
+        open_index(dataset)  # made once here, so that no reader has to
     return dataset
 
 
@@ -98,15 +98,15 @@ class GenerateWorker:
     """Makes shards, one identity at a time."""
 
     def __init__(self, config: GenerateConfig, plan: Plan, rejection: Rejection | None = None):
-        # Set here and in the threads beside: torch keeps this number per thread.
+        # Set here and in the threads of the executor, because torch keeps this number per thread.
         torch.set_num_threads(config.pool.threads)
-        self.beside = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
+        self.executor = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
         self.config, self.plan, self.storage = config, plan, Storage(config.out)
         self.source = config.source.open(config.device)
         self.judge = rejection.open(config.device, self.source.name) if rejection else None
         tag = {"source": plan.source["name"], "plan": plan.fingerprint}
         rig = find_rig(config.rig, config.grid)
-        self.recipe = Recipe(rig, plan.seed, plan.resolution, config.image, config.mesh, tag)
+        self.settings = IdentitySettings(rig, plan.seed, plan.resolution, config.image, config.mesh, tag)
 
     def run(self, unit: Unit) -> Iterator[Event]:
         """Make one shard and commit it."""
@@ -125,21 +125,21 @@ class GenerateWorker:
                            "identity_seconds": seconds, "tracebacks": tracebacks})  # fmt: skip
 
     def _make(self, unit: Unit, identity: int, writer: ShardWriter, tracebacks: dict[int, str]) -> Iterator[Event]:
-        """Make one identity, or record why that failed IDENTITY_ATTEMPTS times."""
+        """Make one identity, or record why IDENTITY_ATTEMPTS attempts failed."""
         for attempt in range(1, IDENTITY_ATTEMPTS + 1):
             stage, made = "head", None
             try:
-                for step in make_identity(self.source, self.recipe, identity, self.beside, self.judge):
+                for step in make_identity(self.source, self.settings, identity, self.executor, self.judge):
                     if isinstance(step, Made | Rejected):
                         made = step
                     else:
                         stage, views = step
-                        yield Event(unit.index, identity, stage, views, len(self.recipe.rig) + 1)
+                        yield Event(unit.index, identity, stage, views, len(self.settings.rig) + 1)
             except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
-                # Says nothing of this head alone: the device may be lost to this process.
+                # Not an error of this head: the device may be lost to this process.
                 raise WorkerIsBroken(f"{type(error).__name__} at stage {stage}: {error}") from error
             except Exception as error:
-                # Whatever one head raises concerns that head alone: it becomes a row with its stage and reason.
+                # An exception of one head concerns that head alone: it becomes a row with its stage and reason.
                 tracebacks[identity] = traceback.format_exc()
                 if attempt == IDENTITY_ATTEMPTS:
                     self._add_failed(writer, identity, stage, f"{type(error).__name__}: {error}")
@@ -155,11 +155,11 @@ class GenerateWorker:
         for row, members in made.samples:
             writer.add_view(row, members)
         row = {**self._row(identity, schema.KEPT), "views": len(made.samples), "mesh": asdict(made.figures)}
-        writer.add_identity({**row, **told(made.facts)})
+        writer.add_identity({**row, **fact_columns(made.facts)})
 
     def _add_rejected(self, writer: ShardWriter, identity: int, rejected: Rejected) -> None:
         row = {**self._row(identity, schema.FILTERED), "views": 0, "stage": "preview", "reason": rejected.reason}
-        writer.add_identity({**row, **told(rejected.facts)})
+        writer.add_identity({**row, **fact_columns(rejected.facts)})
 
     def _add_failed(self, writer: ShardWriter, identity: int, stage: str, reason: str) -> None:
         writer.add_identity({**self._row(identity, schema.FAILED), "views": 0, "stage": stage, "reason": reason})
@@ -169,7 +169,7 @@ class GenerateWorker:
 
 
 def _environment(config: GenerateConfig) -> dict[str, Any]:
-    """Where and with what a shard was made: the part of its record that may differ between two runs."""
+    """The machine and the versions that made a shard, which may differ between two runs."""
     return {
         "host": socket.gethostname(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -1,4 +1,4 @@
-"""What a head source is: seeds go in, heads come out, and a head is a density field that can be seen."""
+"""The protocols of head sources: a source maps seeds to heads, and a head is a density field that can be rendered."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +11,8 @@ from geometry.cameras import Cameras
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
-    """What a batch of cameras sees; rgb lies over the source's background colour, everything is in [0, 1] but depth."""
+class RenderedViews:
+    """Pictures of a head: rgb (sRGB, over the background colour of the source) and alpha in [0, 1], and depth."""
 
     rgb: Float[Tensor, "v h w 3"]
     alpha: Float[Tensor, "v h w"]
@@ -26,7 +26,7 @@ class DensityField(Protocol):
 
     iso_level: float
     device: torch.device
-    """Where `density` computes and returns its values."""
+    """The device on which `density` computes and returns its values."""
 
     def density(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Density at world points."""
@@ -35,16 +35,16 @@ class DensityField(Protocol):
 
 @runtime_checkable
 class Head(DensityField, Protocol):
-    """One identity: a density field that can be seen; `density` and `render` are called from two threads at once."""
+    """One identity: a density field that can be rendered; `density` and `render` are called from two threads at once."""
 
-    def render(self, cameras: Cameras, resolution: int) -> Views:
-        """The head as the cameras see it, in square images of `resolution` pixels."""
+    def render(self, cameras: Cameras, resolution: int) -> RenderedViews:
+        """Render square pictures of `resolution` pixels."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What is known of this identity, as JSON values for its row in the identities table.
+        """Facts about this identity, as JSON values for its row in the identities table.
 
-        "latent_sha256" always; "defects", a list of {"kind", "strength"}, where the source plants them.
+        "latent_sha256" is required; "defects", a list of {"kind", "strength"}, is given by sources that plant them.
         """
         ...
 
@@ -55,12 +55,12 @@ class HeadSource(Protocol):
 
     name: str
     max_seed: int
-    """The largest seed that there is a head of; seeds begin at 0."""
+    """The largest seed; seeds begin at 0."""
 
     def head(self, seed: int) -> Head:
         """The head of one seed."""
         ...
 
     def lineage(self) -> dict[str, Any]:
-        """What made the heads: version, settings, weights sha256 and licence (JSON values; goes into dataset.json)."""
+        """The record of the source in dataset.json, as JSON values: version, settings, SHA-256 of the weights and licence."""
         ...

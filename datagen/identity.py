@@ -1,4 +1,4 @@
-"""One identity, from its seed to the encoded samples of all its views."""
+"""Makes one identity, from its seed to the encoded samples of all its views."""
 
 import json
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ VIEWS_PER_BATCH = 5
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is made of every identity of a dataset."""
+class IdentitySettings:
+    """The settings that all identities of a dataset are made with."""
 
     rig: Rig
     seed: int
@@ -35,12 +35,12 @@ class Recipe:
     image: ImageConfig
     mesh: MeshConfig
     tag: dict[str, str]
-    """What every sample's JSON says of its origin."""
+    """The fields of every sample's JSON that name the source and the plan."""
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """One finished identity: the facts of its row, its samples in order (index row, members), and its mesh."""
+    """A finished identity: the facts of its row, its samples in order (row of the views table, members), and its mesh."""
 
     facts: dict[str, Any]
     figures: MeshFigures
@@ -50,37 +50,41 @@ class Made:
 
 @dataclass(frozen=True, eq=False)
 class Rejected:
-    """One identity of which no more is made, and why."""
+    """An identity that the judge rejected, and the reason."""
 
     facts: dict[str, Any]
     reason: str
 
 
 def make_identity(
-    source: HeadSource, recipe: Recipe, identity: int, beside: ThreadPoolExecutor, judge: Judge | None = None
+    source: HeadSource,
+    settings: IdentitySettings,
+    identity: int,
+    executor: ThreadPoolExecutor,
+    judge: Judge | None = None,
 ) -> Iterator[tuple[str, int] | Made | Rejected]:
     """Make one identity; yields (stage, views done) as it goes, and last what it made, or that the judge rejects it.
 
-    Views are rendered here; meshing, normals and encoding run in `beside` at the same time. Its threads take tasks in
-    order, so the mesh, which all encoding waits for, is never stuck behind a view that waits for it.
+    Views are rendered here; meshing, normals and encoding run in `executor` at the same time. Its threads take tasks in
+    order, so the mesh, which all encoding waits for, never waits behind a view.
     """
-    views = len(recipe.rig)
+    views = len(settings.rig)
     yield "head", 0
-    head = source.head(recipe.seed + identity)
+    head = source.head(settings.seed + identity)
     if judge is not None:
         yield "preview", 0
-        if reason := _look(head, recipe, identity, judge):
+        if reason := _rejection(head, settings, identity, judge):
             return (yield Rejected(head.facts(), reason))
-    rows, cameras = _views(recipe, identity)
-    meshing = beside.submit(_mesh, head, recipe.mesh)
+    rows, cameras = _views(settings, identity)
+    meshing = executor.submit(_mesh, head, settings.mesh)
     encoding: list[Future[dict[str, bytes]]] = []
     try:
         for first in range(0, views, VIEWS_PER_BATCH):
             yield "views", first
             batch = slice(first, first + VIEWS_PER_BATCH)
-            for row, rgb, alpha in zip(rows[batch], *_render(head, cameras[batch], recipe.resolution), strict=True):
+            for row, rgb, alpha in zip(rows[batch], *_render(head, cameras[batch], settings.resolution), strict=True):
                 camera = cameras[row["view"] : row["view"] + 1]
-                encoding.append(beside.submit(_encode, recipe, row, camera, rgb, alpha, meshing))
+                encoding.append(executor.submit(_encode, settings, row, camera, rgb, alpha, meshing))
         yield "mesh", views
         mesh, figures, _ = meshing.result()
         yield "encode", views
@@ -91,27 +95,30 @@ def make_identity(
     yield Made(head.facts(), figures, samples, mesh)
 
 
-def told(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a source says of a head, as columns of its row."""
-    rest = dict(facts)
-    hashed = rest.pop("latent_sha256")
-    return {"latent_sha256": hashed, "defects": rest.get("defects"), "facts": json.dumps(rest, sort_keys=True)}
+def fact_columns(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a head as columns of its row in the identities table."""
+    others = {name: value for name, value in facts.items() if name != "latent_sha256"}
+    return {
+        "latent_sha256": facts["latent_sha256"],
+        "defects": facts.get("defects"),
+        "facts": json.dumps(others, sort_keys=True),
+    }
 
 
-def _look(head: Head, recipe: Recipe, identity: int, judge: Judge) -> str | None:
-    """Why the judge rejects a head, from small views of it."""
+def _rejection(head: Head, settings: IdentitySettings, identity: int, judge: Judge) -> str | None:
+    """Why the judge rejects a head, from small views of it; None if it does not."""
     rig = Rig("preview", judge.azimuth, judge.elevation)
-    rows, cameras = _views(replace(recipe, rig=rig), identity)
+    rows, cameras = _views(replace(settings, rig=rig), identity)
     rgb, alpha = _render(head, cameras, judge.resolution)
-    row = {"identity": identity, "mesh": None, **told(head.facts())}
+    row = {"identity": identity, "mesh": None, **fact_columns(head.facts())}
     views = pa.Table.from_pylist(rows, pa.schema([schema.VIEWS.field(name) for name in rows[0]]))
     return judge(row, views, {"rgb": list(rgb), "alpha": list(alpha)})
 
 
-def _views(recipe: Recipe, identity: int) -> tuple[list[dict[str, Any]], Cameras]:
+def _views(settings: IdentitySettings, identity: int) -> tuple[list[dict[str, Any]], Cameras]:
     """The index row and the camera of every view of an identity."""
-    azimuth, elevation = recipe.rig.directions(recipe.seed, identity)
-    cameras = rig_cameras(recipe.rig, recipe.seed, identity)
+    azimuth, elevation = settings.rig.directions(settings.seed, identity)
+    cameras = rig_cameras(settings.rig, settings.seed, identity)
     rows = [
         {
             "key": schema.sample_key(identity, view),
@@ -122,7 +129,7 @@ def _views(recipe: Recipe, identity: int) -> tuple[list[dict[str, Any]], Cameras
             "c2w": cameras.c2w[view].flatten().tolist(),
             "K": cameras.K[view].flatten().tolist(),
         }
-        for view in range(len(recipe.rig))
+        for view in range(len(settings.rig))
     ]
     return rows, cameras
 
@@ -130,9 +137,9 @@ def _views(recipe: Recipe, identity: int) -> tuple[list[dict[str, Any]], Cameras
 def _render(
     head: Head, cameras: Cameras, resolution: int
 ) -> tuple[UInt8[np.ndarray, "v h w 3"], UInt8[np.ndarray, "v h w"]]:
-    """Colour and alpha in 255 steps; as bytes from here on, because every view waits in memory for the mesh."""
-    seen = head.render(cameras, resolution)
-    rgb, alpha = ((x.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy() for x in (seen.rgb, seen.alpha))
+    """Colour and alpha as bytes, because every view waits in memory for the mesh."""
+    views = head.render(cameras, resolution)
+    rgb, alpha = ((x.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy() for x in (views.rgb, views.alpha))
     return rgb, alpha
 
 
@@ -142,25 +149,25 @@ def _mesh(head: Head, config: MeshConfig) -> tuple[Mesh, MeshFigures, EmbreeCast
 
 
 def _encode(
-    recipe: Recipe,
+    settings: IdentitySettings,
     row: dict[str, Any],
     camera: Cameras,
     rgb: UInt8[np.ndarray, "h w 3"],
     alpha: UInt8[np.ndarray, "h w"],
     meshing: "Future[tuple[Mesh, MeshFigures, EmbreeCaster]]",
 ) -> dict[str, bytes]:
-    normal = next(meshing.result()[2].cast(camera, recipe.resolution)).smooth_normals()
+    normal = next(meshing.result()[2].cast(camera, settings.resolution)).smooth_normals()
     view = {
         "identity": row["identity"],
         "view": row["view"],
-        "seed": recipe.seed + row["identity"],
-        **recipe.tag,
+        "seed": settings.seed + row["identity"],
+        **settings.tag,
         "azimuth": round(row["azimuth"], 4),
         "elevation": round(row["elevation"], 4),
         "c2w": [round(x, 7) for x in row["c2w"]],
         "K": [round(x, 7) for x in row["K"]],
     }
-    return encode_view(rgb, alpha, normal, view, recipe.image)
+    return encode_view(rgb, alpha, normal, view, settings.image)
 
 
 def rig_cameras(rig: Rig, seed: int, identity: int) -> Cameras:

@@ -1,4 +1,4 @@
-"""From a head's density to its surface: grid, marching cubes, clean-up and the figures that tell good from bad."""
+"""Extracts the surface of a head from its density: grid, marching cubes, clean-up, and figures of its quality."""
 
 import math
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ CHIN = 0.4
 
 @dataclass(frozen=True)
 class MeshFigures:
-    """What a surface was like before clean-up, on its components that are more than dust."""
+    """Figures of a surface before clean-up, over its components that are not dust."""
 
     vertices: int
     faces: int
     components: int
     largest_share: float
-    """Share of all faces that the largest component has."""
+    """Share of the faces in the largest component."""
     holes: int
     """Handles of the largest component (its genus), hair loops and glasses included."""
     tunnels: int
@@ -50,8 +50,8 @@ class MeshFigures:
 def density_grid(head: DensityField, resolution: int, batch: int = 1 << 18) -> Float[np.ndarray, "n n n"]:
     """Density at the corners of resolution^3 cells of [-0.5, 0.5]^3, indexed [x, y, z], exact wherever a surface may be.
 
-    The grid doubles from COARSE cells a side; each time only cells that the surface may pass are evaluated anew, the
-    rest is interpolated. A cell counts when the density could reach the level within it at the slope seen at its corners.
+    The grid doubles from COARSE cells a side. Each time only the cells that the surface may cross are evaluated again, and the
+    others are interpolated. The surface may cross a cell if the density can reach the level at the slope of its corners.
     """
     cells = COARSE
     # The grid lies where the head computes: on a GPU the refinement would otherwise wait for the CPU.
@@ -100,7 +100,7 @@ def marching_cubes(grid: Float[np.ndarray, "n n n"], level: float, method: str =
     """The level set of a grid over [-0.5, 0.5]^3, closed where it leaves the cube, faces counter-clockwise from outside.
 
     Raises:
-        ValueError: the grid never crosses the level, so there is no surface.
+        ValueError: the grid does not cross the level, so there is no surface.
     Source: Lorensen and Cline 1987; Lewiner et al. 2003 for the topologically correct table.
     """
     if not grid.min() < level < grid.max():
@@ -119,7 +119,7 @@ def marching_cubes(grid: Float[np.ndarray, "n n n"], level: float, method: str =
 
 
 def extract(head: DensityField, config: MeshConfig) -> tuple[Mesh, MeshFigures]:
-    """The cleaned surface of a head and the figures of the surface as it was."""
+    """The cleaned surface of a head, and figures of the surface before clean-up."""
     grid = density_grid(head, config.resolution)
     mesh = marching_cubes(grid, head.iso_level, config.method)
     step = max(1, config.resolution // TUNNEL_CELLS)
@@ -148,7 +148,7 @@ def _handles(solid: Bool[np.ndarray, "x y z"]) -> int:
 
 
 def clean(mesh: Mesh, dust: float, tunnels: int) -> tuple[Mesh, MeshFigures]:
-    """Remove the dust, and say what the surface was like."""
+    """Remove the dust, and compute the figures of the surface before."""
     component = _components(mesh)[mesh.faces[:, 0]]
     count = np.bincount(component)
     kept = count > dust * len(mesh.faces)
@@ -189,6 +189,6 @@ def _is_watertight(faces: np.ndarray) -> bool:
 
 
 def _compact(mesh: Mesh, keep: np.ndarray) -> Mesh:
-    """The mesh of the faces that are kept, without the vertices that no face uses."""
+    """The mesh of some faces, without unused vertices."""
     used, faces = np.unique(mesh.faces[keep], return_inverse=True)
     return Mesh(mesh.vertices[used], faces.reshape(-1, 3).astype(np.int32))

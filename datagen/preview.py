@@ -1,4 +1,4 @@
-"""A first look at a head: a few small views that are judged before the rest is made."""
+"""Protocols for judging a head from a few small views, before all of its views are made."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,28 +8,31 @@ import pyarrow as pa
 
 @runtime_checkable
 class Judge(Protocol):
-    """Looks at first views; it sees every identity from the same directions (degrees), at `resolution` pixels."""
+    """Judges heads from small views: of every identity the same directions (degrees), at `resolution` pixels."""
 
     azimuth: tuple[float, ...]
     elevation: tuple[float, ...]
     resolution: int
 
     def __call__(self, row: dict[str, Any], views: pa.Table, pictures: dict[str, list[np.ndarray]]) -> str | None:
-        """Why no more shall be made of this head, or None.
+        """The reason to reject a head, or None.
 
-        It is told the identity and its facts, the camera columns of the views, and their rgb and alpha in 255 steps.
+        Args:
+            row: the number of the identity and its facts, as columns of the identities table.
+            views: the camera columns of the views.
+            pictures: rgb and alpha of the views, as bytes.
         """
         ...
 
 
 @runtime_checkable
 class Rejection(Protocol):
-    """The settings of a judge, which travel to workers and open it there."""
+    """The settings of a judge, which are sent to workers that open it."""
 
     def lineage(self, source: str) -> dict[str, Any]:
-        """What decides which heads of this source it rejects (JSON values; goes into dataset.json)."""
+        """The record in dataset.json of the settings that decide which heads of a source are rejected, as JSON values."""
         ...
 
     def open(self, device: str, source: str) -> Judge:
-        """The judge of heads of this source, its weights loaded; raises UserError for files that cannot be used."""
+        """The judge of heads of a source, with its weights loaded; raises UserError for files that cannot be used."""
         ...

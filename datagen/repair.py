@@ -1,4 +1,4 @@
-"""Makes damaged shards anew, and puts them in the place of the old ones once their bytes are proven to be the same.
+"""Makes damaged shards again, and replaces the old ones once their bytes are proven to be equal.
 
 Seeds, settings and fixed orders make a shard a function of the plan, so what was lost is computed again. The hashes it was
 committed with, which tables of scores, selections and latents stand on, are the proof.
@@ -27,13 +27,13 @@ from manifests.shards import DONE, SUFFIXES
 from manifests.storage import Storage
 from manifests.verify import sha256_of, verify_shard
 
-ASIDE = "repair"
-"""Folder of the dataset in which shards are made anew."""
+STAGING = "repair"
+"""The folder of the dataset in which shards are made again."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What became of one damaged shard."""
+    """The result of repairing one damaged shard."""
 
     shard: str
     differs: tuple[str, ...] = ()
@@ -55,26 +55,26 @@ class Repaired:
             )
         else:
             why = f"its commit record is damaged, so nothing proves that {' and '.join(self.unknown)} came out the same"
-        return f"{self.shard}: not repaired; {why}. The new shard is in {ASIDE}/"
+        return f"{self.shard}: not repaired; {why}. The new shard is in {STAGING}/"
 
 
 def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Repaired]:
-    """Find the damaged shards by every byte, make them anew, and say of each what became of it.
+    """Find the damaged shards by reading every byte, make them again, and return the result for each.
 
     Shards that were never made are not damaged; `generate` makes them.
 
     Raises:
-        FileNotFoundError: there is no dataset.
-        ValueError: the device is not there; it was packed; or the plan that would be followed is not its own: another
-            version or other weights.
+        MissingFile: there is no dataset.
+        UserError: the device cannot be used, the dataset was packed, or this version, these weights or these settings would
+            make other heads.
     """
     if config.pool.ray == "local":
         require_device(config.device)
     dataset = Dataset(config.out)
     if dataset.plan.packed is not None:
         raise UserError(f"{config.out} was packed from another dataset; repair that one, and pack it again")
-    asked = generation(config, dataset.plan)
-    plan = make_plan(asked, asked.source.open("cpu"), rejection)
+    settings = generation(config, dataset.plan)
+    plan = make_plan(settings, settings.source.open("cpu"), rejection)
     if plan.fingerprint != dataset.plan.fingerprint:
         raise UserError(
             f"{config.out} would not be made the same: {differences(dataset.plan, plan)}; repair it with the version, the "
@@ -83,17 +83,17 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
     damaged = _damaged(dataset)
     if not damaged:
         return []
-    aside = Storage(f"{dataset.storage.url.rstrip('/')}/{ASIDE}")
-    write_plan(aside, plan)
-    remade = Dataset(aside)
+    staging = Storage(f"{dataset.storage.url.rstrip('/')}/{STAGING}")
+    write_plan(staging, plan)
+    remade = Dataset(staging)
     found = {shard: _replace(dataset, remade, shard) for shard in damaged if _is_made(remade, shard)}
     again = [shard for shard in damaged if shard not in found or not found[shard].is_whole]
     for shard in set(again) & set(remade.committed()):
-        aside.remove(remade.file(shard, DONE))
+        staging.remove(remade.file(shard, DONE))
     work = replace(
-        asked,
-        out=aside.root if aside.is_local else aside.url,
-        source=asked.source.absolute(),
+        settings,
+        out=staging.root if staging.is_local else staging.url,
+        source=settings.source.absolute(),
         save_meshes=any(_has_meshes(dataset, shard) for shard in again),
     )
     given_up = {shard: _given_up(dataset, shard) for shard in again}
@@ -101,12 +101,12 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
         pool.run(again, partial(_RepairWorker, given_up, work, plan, rejection), config.pool, progress.update)
     found |= {shard: _replace(dataset, remade, shard) for shard in again}
     if all(one.is_whole for one in found.values()):
-        aside.remove_all()
+        staging.remove_all()
     return [found[shard] for shard in damaged]
 
 
 class _RepairWorker(GenerateWorker):
-    """Makes shards again; heads that killed their workers in the first run are recorded as failed, as they were then."""
+    """Makes shards again; heads that were fatal to workers in the first run are recorded as failed again."""
 
     def __init__(
         self,
@@ -138,22 +138,22 @@ def _damaged(dataset: Dataset) -> list[int]:
 
 
 def _is_made(remade: Dataset, shard: int) -> bool:
-    """Whether an interrupted repair has made a shard already."""
+    """Whether an interrupted repair has already made a shard."""
     return shard in remade.committed() and next(verify_shard(remade, shard, deep=True), None) is None
 
 
 def _has_meshes(dataset: Dataset, shard: int) -> bool:
-    """Whether the meshes of a shard were saved; records of older versions do not say, but the files are there."""
+    """Whether the meshes of a shard were saved; older records do not hold this, but the files exist."""
     try:
         if dataset.done(shard).get("meshes"):
             return True
     except DamagedData:
-        pass  # The files alone tell.
+        pass  # Only the files tell.
     return any(dataset.storage.exists(mesh_file(identity)) for identity in dataset.plan.identities_of(shard))
 
 
 def _given_up(dataset: Dataset, shard: int) -> dict[int, str]:
-    """The heads of a shard that killed their workers, with the recorded reason; none where that table is damaged."""
+    """The heads of a shard that were fatal to workers, with the recorded reason; none if that table is damaged."""
     try:
         rows = dataset.identities(shard).select(["identity", "stage", "reason"]).to_pylist()
     except DamagedData:
@@ -162,10 +162,10 @@ def _given_up(dataset: Dataset, shard: int) -> dict[int, str]:
 
 
 def generation(config: RepairConfig, plan: Plan) -> GenerateConfig:
-    """What `generate` was told, as far as the plan remembers; workers and device are the caller's."""
+    """The settings of `generate` from the plan of a dataset; workers and device are those of the repair."""
     name, settings = plan.source["name"], plan.settings
     if name not in SOURCES:
-        raise UserError(f"{config.out} is of the source {name}, which there is not; there are {', '.join(SOURCES)}")
+        raise UserError(f"{config.out} has the source {name}, which this version lacks; there are {', '.join(SOURCES)}")
     source = import_module(SOURCES[name]).recorded_config(plan.source, config.weights)
     return GenerateConfig(
         config.out,
@@ -191,7 +191,7 @@ def _replace(dataset: Dataset, remade: Dataset, shard: int) -> Repaired:
     try:
         old = _hashes(dataset.done(shard))
     except DamagedData:
-        # The record is lost; files that are still what they would be now are their own proof.
+        # The record is lost; files that equal the new ones are proof enough.
         old = {key: sha256_of(dataset, file) for key, file in files.items() if dataset.storage.exists(file)}
         if unknown := tuple(key for key in new if old.get(key) != new[key]):
             return Repaired(name, unknown=unknown)

@@ -1,4 +1,4 @@
-"""The sections of a generated dataset on a page: its heads, the directions of its views, and its figures."""
+"""Sections of the HTML page of a generated dataset: its heads, the directions of its views, and its figures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from manifests.reader import read_members
 from pages.page import Section, picture, render, round_numbers
 
 TURN = 24
-"""Views of a turn around the head."""
+"""Number of views of a turn around the head."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Card:
 
 
 def sections(dataset: Dataset) -> list[Section]:
-    """The heads of a dataset to turn by hand, its rig, and the figures of every identity (for datasets of demo size)."""
+    """The heads of a dataset to turn, its rig, and the figures of every identity; for small datasets."""
     cards = [card for shard in dataset.committed() for card in _cards(dataset, shard)]
     failed = [row for row in dataset.all_identities.to_pylist() if row["outcome"] == schema.FAILED]
     return [
@@ -88,7 +88,7 @@ def _grid(images: list[UInt8[np.ndarray, "h w 3"]], columns: int, size: int) -> 
 
 
 def _rig(dataset: Dataset) -> dict[str, Any]:
-    """The rig's directions, and where the views of every identity really are, as points of a map and of a sphere."""
+    """The directions of the rig and the real ones of all views, as points of a map and of a sphere."""
     rig = dataset.plan.rig
     tables = [dataset.views(shard, ["azimuth", "elevation"]) for shard in dataset.committed()]
     seen = [tuple(view.values()) for table in tables for view in table.to_pylist()]
@@ -104,7 +104,7 @@ def _rig(dataset: Dataset) -> dict[str, Any]:
 
 
 def _on_sphere(azimuth: list[float], elevation: list[float]) -> list[dict[str, float]]:
-    """Where cameras are drawn on a sphere of radius 100 that is looked at from above and from the side."""
+    """The positions of cameras on a drawn sphere of radius 100, seen obliquely from above."""
     viewer = orbit(np.array([30.0]), np.array([25.0])).w2c[0, :3, :3]
     seen = orbit(np.array(azimuth), np.array(elevation), radius=1.0).positions @ viewer.T
     return [{"x": round(100 * x, 1), "y": round(100 * y, 1), "near": round(-z, 2)} for x, y, z in seen.tolist()]

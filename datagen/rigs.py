@@ -1,4 +1,4 @@
-"""View rigs: from where, and with which lens, each identity of a dataset is seen."""
+"""View rigs: the cameras that every identity of a dataset is rendered from."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -44,9 +44,9 @@ class Rig:
         return wrapped(azimuth), elevation.clip(-self.elevation_limit, self.elevation_limit)
 
     def document(self) -> dict[str, Any]:
-        """The rig as JSON values for a plan; the lens is left out where it is the usual one, as in plans of older versions."""
-        usual = {"radius": RADIUS, "focal": FOCAL}
-        return {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        """The rig as JSON values for a plan; a default lens is left out, as in plans of older versions."""
+        defaults = {"radius": RADIUS, "focal": FOCAL}
+        return {name: value for name, value in asdict(self).items() if defaults.get(name) != value}
 
 
 def ring(views: int) -> list[float]:
@@ -60,7 +60,7 @@ def _product(id: str, azimuth: list[float], elevation: list[float], **settings: 
 
 
 FACELIFT_SCALE = 10 / 3
-"""Size of FaceLift's world in ours: at this scale a head (crown to chin) takes half of the image, as in its own samples."""
+"""Units of FaceLift's world in one of datasets: with it a head (crown to chin) takes half of the image, as in its samples."""
 _FACELIFT = {"radius": 2.7 / FACELIFT_SCALE, "focal": 0.5 / math.tan(math.radians(25))}
 """FaceLift's lens: 50 degrees field of view (549 px at 512 px) from 2.7 units of its world."""
 
@@ -86,7 +86,7 @@ RIGS = {
 }  # fmt: skip
 
 
-def _anywhere(views: int) -> dict[str, float]:
+def _scattered(views: int) -> dict[str, float]:
     """The jitter of views that are drawn evenly around the head, at any elevation up to 30 degrees."""
     return {"azimuth_jitter": 180 / views, "elevation_jitter": 30.0, "elevation_limit": 30.0}
 
@@ -95,12 +95,12 @@ def find_rig(name: str, grid: bool = False) -> Rig:
     """The rig of a name, without its jitter if `grid`; N views are a ring in `orbit-N`, drawn all around in `scatter-N`.
 
     Raises:
-        ValueError: there is no such rig; names the ones there are.
+        UserError: there is no such rig.
     """
     kind, _, count = name.partition("-")
     if kind in ("orbit", "scatter") and count.isdecimal() and 1 <= int(count) <= 999:
         views = ring(int(count))
-        rig = _product(name, views, [0.0], **(_anywhere(len(views)) if kind == "scatter" else {}))
+        rig = _product(name, views, [0.0], **(_scattered(len(views)) if kind == "scatter" else {}))
     elif name in RIGS:
         rig = RIGS[name]
     else:

@@ -1,1 +1,1 @@
-"""Writes datasets in the formats of other people's tools; a format is one file and one line in export.py."""
+"""Writes datasets in the formats of other tools; a format is one file and one line of a table in config.py."""

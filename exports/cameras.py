@@ -1,4 +1,4 @@
-"""Cameras and points in the files of nerfstudio and COLMAP, for datasets and for the views of a photo alike.
+"""Writes cameras and points as nerfstudio and COLMAP read them, for datasets and for the views of a photo.
 
 Sources: nerfstudio's data conventions; COLMAP, "Output Format". Both have pixel centres at +0.5, as `geometry.cameras` has.
 """
@@ -32,7 +32,7 @@ def pinhole(cameras: Cameras, resolution: int) -> tuple[float, float, float, flo
 
 
 def rows(matrix: Float[torch.Tensor, "r c"]) -> list[list[float]]:
-    """A matrix for JSON, in double precision so that no reader sees the noise of a float's shortest decimal."""
+    """A matrix for JSON, in double precision so that no reader shows the noise of a float's shortest decimal."""
     return matrix.double().tolist()
 
 

@@ -19,12 +19,12 @@ class Colmap:
 
     def __init__(self, dataset: Dataset, keep: Keep, dest: Path):
         self.resolution, self.picture = dataset.plan.resolution, dataset.plan.members["rgb"].rpartition(".")[2]
-        there = set(dataset.storage.names("meshes"))
+        saved = set(dataset.storage.names("meshes"))
         wanted = {mesh_file(identity).rpartition("/")[2] for identity in keep.identities.tolist()}
-        if lacking := len(wanted - there):
+        if lacking := len(wanted - saved):
             print(
-                f"warning: {lacking} of {len(wanted)} identities have no mesh, so their points3D.txt is empty; to start splats "
-                "from points, generate the dataset with --save-meshes",
+                f"warning: {lacking} of {len(wanted)} identities have no mesh, so their points3D.txt is empty; to "
+                "initialise splats from points, generate the dataset with --save-meshes",
                 file=sys.stderr,
             )
 

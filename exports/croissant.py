@@ -1,7 +1,7 @@
-"""Croissant: croissant.json, which describes every file and the table of views to dataset tools.
+"""Croissant: croissant.json, which describes every file and the table of views in JSON-LD.
 
-Source: MLCommons Croissant 1.0. It knows tars and parquet but not that members of a tar form samples, and has no words
-for lineage: those stand under the prefix `spinset`.
+Source: MLCommons Croissant 1.0. The format has tars and parquet but no samples of several members and no lineage,
+which have the prefix `spinset`.
 """
 
 import json
@@ -13,7 +13,7 @@ from manifests.dataset import Dataset
 from manifests.shards import SUFFIXES
 
 VOCABULARY = "https://spinset.invalid/vocabulary/"
-"""A name and not a page: nobody owns .invalid, so nobody else can mean it."""
+"""A name and not an address: the domain .invalid is reserved, so it cannot collide with a vocabulary of others."""
 
 MIME = {".tar": "application/x-tar", ".parquet": "application/x-parquet"}
 
@@ -73,7 +73,7 @@ REPEATED = ("c2w", "K")
 
 
 def croissant(copy: Dataset) -> Iterator[tuple[str, bytes]]:
-    """The description of a copy."""
+    """The description of a copied dataset."""
     plan = copy.plan
     heads, views, _ = totals(copy)
     document = {

@@ -1,8 +1,7 @@
 """EG3D and PanoHead: images/ with dataset.json (`--data`, `--img_data`), and masks/ of the same names (`--seg_data`).
 
 Source: EG3D and PanoHead, training/dataset.py. A label is 25 numbers: OpenCV camera-to-world and K normalised by the
-image size, row by row. EG3D's horizontal flip (`--mirror`) turns pictures and leaves labels as they are, so it must stay
-off there.
+image size, row by row. EG3D's horizontal flip (`--mirror`) flips pictures and not labels, so it must be off.
 """
 
 import json
@@ -31,7 +30,7 @@ class Eg3d:
         yield "images/dataset.json", self._labels()
 
     def _labels(self) -> Iterator[bytes]:
-        """{"labels": [[file, [25 numbers]], ...]}, written as it is read: a million views are 400 MB of text."""
+        """{"labels": [[file, [25 numbers]], ...]} in pieces, because a million views are 400 MB of text."""
         before = '{"labels": [\n'
         for identity in kept_identities(self.dataset, self.keep, self.keep.identities.tolist()):
             labels = eg3d_labels(cameras_of(identity)).double().tolist()

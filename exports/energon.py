@@ -1,7 +1,7 @@
 """megatron-energon: the .nv-meta folder and the tar indices of a CrudeWebdataset, as `energon prepare` makes them.
 
-Source: Megatron-Energon 7, "Dataset Format on Disk" and its WebdatasetPreparator. Our own index knows everything, so no
-tar is read again.
+Source: Megatron-Energon 7, "Dataset Format on Disk" and its WebdatasetPreparator. The index of the dataset has all
+offsets, so no tar is read.
 """
 
 import json
@@ -39,7 +39,7 @@ CREATE INDEX idx_sample_parts_full
 
 
 def energon(copy: Dataset) -> Iterator[tuple[str, bytes]]:
-    """The files that energon wants beside the shards; all shards are its train split."""
+    """The files that energon needs in addition to the shards, all of which are its train split."""
     root = Path(copy.storage.root)
     sqlite = root / META / "index.sqlite"
     sqlite.parent.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""`spinset export`: copies of a dataset in the formats of other people's tools.
+"""`spinset export`: copies of a dataset in the formats of other tools.
 
-An export is made in DEST.partial and renamed when it is whole, so whoever finds DEST finds all of it. The same command
-resumes: export.json says what the folder is going to be, and .done which identities are in it.
+An export is made in DEST.partial and renamed when it is whole, so DEST is never incomplete. The same command resumes:
+export.json records what the folder will hold, and .done the identities that it holds.
 """
 
 import json
@@ -39,10 +39,10 @@ class Layout(Protocol):
 
 
 def export(config: ExportConfig) -> str:
-    """Make an export, and say in a line what it holds.
+    """Make an export, and return a line that describes it.
 
     Raises:
-        ValueError: the dataset is not complete or does not suit the format, or DEST holds something else.
+        UserError: the dataset is not complete or does not suit the format, or DEST holds other files.
     """
     dataset, dest = Dataset(config.out), Path(config.dest).absolute()
     keep = choose(dataset, config.selection, config.identities)
@@ -66,7 +66,7 @@ def export(config: ExportConfig) -> str:
 
 
 def _record(config: ExportConfig, dataset: Dataset, keep: Keep) -> bytes:
-    """What an export is made of; equal records, equal exports."""
+    """The inputs of an export as JSON; equal records give equal exports."""
     selection = keep.selection and {"name": keep.selection.name, "sha256": keep.selection.fingerprint}
     fields: dict[str, Any] = {
         "format": config.format,
@@ -78,27 +78,27 @@ def _record(config: ExportConfig, dataset: Dataset, keep: Keep) -> bytes:
 
 
 def _claim(dest: Path, record: bytes) -> Path | None:
-    """The folder to make an export in, new or begun before; None if it is finished."""
+    """The folder to make an export in, which may hold a part of it; None if the export is finished."""
     if dest.is_file() or (dest.is_dir() and any(dest.iterdir())):
         if (dest / RECORD).is_file() and (dest / RECORD).read_bytes() == record:
             return None
-        raise UserError(f"{dest} holds something else; choose a folder that is empty or not there")
+        raise UserError(f"{dest} holds other files; choose an empty or a new folder")
     partial = dest.with_name(f"{dest.name}.partial")
-    there = partial / RECORD
+    file = partial / RECORD
     # The record is the first file of an export, so one that is cut stands alone.
-    begun = there.read_bytes() if there.is_file() else b""
-    others = partial.exists() and any(path != there for path in partial.iterdir())
+    begun = file.read_bytes() if file.is_file() else b""
+    others = partial.exists() and any(path != file for path in partial.iterdir())
     if not record.startswith(begun) or (others and begun != record):
-        raise UserError(f"{partial} was begun by another export; finish that one, or remove the folder")
-    _write(there, [record])
+        raise UserError(f"{partial} belongs to another export; finish that one, or remove the folder")
+    _write(file, [record])
     return partial
 
 
 def _write_heads(dataset: Dataset, keep: Keep, layout: Layout, root: Path) -> None:
-    """Unpack what is not unpacked yet, one identity in memory at a time."""
+    """Write the identities that are not written yet, one in memory at a time."""
     journal = root / DONE
     lines = journal.read_text() if journal.exists() else ""
-    # A last line without its end was cut: that identity is not known to be whole.
+    # A last line without its end was cut, so its identity may be incomplete.
     journal.write_text(whole := lines[: lines.rfind("\n") + 1])
     done = set(map(int, whole.split()))
     todo = [i for i in keep.identities.tolist() if i not in done]
@@ -114,7 +114,7 @@ def _write_heads(dataset: Dataset, keep: Keep, layout: Layout, root: Path) -> No
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file; names come from formats and numbers, never from the dataset's own text."""
+    """Write a file; names come from formats and numbers, never from text of the dataset."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.writelines(chunks)

@@ -1,7 +1,8 @@
 """FaceLift's two training layouts: six views for its diffusion model, thirty-two with cameras for its reconstructor.
 
 Source: weijielyu/FaceLift, README and the two dataset.py. Cameras are world-to-camera with OpenCV axes in Blender's
-world (z up, face to -y), which is larger than ours: positions are multiplied so that cameras are 2.7 away from the head.
+world (z up, face to -y), which is larger than that of datasets: positions are scaled so that cameras are
+2.7 away from the head.
 """
 
 import json
@@ -40,11 +41,11 @@ class Facelift:
                 'select with a policy that says "whole_identities": true'
             )
         self.radius, focal = self.plan.rig.get("radius", RADIUS), self.plan.rig.get("focal", FOCAL)
-        theirs = find_rig(self.rig)
-        if (self.radius, focal) != (theirs.radius, theirs.focal):
+        released = find_rig(self.rig)
+        if (self.radius, focal) != (released.radius, released.focal):
             print(
                 f"warning: {dataset.storage.url} was made with a focal length of {focal:.4g} image widths; FaceLift's heads "
-                f"have {theirs.focal:.4g}, so generate the dataset again with this version to train on both",
+                f"have {released.focal:.4g}, so generate the dataset again with this version to train on both",
                 file=sys.stderr,
             )
 
@@ -58,7 +59,7 @@ class Facelift:
             yield f"{sample}/opencv_cameras.json", self._cameras(sample, identity, names)
 
     def finish(self, root: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """The lists name absolute folders, as theirs do."""
+        """The lists hold absolute folders, as in the original."""
         samples = [f"{identity:07d}" for identity in self.identities]
         train = [name for number, name in enumerate(samples) if number % VALIDATION] or samples
         for split, names in (("train", train), ("val", samples[::VALIDATION])):

@@ -1,4 +1,4 @@
-"""Hugging Face: the shards as they are, with a README.md that `datasets.load_dataset` and the Hub understand."""
+"""Hugging Face: the unchanged shards, with a README.md that `datasets.load_dataset` and the Hub understand."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SIZES = (
 
 BIASES = """\
 * Every person here is synthetic: a seed made them, no photograph is part of the data. A generator that learnt from photos
-  may still make somebody who resembles a real person, and repeats the balance of age, sex, skin and hair of its photos.
+  may still make a head that resembles a real person, and repeats the balance of age, sex, skin and hair of its photos.
 * Scores of identity come from a face recogniser (ArcFace), which sees faces: views from behind are never judged by it,
   and it is less sure of profiles, dark pictures and groups that its own training data had few of. A filter that uses it
   inherits that.
@@ -32,14 +32,14 @@ def huggingface(copy: Dataset) -> Iterator[tuple[str, bytes]]:
 
 
 def totals(copy: Dataset) -> tuple[int, int, int]:
-    """Identities with views, views, and bytes of the tars."""
+    """Number of identities with views, number of views, and bytes of the tars."""
     records = [copy.done(shard) for shard in copy.committed()]
     heads = sum(record["outcomes"][schema.KEPT] for record in records)
     return heads, sum(r["views"] for r in records), sum(r["files"][".tar"]["size"] for r in records)
 
 
 def filters(plan: Plan) -> list[str]:
-    """What was filtered and by which policy, from the latest pack to the first; nothing for a dataset as it was made."""
+    """The filters that a dataset went through, from the latest pack to the first; none if it was not filtered."""
     lines, packed = [], plan.packed
     while packed:
         if selection := packed["selection"]:
@@ -72,7 +72,7 @@ def policies(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _header(copy: Dataset) -> str:
-    """YAML for machines; JSON strings are YAML strings."""
+    """The YAML header; JSON strings are YAML strings."""
     _, views, _ = totals(copy)
     size = next((name for limit, name in SIZES if views < limit), "10M<n<100M")
     return f"""\

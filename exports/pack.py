@@ -1,4 +1,4 @@
-"""Packs and copies: what is kept of a dataset as a dataset of its own, with shards of another size or linked as they are.
+"""Packs and copies: the kept views of a dataset as a new dataset, with shards of another size or linked as they are.
 
 Members are copied byte for byte, identities keep their numbers, and the plan of a pack records where they come from. Shards
 are committed as in every dataset, so a pack resumes, and equal inputs give equal bytes.
@@ -33,7 +33,7 @@ _CAMERA = ("key", "identity", "view", "azimuth", "elevation", "c2w", "K")
 
 
 def pack(config: PackConfig) -> Dataset:
-    """Make what is missing of a pack, and return the whole.
+    """Make the missing shards of a pack, and return it.
 
     Raises:
         UserError: the dataset is not complete, there is no such selection, or DEST holds other files.
@@ -46,7 +46,7 @@ def pack(config: PackConfig) -> Dataset:
 
 
 def pack_plan(source: Dataset, keep: Keep, shard_bytes: int) -> Plan:
-    """The plan of a pack: its lineage, and which identities fill which shard up to `shard_bytes` (one always fits)."""
+    """The plan of a pack: its lineage, and the identities of each shard, which holds up to `shard_bytes` or one identity."""
     shards: list[list[int]] = []
     free = 0
     for identity, size in _sizes(source, keep).items():
@@ -107,7 +107,7 @@ def _write_shard(source: Dataset, keep: Keep, made: Dataset, shard: int, progres
 
 
 def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
-    """The dataset that an export adds its files to."""
+    """Copy a dataset to a local folder: its shards are linked if all of it is kept, and packed otherwise."""
     storage = Storage(str(root))
     storage.clear_leftovers()
     views = sum(source.done(shard)["views"] for shard in source.committed())
@@ -128,7 +128,7 @@ def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
 
 
 def _sizes(source: Dataset, keep: Keep) -> dict[int, int]:
-    """The bytes that each wanted identity takes in a tar, in ascending order."""
+    """The bytes that each identity takes in a tar, by identity in ascending order."""
     sizes = dict.fromkeys(keep.identities.tolist(), 0)
     for shard in range(source.plan.shards):
         views = source.views(shard, ["identity", "view", *(f"{name}.size" for name in source.plan.member_names)])
@@ -163,7 +163,7 @@ def _lineage(source: Dataset, selection: Selection | None) -> dict[str, Any] | N
 
 
 def _link(source: Dataset, name: str, storage: Storage) -> None:
-    """The same file under another folder: a hard link where that can be, else a copy; whole or not there."""
+    """Put a file into another folder atomically, as a hard link where possible and else as a copy."""
     scratch = storage.scratch(name)
     try:
         if not source.storage.is_local:

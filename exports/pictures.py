@@ -1,4 +1,4 @@
-"""The pictures and cameras of one identity in the forms that other tools want."""
+"""Pictures and cameras of one identity in the forms that other tools read."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ COLOURS = {"white": "ffffff", "black": "000000", "grey": "808080"}
 
 
 def cameras_of(identity: KeptIdentity) -> Cameras:
-    """The cameras of the wanted views, in the order of their rows."""
+    """The cameras of an identity's views, in the order of their rows."""
     c2w, K = (identity.views.column(name).combine_chunks().flatten().to_numpy() for name in ("c2w", "K"))
     return Cameras(torch.from_numpy(c2w.reshape(-1, 4, 4).copy()), torch.from_numpy(K.reshape(-1, 3, 3).copy()))
 
@@ -23,7 +23,7 @@ def mask_png(alpha: bytes) -> bytes:
 
 
 def rgba_png(rgb: bytes, alpha: bytes, background: tuple[int, int, int] | None) -> bytes:
-    """Straight (not premultiplied) RGBA, so that compositing it over any colour gives no rim of the old background."""
+    """Straight (not premultiplied) RGBA, without the background in pixels that it covers partly."""
     colour, opacity = decode_picture(rgb), decode_picture(alpha, grey=True)
     if background is not None:
         a, under = opacity[..., None].astype(np.float32) / 255, np.array(background, np.float32)
@@ -33,7 +33,7 @@ def rgba_png(rgb: bytes, alpha: bytes, background: tuple[int, int, int] | None) 
 
 
 def background_of(plan: Plan) -> tuple[int, int, int] | None:
-    """The colour behind the heads of a dataset, white unless its source says another; None for no single colour."""
+    """The background colour of a dataset (0 to 255), white by default; None if it is not one colour."""
     name: str = plan.background
     if name == "own":
         return None

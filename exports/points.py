@@ -1,4 +1,4 @@
-"""Coloured points on the mesh of an identity, which splats and radiance fields start from."""
+"""Samples coloured points on the mesh of an identity, to initialise splats and radiance fields."""
 
 import numpy as np
 import torch
@@ -17,15 +17,15 @@ from manifests.ply import decode_mesh
 
 POINTS = 20_000
 GRAZING = 0.2
-"""Cosine below which a view sees a surface too flatly: near an outline, pixels hold the background as well."""
+"""Smallest cosine between a ray and the normal for a view to give a colour: near outlines pixels hold background as well."""
 LIFT = 1e-4
-"""How far above the surface, in world units, a ray starts, so that it does not meet the face it leaves."""
+"""Distance from the surface at which a ray starts, in world units, so that it does not meet the face it leaves."""
 
 
 def points_of(identity: KeptIdentity) -> Points | None:
-    """Points spread evenly over the surface of an identity, each in the colour of the view that sees it most squarely.
+    """Points spread evenly over the surface of an identity, each with its colour in the view that it faces most.
 
-    Rays through the mesh tell which views see a point. A point that none sees has the colour of the nearest seen one.
+    Rays decide which views see a point. A point that no view sees has the colour of the nearest visible point.
     Without a saved mesh there are no points.
     """
     if (ply := identity.mesh()) is None:
@@ -45,7 +45,7 @@ def points_of(identity: KeptIdentity) -> Points | None:
 def _colours(
     identity: KeptIdentity, mesh: Mesh, xyz: Float32[np.ndarray, "n 3"], normals: Float32[np.ndarray, "n 3"]
 ) -> UInt8[np.ndarray, "n 3"]:
-    """The colour of each point in the view that sees it most squarely; of the nearest seen point where none sees it."""
+    """The colour of each point in the view that it faces most; of the nearest visible point where no view sees it."""
     resolution, cameras = identity.dataset.plan.resolution, cameras_of(identity)
     pixels = cameras.project(torch.from_numpy(xyz), resolution)[..., :2].numpy()
     in_frame = np.logical_and(pixels >= 0, pixels < resolution).all(axis=-1)
@@ -68,17 +68,17 @@ def _best_views(
     cameras: Cameras,
     in_frame: Bool[np.ndarray, "v n"],
 ) -> Int[np.ndarray, " n"]:
-    """For each point the view that it faces most squarely of those that see it, -1 if none does."""
+    """For each point, the view that it faces most of those that see it, or -1."""
     towards = cameras.positions.numpy()[:, None] - xyz
     towards /= np.linalg.norm(towards, axis=-1, keepdims=True)
     facing = np.where(in_frame, np.einsum("vni,ni->vn", towards, normals), -1)
     caster = EmbreeCaster(mesh)
-    best, rest = np.full(len(xyz), -1), np.arange(len(xyz))
+    best, remaining = np.full(len(xyz), -1), np.arange(len(xyz))
     for ranked in np.argsort(-facing, axis=0):
-        rest = rest[facing[ranked[rest], rest] > GRAZING]
-        if not len(rest):
+        remaining = remaining[facing[ranked[remaining], remaining] > GRAZING]
+        if not len(remaining):
             break
-        covered = caster.meets(xyz[rest] + LIFT * normals[rest], towards[ranked[rest], rest])
-        best[rest[~covered]] = ranked[rest[~covered]]
-        rest = rest[covered]
+        covered = caster.meets(xyz[remaining] + LIFT * normals[remaining], towards[ranked[remaining], remaining])
+        best[remaining[~covered]] = ranked[remaining[~covered]]
+        remaining = remaining[covered]
     return best

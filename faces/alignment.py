@@ -14,7 +14,7 @@ SIZE = 512
 """Side of a crop, in pixels."""
 TOP, SIDE = 0.1, 0.05
 """Margins around the square as shares of its side, above it and to its left and right. Source: PanoHead, recrop_images.py."""
-SMALLEST = 128
+MIN_SIDE = 128
 """Smallest side of the square, in pixels of the photo; a smaller face is refused, as it would be enlarged fourfold."""
 
 
@@ -55,7 +55,7 @@ def to_padded(frame: Frame) -> Float64[np.ndarray, "2 3"]:
     return cv2.getAffineTransform(frame.quad[:3], corners)
 
 
-def padded_cut(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndarray, "563 563 3"]:
+def padded_crop(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndarray, "563 563 3"]:
     """The square with its margins (sRGB); beyond the photo its mirror image, blurred."""
     found = _warped(photo, frame, cv2.BORDER_REFLECT, 0)
     inside = cv2.warpAffine(np.full(photo.shape[:2], 255, np.uint8), to_padded(frame), _padded_size())
@@ -66,12 +66,12 @@ def padded_cut(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndar
     return found
 
 
-def cut(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndarray, "512 512 3"]:
+def crop(photo: UInt8[np.ndarray, "h w 3"], frame: Frame) -> UInt8[np.ndarray, "512 512 3"]:
     """The square with its margins (sRGB), at the size that the models read."""
-    return np.asarray(cv2.resize(padded_cut(photo, frame), (SIZE, SIZE)))
+    return np.asarray(cv2.resize(padded_crop(photo, frame), (SIZE, SIZE)))
 
 
-def cut_over_white(
+def crop_over_white(
     photo: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w"], frame: Frame
 ) -> tuple[UInt8[np.ndarray, "512 512 3"], UInt8[np.ndarray, "512 512"]]:
     """The same crop of a photo with an alpha, over white, and the crop of the alpha; transparent beyond the photo."""
@@ -87,7 +87,7 @@ def over_white(rgb: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w"])
 
 
 def _warped(picture: np.ndarray, frame: Frame, border: int, value: int) -> np.ndarray:
-    # Lanczos reads 8 pixels: a photo much finer than the cut would alias.
+    # Lanczos reads 8 pixels: a photo much finer than the crop would alias.
     shrink = int(frame.side // (2 * SIZE))
     if shrink > 1:
         height, width = (max(n // shrink, 1) for n in picture.shape[:2])
@@ -107,7 +107,7 @@ def _warped(picture: np.ndarray, frame: Frame, border: int, value: int) -> np.nd
     return np.asarray(cv2.resize(large, size, interpolation=cv2.INTER_AREA))
 
 
-def in_cut(points: Float[np.ndarray, "n 2"], frame: Frame) -> Float[np.ndarray, "n 2"]:
+def in_crop(points: Float[np.ndarray, "n 2"], frame: Frame) -> Float[np.ndarray, "n 2"]:
     """Pixels in the crop of points in pixels of the photo."""
     matrix = to_padded(frame)
     return (points @ matrix[:, :2].T + matrix[:, 2] + 0.5) * (SIZE / np.array(_padded_size())) - 0.5

@@ -124,7 +124,7 @@ class BiSeNet(nn.Module):
 
     @torch.inference_mode()
     def classes(self, rgb: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "h w"]:
-        """The class of every pixel of a picture (sRGB) cut to a head; the weights were trained at 512 px."""
+        """The class of every pixel of a picture (sRGB) cropped to a head; the weights were trained at 512 px."""
         device = next(self.parameters()).device
         mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
         x = (rgb.to(device).float() / 255 - mean) / std

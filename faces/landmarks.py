@@ -5,8 +5,6 @@ first (it lies on the left of a frontal picture).
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import cv2
 import numpy as np
@@ -36,9 +34,9 @@ TEMPLATE = np.array(
 """Pixels of the five points in a crop for ArcFace. Source: insightface, face_align."""
 
 
-def face_points(row: Mapping[str, Any]) -> Float[np.ndarray, "5 3"]:
-    """World positions of an identity's points: its own where its source records them, else those of the average head."""
-    own = json.loads(row["facts"] or "{}").get("landmarks")
+def face_points(facts: str | None = None) -> Float[np.ndarray, "5 3"]:
+    """World positions of an identity's five points: those in `facts`, a text of JSON, or else those of the average head."""
+    own = json.loads(facts or "{}").get("landmarks")
     points = own if own and all(name in own for name in ORDER) else AVERAGE
     return np.array([points[name] for name in ORDER], np.float32)
 

@@ -3,7 +3,7 @@
 PanoHead's crop reads the 62 numbers of 3DDFA_V2 behind the FaceBoxes detector. Here 68 three-dimensional landmarks of
 insightface take their place. What is the same: an orthographic camera, its turn, and a frame that ends up HALF_SIDE of
 the face model wide around a point inside the head. What differs: 3DDFA fits identity and expression together with the
-camera, landmarks are matched with one mean face; 3DDFA measures in the picture cut by the first frame, landmarks
+camera, landmarks are matched with one mean face; 3DDFA measures in the picture cropped by the first frame, landmarks
 in the photo; and the mean face is not the Basel face model that 3DDFA uses, so its size and centre are carried over by
 the eyes and the corners of the mouth (CENTRE), good to about a centimetre.
 """
@@ -69,10 +69,10 @@ def tddfa_pose(
     rotation = np.stack([*axes, np.cross(*axes)])
     at = camera[:2, 3] + camera[:2, 2] * mean_depth / 2
     box = (roi[2:] - roi[:2]) / TDDFA_SIZE
-    in_cut = np.array([at[0] - 1, TDDFA_SIZE - at[1]]) * box + roi[:2]
+    in_crop = np.array([at[0] - 1, TDDFA_SIZE - at[1]]) * box + roi[:2]
     half = (size - 1) / 2
     scale = np.linalg.norm(camera[:2, :3], axis=1).mean() * 2000 * (roi[2:] - roi[:2]).mean() / (size - 1)
-    return HeadPose(rotation, float(scale), (in_cut / half - 1) * [1, -1])
+    return HeadPose(rotation, float(scale), (in_crop / half - 1) * [1, -1])
 
 
 def landmark_pose(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from faces.alignment import SIZE, SMALLEST, cut, cut_over_white, ffhq_frame, in_cut, over_white
+from faces.alignment import MIN_SIDE, SIZE, crop, crop_over_white, ffhq_frame, in_crop, over_white
 from faces.bisenet import BiSeNet, load_bisenet
 from faces.landmarks import face_points, project
 from faces.matte import emptiness, parsed_alpha, uniform_alpha
@@ -54,7 +54,7 @@ def load_preprocessor(config: PortraitConfig, device: str = "cpu") -> "PhotoPrep
     if not config.aligned and not config.face.models:
         raise UserError(
             "a photo needs a face detector: --face.models names the folder of scrfd_10g_bnkps.onnx and 1k3d68.onnx "
-            "(or --aligned for a picture that is cut already)"
+            "(or --aligned for a picture that is cropped already)"
         )
     parser = load_bisenet(config.matte.parser, device) if config.matte.parser else None
     return PhotoPreprocessor(config, load_face_models(config.face, device), parser)
@@ -86,19 +86,19 @@ class PhotoPreprocessor:
         if face is None:
             raise UserError(
                 "no face was found; give a photo with the whole head and some space around it, or --aligned for a "
-                "picture that is cut already"
+                "picture that is cropped already"
             )
         notes = list(photo.notes)
         if face.count > 1:
             notes.append(f"{face.count} faces, the largest was taken")
         frame = ffhq_frame(face.points)
-        if frame.side < SMALLEST / 2:  # too small, however it is refined
+        if frame.side < MIN_SIDE / 2:  # too small, however it is refined
             raise UserError(_too_small(frame.side))
         pose = self.faces.pose(over, face, frame)
         if why := refusal(pose):
             raise UserError(why)
         frame = refined(frame, pose)
-        if frame.side < SMALLEST:
+        if frame.side < MIN_SIDE:
             raise UserError(_too_small(frame.side))
         yaw = abs(pose.angles[0])
         if yaw > RELIABLE_YAW:
@@ -106,10 +106,10 @@ class PhotoPreprocessor:
                 f"the head is turned by {yaw:.0f} degrees; identity and views are surest within {RELIABLE_YAW:.0f}"
             )
         if photo.alpha is None:
-            rgb, alpha = self._without_background(cut(photo.rgb, frame))
+            rgb, alpha = self._without_background(crop(photo.rgb, frame))
         else:
-            rgb, alpha = cut_over_white(photo.rgb, photo.alpha, frame)
-        return self._finished(rgb, alpha, pose.camera.c2w[0], in_cut(face.points, frame), notes)
+            rgb, alpha = crop_over_white(photo.rgb, photo.alpha, frame)
+        return self._finished(rgb, alpha, pose.camera.c2w[0], in_crop(face.points, frame), notes)
 
     def _aligned(self, photo: Photo) -> Portrait:
         height, width = photo.rgb.shape[:2]
@@ -125,7 +125,7 @@ class PhotoPreprocessor:
             alpha = np.asarray(cv2.resize(photo.alpha, (SIZE, SIZE), interpolation=how))
         notes = list(photo.notes) + ([f"{width} px were enlarged to {SIZE}"] if width < SIZE else [])
         cameras = orbit(np.array([self.config.azimuth]), np.array([self.config.elevation]))
-        points, why = project(face_points({"facts": None}), cameras, SIZE)[0], ""
+        points, why = project(face_points(), cameras, SIZE)[0], ""
         if (yaw := float(turned(np.array([self.config.azimuth]))[0])) > FACELESS_YAW:
             points, why = None, f"the head is turned away by {yaw:.0f} degrees"
         elif self.faces.detector is not None:
@@ -158,7 +158,7 @@ class PhotoPreprocessor:
     ) -> Portrait:
         if why := emptiness(alpha):
             raise UserError(why)
-        # Sharp filters leave faint rings around what is cut out.
+        # Sharp filters leave faint rings around the head.
         rgb = np.where(alpha[..., None] == 0, np.uint8(255), rgb)
         identity, without = None, faceless or self.faces.without_arcface
         if points is not None and self.faces.arcface is not None:
@@ -169,4 +169,4 @@ class PhotoPreprocessor:
 
 
 def _too_small(side: float) -> str:
-    return f"the head is only {side:.0f} px large; {SMALLEST} or more works"
+    return f"the head is only {side:.0f} px large; {MIN_SIDE} or more works"

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: sections of other packages in one frame, pictures inside the file, no outside requests."""
+"""Self-contained HTML pages: sections that other packages render, with embedded pictures and no outside requests."""
 
 import base64
 import math
@@ -21,7 +21,7 @@ class Section:
 
 
 def render(package: str, template: str, **values: object) -> Markup:
-    """Fill the template of a package; every value is escaped unless it is Markup itself."""
+    """Fill a template of a package; every value is escaped unless it is Markup."""
     environment = Environment(
         loader=PackageLoader(package, "."), autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True
     )

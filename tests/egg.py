@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datagen.config import GenerateConfig, MeshConfig, SourceConfig
 from datagen.generate import generate
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from geometry.cameras import Cameras
 from geometry.rays import rays
 from jobs.pool import PoolConfig
@@ -32,7 +32,7 @@ class Egg:
     def density(self, points: Tensor) -> Tensor:
         return 10 + 200 * (1 - (points / self.radii).norm(dim=-1)) * self.radii.min()
 
-    def render(self, cameras: Cameras, resolution: int) -> Views:
+    def render(self, cameras: Cameras, resolution: int) -> RenderedViews:
         origins, directions = rays(cameras, resolution)
         o, d = origins[:, None, None] / self.radii, directions / self.radii
         a, b, c = (d * d).sum(-1), (o * d).sum(-1), (o * o).sum(-1) - 1
@@ -42,7 +42,7 @@ class Egg:
         forward = cameras.c2w[:, None, None, :3, 2]
         alpha = hit.float()
         rgb = alpha[..., None] * self.colour + (1 - alpha[..., None])
-        return Views(rgb, alpha, along * (directions * forward).sum(-1) * alpha)
+        return RenderedViews(rgb, alpha, along * (directions * forward).sum(-1) * alpha)
 
     def facts(self) -> dict[str, Any]:
         return self.facts_

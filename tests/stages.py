@@ -9,7 +9,7 @@ import numpy as np
 from faces.landmarks import face_points
 from geometry.cameras import orbit
 
-POINTS = face_points({"facts": None}).astype(np.float64)
+POINTS = face_points().astype(np.float64)
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
 AZIMUTHS = np.array([0.0, 35.0, -35.0, 10.0, 150.0])
 ELEVATIONS = np.array([0.0, 10.0, -10.0, 25.0, 0.0])

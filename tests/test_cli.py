@@ -124,7 +124,7 @@ def test_a_policy_for_first_looks_that_is_none(capsys, tmp_path):
     [
         (["export", "{data}", "{out}", "--format", "gltf"], "--format is 'gltf'; there are nerfstudio"),
         (["export", "{data}", "{out}", "--format", "facelift"], "facelift"),
-        (["export", "{data}", "{data}", "--format", "eg3d"], "holds something else"),
+        (["export", "{data}", "{data}", "--format", "eg3d"], "holds other files"),
         (["pack", "{data}", "{out}", "--selection", "best"], "there is no selection 'best'"),
         (["latents", "{data}", "--vae", "{out}"], "vae"),
     ],

@@ -86,7 +86,7 @@ def read_faces(dataset: Dataset) -> tuple[UInt8[np.ndarray, "n 112 112 3"], Int6
         own = example.subject
         frontal = (turned(own.azimuth) <= cone.max_turn) & (np.abs(own.elevation) <= cone.max_elevation)
         pictures = own.member("rgb")
-        points = project(face_points(own.row), own.cameras, pictures.shape[1])
+        points = project(face_points(own.row["facts"]), own.cameras, pictures.shape[1])
         if frontal.any():
             faces.append(crops(pictures[frontal], points[frontal]))
             people.append(np.full(int(frontal.sum()), example.identity))

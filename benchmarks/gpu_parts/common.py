@@ -1,4 +1,4 @@
-"""What the parts share: their budget of time, the tables they yield, and how a GPU is timed."""
+"""Shared by the parts: their budget of time, the tables they yield, and the timing of a GPU."""
 
 import math
 import time

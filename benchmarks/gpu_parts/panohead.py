@@ -15,7 +15,7 @@ from panohead import flops, peak_flops, release_sized
 from safetensors.torch import load_file
 
 from datagen.config import ImageConfig, MeshConfig, PanoHeadConfig
-from datagen.identity import Made, Recipe, make_identity, rig_cameras
+from datagen.identity import IdentitySettings, Made, make_identity, rig_cameras
 from datagen.meshing import density_grid, extract
 from datagen.rigs import find_rig
 from datagen.sources.panohead.build import build
@@ -173,7 +173,9 @@ def _work(number: int, sizes: Sizes, device: str, toy: bool, ready: SimpleQueue,
         torch.set_num_threads(1)
         generator = tiny(device) if toy else release_sized(device)
         source = RandomSource(generator, "fast")
-        recipe = Recipe(find_rig(sizes.rig), SEED, sizes.resolution, ImageConfig(), MeshConfig(sizes.mesh), {})
+        recipe = IdentitySettings(
+            find_rig(sizes.rig), SEED, sizes.resolution, ImageConfig(), MeshConfig(sizes.mesh), {}
+        )
         with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as beside:
             few = replace(recipe, rig=find_rig("orbit-5"), mesh=MeshConfig(64))
             _make(source, few, 0, beside)
@@ -187,6 +189,6 @@ def _work(number: int, sizes: Sizes, device: str, toy: bool, ready: SimpleQueue,
         done.put(f"{type(error).__name__}: {error}")
 
 
-def _make(source: RandomSource, recipe: Recipe, identity: int, beside: ThreadPoolExecutor) -> None:
+def _make(source: RandomSource, recipe: IdentitySettings, identity: int, beside: ThreadPoolExecutor) -> None:
     made = list(make_identity(source, recipe, identity, beside))[-1]
     assert isinstance(made, Made), made

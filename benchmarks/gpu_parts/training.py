@@ -23,7 +23,7 @@ TOY_SHAPE = SpinMeRoundConfig(
 
 @dataclass(frozen=True)
 class Variant:
-    """What is switched on for one measurement."""
+    """Options of one measurement."""
 
     scenes: int = 2
     compile: bool = False

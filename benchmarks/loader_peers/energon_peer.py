@@ -110,7 +110,7 @@ class Loading:
 
 
 def redistributed(files: list[Path], ask: Ask) -> list[Path]:
-    """What `energon checkpoint redist` is for; each rank makes its own copy."""
+    """The work of `energon checkpoint redist`; each rank makes its own copy."""
     out = files[0].parent / f"redistributed-{ask.rank}"
     out.mkdir()
     line = [*ENERGON, "checkpoint", "redist", "--new-world-size", str(ask.world), *map(str, files), str(out)]

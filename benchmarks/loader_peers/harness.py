@@ -1,4 +1,4 @@
-"""What is asked of every loader, the same loop around each: `python PEER.py REQUEST` in a process of its own, JSON out.
+"""The measurements of every loader, in the same loop: `python PEER.py REQUEST` in a process of its own, JSON out.
 
 A peer is a module with `VERSION`, `convert(samples, folder)`, `stream(ask)` for one process, `open_loader(ask)` for batches
 with workers and, if its library offers it, `getter(ask)` for random access. What it does not offer raises NotOffered.
@@ -22,7 +22,7 @@ Sample = tuple[str, bytes, bytes]
 """Key, picture and description."""
 FIELDS = ("key", "jpg", "json")
 SHARDS = 6
-"""Of every format, in so many files of equally many samples."""
+"""Number of files of every format, with equally many samples each."""
 RANDOM_GETS = 2000
 
 
@@ -239,5 +239,5 @@ TASKS = {
 
 
 def request(task: str, folder: str, **fields: Any) -> str:
-    """What is given to a peer on its command line."""
+    """A request to a peer, given on its command line."""
     return json.dumps(asdict(Ask(task, folder, started=time.time(), **fields)))

@@ -1,4 +1,4 @@
-"""What only spinset's loader is asked: bytes read for a few of many views, and opening a large dataset."""
+"""Measurements of spinset's loader alone: bytes read for a few of many views, and opening a large dataset."""
 
 import json
 import resource

@@ -68,7 +68,7 @@ def report(results: dict[str, Any]) -> None:
 
 
 def resumes(found: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Of an epoch that was interrupted."""
+    """Table of interrupted epochs."""
     cases = next(iter(found.values()))
     heading("repeated / missing", *cases, "first batch after imports, s", "bytes of state")
     for name, own_cases in found.items():
@@ -79,7 +79,7 @@ def resumes(found: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 
 def own(found: dict[str, Any]) -> None:
-    """What only our loader was asked."""
+    """Tables of the measurements of spinset's loader alone."""
     heading("8 of 125 views at 512 px", "bytes needed", "bytes read", "read / needed")
     for name, a in found["multiview"].items():
         row(name, f"{a['needed']:,}", f"{a['read']:,}", f"{a['read'] / a['needed']:.4f}")

@@ -18,7 +18,7 @@ from loader_peers.harness import SHARDS, request
 HERE = Path(__file__).parent
 TIMEOUT = 600
 FIXED = ("torch", "torchvision")
-"""What a peer may not replace."""
+"""Packages that a peer's installation may not replace."""
 OURS = "spinset"
 PEERS = {
     "webdataset": "webdataset==1.0.2",
@@ -40,7 +40,7 @@ class Tool:
     problem: str = ""
 
     def ask(self, task: str, world: int = 1, **fields: Any) -> Answers:
-        """What all ranks answer, each in a process of its own, or why they do not."""
+        """The answers of all ranks, each in a process of its own, or the reason why there is none."""
         if self.problem:
             return [{"failed": self.problem}]
         script = HERE / f"{self.name}_peer.py"
@@ -50,7 +50,7 @@ class Tool:
 
 
 def environments(world: int) -> list[dict[str, str]]:
-    """What torchrun would set; nothing for a single process."""
+    """The environment that torchrun would set; empty for a single process."""
     own = {**os.environ, "PYTHONWARNINGS": "ignore"}
     if world == 1:
         return [own]

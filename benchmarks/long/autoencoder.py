@@ -27,19 +27,19 @@ from weights.embedded import EMBEDDED, HEADS64
 
 @dataclass(frozen=True)
 class Config:
-    """What is measured."""
+    """Measure an autoencoder."""
 
     data: Positional[str]
     """Procedural heads that nothing was trained on."""
     vae: str = str(HEADS64 / "vae")
     people: int = 48
     views: int = 6
-    """Of each person, at most."""
+    """Largest number of views of each person."""
     resolution: int = 64
 
 
 def changes(vae_folder: str) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is done to pictures in [-1, 1]."""
+    """A change of pictures in [-1, 1]."""
     vae, noise = load_vae(vae_folder), torch.Generator().manual_seed(0)
 
     def through(amount: float) -> Callable[[Tensor], Tensor]:

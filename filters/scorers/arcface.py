@@ -81,7 +81,7 @@ class ArcFaceScorer:
         if not len(in_cone):
             none = np.empty((0, SIZE, SIZE, 3), np.uint8)
             return FaceCrops(in_cone, in_cone, subject.azimuth, none, none)
-        pictures, landmarks = subject.member("rgb"), face_points(subject.row)
+        pictures, landmarks = subject.member("rgb"), face_points(subject.row["facts"])
         if self.detector is None:
             points, found = project(landmarks, subject.cameras, pictures.shape[1]), in_cone
         else:

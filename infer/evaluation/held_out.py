@@ -224,7 +224,7 @@ class StoredPeople:
 
     def points(self, identity: int) -> Float[np.ndarray, "5 3"]:
         """World positions of the face points of an identity: those that its source recorded, or the average head's."""
-        return face_points({"facts": self._facts(self.dataset.plan.shard_of(identity)).get(identity)})
+        return face_points(self._facts(self.dataset.plan.shard_of(identity)).get(identity))
 
     def _facts_of(self, shard: int) -> dict[int, str]:
         rows = self.dataset.identities(shard).select(["identity", "facts"]).to_pylist()

@@ -51,7 +51,7 @@ class FaceEmbedder:
         """Pixels of eyes, nose and mouth of the largest face of each view, and which views have one."""
         if self.detector is not None:
             return largest_faces(self.detector, pictures, np.ones(len(pictures), bool), self.min_detection)
-        points = face_points({"facts": None}) if self.points is None else self.points
+        points = face_points() if self.points is None else self.points
         azimuth, elevation = (angle.cpu().numpy() for angle in azimuth_elevation(cameras.c2w))
         found = (turned(azimuth) <= self.max_turn) & (np.abs(elevation) <= self.max_elevation)
         return project(points, cameras.to("cpu"), pictures.shape[1]), found

@@ -27,7 +27,7 @@ def test_it_foretells_what_is_made_and_writes_nothing(tmp_path):
     assert found.bytes.low <= tars <= found.bytes.high + 1024 * made.shards
     assert found.bytes.value == pytest.approx(tars, rel=0.05)
     assert found.seconds.low <= found.seconds.value <= found.seconds.high
-    assert "GB" in str(found) and "with 1 worker that" in str(found)
+    assert "GB" in str(found) and "with 1 worker if" in str(found)
 
 
 def test_an_interval_is_students():
@@ -51,7 +51,7 @@ def test_time_is_divided_by_workers_that_can_run(tmp_path, monkeypatch):
 def test_the_cores_of_this_machine_say_nothing_of_a_cluster(tmp_path):
     found = estimate(egg_job(str(tmp_path / "eggs"), PoolConfig(ray="auto")))
     assert found.workers is None and found.elapsed is None
-    assert "the number of workers that the Ray cluster has room for, at most 4; give --workers" in str(found)
+    assert "the number of workers that fit on the Ray cluster, at most 4; give --workers" in str(found)
     assert (
         workers_of(PoolConfig(ray="auto", workers=64), 4) == 4 and workers_of(PoolConfig(ray="auto", workers=3), 4) == 3
     )

@@ -7,7 +7,6 @@ import pytest
 import torch
 from egg import EggSource
 
-from datagen import meshing
 from datagen.config import MeshConfig, ProceduralConfig
 from datagen.identity import rig_cameras
 from datagen.meshing import clean, density_grid, extract, marching_cubes
@@ -48,7 +47,7 @@ def both(*fields):
 
 
 def test_pymcubes_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(meshing, "find_spec", lambda name: None)
+    monkeypatch.setattr("datagen.config.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs PyMCubes: pip install 'spinset\[pymcubes\]'.*or give lewiner"):
         MeshConfig(method="pymcubes")
 

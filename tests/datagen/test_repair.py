@@ -11,7 +11,7 @@ from small import small_plan, write_shard
 
 from datagen.config import GenerateConfig, ImageConfig, MeshConfig, RepairConfig
 from datagen.generate import GenerateWorker, generate, make_plan
-from datagen.repair import ASIDE, _given_up, _RepairWorker, repair
+from datagen.repair import STAGING, _given_up, _RepairWorker, repair
 from jobs.pool import PoolConfig, Unit
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
@@ -51,7 +51,7 @@ def mended(folder: Path, **how) -> list[str]:
 
 def test_what_is_whole_is_left_alone(made, heads):
     assert mended(heads) == []
-    assert bytes_of(heads) == bytes_of(made) and not (heads / ASIDE).exists()
+    assert bytes_of(heads) == bytes_of(made) and not (heads / STAGING).exists()
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "lost"])
@@ -66,7 +66,7 @@ def test_a_damaged_shard_is_what_it_was_again(made, heads, how):
     assert list(verify(Dataset(str(heads)), deep=True))
     assert mended(heads) == [WHOLE]
     assert bytes_of(heads) == bytes_of(made)
-    assert not list(verify(Dataset(str(heads)), deep=True)) and not (heads / ASIDE).exists()
+    assert not list(verify(Dataset(str(heads)), deep=True)) and not (heads / STAGING).exists()
 
 
 def test_a_damaged_record_is_proven_by_the_files_beside_it(made, heads):
@@ -82,7 +82,7 @@ def test_what_cannot_be_proven_is_not_taken(heads):
     assert line.startswith(
         "heads-000001: not repaired; its commit record is damaged, so nothing proves that .tar came out"
     )
-    assert (heads / TAR).read_bytes() == b"gone" and (heads / ASIDE / TAR).exists()
+    assert (heads / TAR).read_bytes() == b"gone" and (heads / STAGING / TAR).exists()
 
 
 def test_what_comes_out_otherwise_is_not_taken(heads):
@@ -92,7 +92,7 @@ def test_what_comes_out_otherwise_is_not_taken(heads):
     before = bytes_of(heads)
     (line,) = mended(heads)
     assert "its .tar did not match the recorded hash" in line and line.endswith("The new shard is in repair/")
-    assert bytes_of(heads) == before and (heads / ASIDE / TAR).exists()
+    assert bytes_of(heads) == before and (heads / STAGING / TAR).exists()
 
 
 @pytest.fixture(scope="module")
@@ -128,18 +128,18 @@ def test_records_without_meshes_are_as_they_were(made):
 
 
 def test_what_an_interrupted_repair_has_made_is_not_made_again(made, heads, monkeypatch):
-    shutil.copytree(made, heads / ASIDE)
+    shutil.copytree(made, heads / STAGING)
     (heads / TAR).unlink()
     monkeypatch.setattr("datagen.repair.GenerateWorker._make", None)
     assert mended(heads) == [WHOLE]
-    assert bytes_of(heads) == bytes_of(made) and not (heads / ASIDE).exists()
+    assert bytes_of(heads) == bytes_of(made) and not (heads / STAGING).exists()
 
 
 def test_what_another_version_has_left_is_made_again(made, heads):
     """The shard beside is whole by its own record but has other bytes, as an old attempt on another machine leaves it."""
-    shutil.copytree(made, heads / ASIDE)
+    shutil.copytree(made, heads / STAGING)
     for suffix in (".tar", ".views.parquet", ".identities.parquet", ".done.json"):
-        shutil.copy(made / f"shards/heads-000000{suffix}", heads / ASIDE / f"shards/heads-000001{suffix}")
+        shutil.copy(made / f"shards/heads-000000{suffix}", heads / STAGING / f"shards/heads-000001{suffix}")
     (heads / TAR).unlink()
     assert mended(heads) == [WHOLE]
     assert bytes_of(heads) == bytes_of(made)

@@ -96,15 +96,15 @@ def test_whole_datasets_are_linked_and_not_copied(eggs, tmp_path):
 def test_nothing_is_ever_written_over(eggs, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="full holds something else"):
+    with pytest.raises(ValueError, match="full holds other files"):
         export(ExportConfig(eggs.storage.root, str(tmp_path / "full"), "eg3d"))
     export(ExportConfig(eggs.storage.root, str(tmp_path / "one"), "eg3d", identities="1"))
-    with pytest.raises(ValueError, match="one holds something else"):
+    with pytest.raises(ValueError, match="one holds other files"):
         export(ExportConfig(eggs.storage.root, str(tmp_path / "one"), "eg3d", identities="2"))
     (tmp_path / "one").rename(tmp_path / "two.partial")
-    with pytest.raises(ValueError, match=r"two\.partial was begun by another export"):
+    with pytest.raises(ValueError, match=r"two\.partial belongs to another export"):
         export(ExportConfig(eggs.storage.root, str(tmp_path / "two"), "eg3d", identities="2"))
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="holds other files"):
         export(ExportConfig(eggs.storage.root, eggs.storage.root, "energon"))
     assert list(verify(eggs, deep=True)) == []
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from faces.alignment import SIZE, Frame, cut, cut_over_white, ffhq_frame, in_cut, over_white, padded_cut
+from faces.alignment import SIZE, Frame, crop, crop_over_white, ffhq_frame, in_crop, over_white, padded_crop
 from faces.pose import HeadPose, refined, tddfa_pose
 from geometry.cameras import eg3d_labels
 
@@ -58,7 +58,7 @@ def test_the_refined_square_the_angles_and_the_camera(cases, index):
 @pytest.mark.parametrize("number", range(3))
 def test_the_cut_with_its_margins(cases, pixels, number):
     frame = refined(ffhq_frame(np.array(cases["landmarks5"])), pose_of(cases["cases"][2 * number]))
-    found = padded_cut(photo(), frame)
+    found = padded_crop(photo(), frame)
     assert list(found.shape) == cases["cases"][2 * number]["out_shape"]
     expected = pixels[f"case{number}.crop_padd_563_to_141_every4"].astype(int)
     assert np.abs(found[::4, ::4] - expected).mean() <= 2
@@ -82,8 +82,8 @@ def dots(points: np.ndarray, size: int = 700) -> np.ndarray:
 def test_points_are_followed_into_the_cut(side, angle):
     frame = square(side, angle)
     points = np.array([[330.0, 280.0], [400.0, 330.0]])
-    found = 255.0 - cut(dots(points), frame)[..., 0]
-    for x, y in in_cut(points, frame):
+    found = 255.0 - crop(dots(points), frame)[..., 0]
+    for x, y in in_crop(points, frame):
         around = found[int(y) - 12 : int(y) + 14, int(x) - 12 : int(x) + 14]
         rows, columns = np.mgrid[int(y) - 12 : int(y) + 14, int(x) - 12 : int(x) + 14]
         assert abs((rows * around).sum() / around.sum() - y) < 0.5
@@ -92,22 +92,22 @@ def test_points_are_followed_into_the_cut(side, angle):
 
 def test_margins_are_above_and_beside():
     frame = square(512)
-    np.testing.assert_allclose(in_cut(frame.quad, frame)[0], [22.7, 46.3], atol=0.1)
-    np.testing.assert_allclose(in_cut(frame.quad, frame)[2], [487.4, 511.0], atol=0.1)
+    np.testing.assert_allclose(in_crop(frame.quad, frame)[0], [22.7, 46.3], atol=0.1)
+    np.testing.assert_allclose(in_crop(frame.quad, frame)[2], [487.4, 511.0], atol=0.1)
 
 
 def test_a_fine_photo_is_averaged_before_it_is_cut():
     """Stripes of a pixel become grey: they would alias if Lanczos alone read them."""
     stripes = np.zeros((4000, 4000, 3), np.uint8)
     stripes[:, ::2] = 255
-    found = cut(stripes, square(3600, centre=(2000.0, 2100.0)))
+    found = crop(stripes, square(3600, centre=(2000.0, 2100.0)))
     assert found.std() < 8 and found.mean() == pytest.approx(127, abs=2)
 
 
 def test_beyond_the_photo_is_its_blurred_mirror_image():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (400, 400, 3), np.uint8)
-    found = cut(noise, square(400, centre=(380.0, 200.0)))
+    found = crop(noise, square(400, centre=(380.0, 200.0)))
     assert found[100:400, :200].std() > 40 and found[100:400, 350:480].std() < 25
 
 
@@ -115,7 +115,7 @@ def test_a_photo_without_a_background_lies_over_white_and_ends_at_its_border():
     rgb, alpha = np.zeros((400, 400, 3), np.uint8), np.zeros((400, 400), np.uint8)
     rgb[alpha == 0] = (255, 0, 0)  # what a transparent pixel hides must not show
     rgb[100:, 100:300], alpha[100:, 100:300] = (0, 0, 200), 255
-    found, opaque = cut_over_white(rgb, alpha, square(400, centre=(200.0, 260.0)))
+    found, opaque = crop_over_white(rgb, alpha, square(400, centre=(200.0, 260.0)))
     inside, outside = opaque > 250, opaque < 5
     assert inside.mean() > 0.2 and (np.abs(found[inside] - [0, 0, 200.0]) <= 12).all()
     assert (found[outside] == 255).mean() > 0.99 and (found[outside] > 240).all()

@@ -76,14 +76,14 @@ def test_depths_are_not_read():
 
 
 def test_both_providers_frame_one_head_alike():
-    """A head of the Basel model, 120 mm for a unit of the mean face, seen by 3DDFA in the cut and by landmarks in a photo."""
+    """A head of the Basel model, 120 mm for a unit of the mean face, seen by 3DDFA in the crop and by landmarks in a photo."""
     turn, frame, mm = rotation(-35, 8, 4), upright(), 1.55  # pixels of the photo for a millimetre
     depth, roi = 74_000.0, np.array([120.0, 110.0, 420.0, 410.0])
     at = np.array([300.0, 270.0])  # where the origin of the Basel model is seen
-    to_cut = 511 / frame.side
-    in_cut = (at - frame.centre) * to_cut + 255.5
-    scale = mm / 1000 * to_cut * 120 / 300
-    shift = np.array([(in_cut[0] - 120) * 120 / 300 + 1, 120 - (in_cut[1] - 110) * 120 / 300, -66.7])
+    to_crop = 511 / frame.side
+    in_crop = (at - frame.centre) * to_crop + 255.5
+    scale = mm / 1000 * to_crop * 120 / 300
+    shift = np.array([(in_crop[0] - 120) * 120 / 300 + 1, 120 - (in_crop[1] - 110) * 120 / 300, -66.7])
     theirs = tddfa_pose(np.column_stack([turn * scale, shift]), roi, depth)
     # The same head by the mean face, whose CENTRE is the Basel origin moved by half the mean depth.
     moved = (turn @ [0, 0, depth / 2])[:2] * mm / 1000 * UP[:2]

@@ -14,6 +14,7 @@ from tiny_vae import write_vae
 from faces.config import FaceConfig
 from infer.config import DirectionsConfig, FilesConfig, HeadsConfig, PortraitConfig, SamplerConfig, ViewsConfig
 from infer.make import heads, read_identity, views, with_recogniser
+from manifests.storage import Storage
 from spinset import main
 from train.families import read_about
 from train.networks.config import About, write_card
@@ -51,7 +52,7 @@ def photo(tmp_path) -> str:
     return str(file)
 
 
-def views_config(folder: str, photo: str, out: Path, **changes) -> ViewsConfig:
+def views_config(folder: str, photo: str, out: Path | str, **changes) -> ViewsConfig:
     fields = {
         "photos": (photo,),
         "out": str(out),
@@ -231,6 +232,14 @@ def test_the_identity_of_an_earlier_person_is_removed_with_their_views(folder, p
     (other / "model.json").write_text(json.dumps(about))
     list(views(views_config(str(other), photo, out, portrait=PortraitConfig(aligned=True))))
     assert not (out / "identity.safetensors").exists()
+
+
+def test_an_address_takes_the_identity_too(folder, photo):
+    out = "memory://views-of-a-photo/out"
+    list(views(views_config(folder, photo, out)))
+    storage = Storage(out)
+    assert storage.exists("identity.safetensors") and storage.exists("sheet.png")
+    assert "identity.safetensors" in json.loads(storage.read("turn.json"))["files"]
 
 
 def test_the_photo_is_read_before_a_model_is_opened(photo, tmp_path):

@@ -13,7 +13,7 @@ from tiny import write_recogniser
 from tiny_faces import POINTS, half_side, mark, write_detector, write_landmarks
 
 from datagen.sources.procedural import ProceduralSource
-from faces.alignment import Frame, cut, ffhq_frame, in_cut
+from faces.alignment import Frame, crop, ffhq_frame, in_crop
 from faces.bisenet import BiSeNet
 from faces.config import FaceConfig, MatteConfig
 from faces.landmarks import crops
@@ -99,10 +99,10 @@ def test_a_photo_becomes_a_portrait(antelope, tmp_path):
     unit = 1.5 * half  # half a crop of 1.5 boxes
     middle = corner + unit * np.array([0.0, -0.06])
     refined = Frame(middle, frame.right * unit / 1.6 / half, frame.down * unit / 1.6 / half)
-    expected = torch.from_numpy(cut(picture, refined)).permute(2, 0, 1) / 127.5 - 1
+    expected = torch.from_numpy(crop(picture, refined)).permute(2, 0, 1) / 127.5 - 1
     assert (one.rgb - expected)[:, one.alpha == 1].abs().mean() < 0.01
     white = ((one.rgb + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    aligned = crops(white[None], in_cut(points, refined)[None].astype(np.float32))
+    aligned = crops(white[None], in_crop(points, refined)[None].astype(np.float32))
     expected = load_arcface(str(antelope / "arcface.onnx")).embed(aligned)[0]
     assert one.identity is not None and float(one.identity @ torch.from_numpy(expected)) > 0.999
 

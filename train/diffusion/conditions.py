@@ -1,4 +1,4 @@
-"""What a network is conditioned on, in a form that can be concatenated, sliced and left out."""
+"""Conditions of a network, in a form that can be concatenated, sliced and left out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

@@ -45,7 +45,7 @@ class NoiseProcess(Protocol):
     def target(
         self, clean: Float[Tensor, " b *c"], noise: Float[Tensor, " b *c"], sigma: Float[Tensor, " b"]
     ) -> Float[Tensor, " b *c"]:
-        """What the network predicts of clean + sigma noise."""
+        """The output that the network is trained to give for clean + sigma noise."""
         ...
 
     def sigmas(self, steps: int) -> Float64[Tensor, " n"]:

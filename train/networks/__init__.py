@@ -1,1 +1,1 @@
-"""What is trained: the multiview UNet, the identity encoder, the autoencoder, and the model that they make up."""
+"""Networks: the multiview UNet, the identity encoder, the autoencoder, and the model that they make up."""

@@ -132,7 +132,7 @@ class RayMaps:
 
 @dataclass(frozen=True)
 class About:
-    """What a model was trained on, as its model.json states it."""
+    """Description of a model in its model.json: its training data and its defaults."""
 
     knows: str = ""
     """Heads that it was trained on; other heads are outside of its training data."""

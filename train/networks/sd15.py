@@ -18,7 +18,7 @@ SD15_VAE_CONFIG: Config = {
     "sample_size": 512,
     "scaling_factor": 0.18215,
 }
-"""Of diffusers' AutoencoderKL."""
+"""Config of diffusers' AutoencoderKL."""
 
 CLIP_L_TEXT_CONFIG: Config = {
     "vocab_size": 49408,
@@ -31,9 +31,9 @@ CLIP_L_TEXT_CONFIG: Config = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-"""Of transformers' CLIPTextModel."""
+"""Config of transformers' CLIPTextModel."""
 
 
 def sd15_unet_config(in_channels: int = 4, out_channels: int = 4) -> Config:
-    """Of diffusers' UNet2DConditionModel; SpinMeRound's has 153 channels in and 8 out, and is the same in all else."""
+    """Config of diffusers' UNet2DConditionModel; SpinMeRound's differs only in its 153 input and 8 output channels."""
     return UNetShape().diffusers(in_channels, out_channels)

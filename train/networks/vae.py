@@ -61,7 +61,7 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
             channels are neither colours nor patches of them.
     """
     sha256 = vae_sha256(folder)
-    # Importing diffusers takes seconds, and only whoever encodes or decodes needs it.
+    # Importing diffusers takes seconds, which only encoding and decoding need.
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     try:
@@ -87,7 +87,7 @@ def load_vae(folder: str, device: str = "cpu") -> Vae:
 
 
 def vae_sha256(folder: str) -> str:
-    """What an autoencoder is known by: the hash of its weights and of its settings, without who saved it and when.
+    """Hash of an autoencoder's weights and settings, without the version of the library that saved it.
 
     Raises:
         FileNotFoundError: the folder lacks its config or its safetensors.

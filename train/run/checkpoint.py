@@ -25,7 +25,7 @@ from train.run.parallel import Ranks
 
 FOLDER, DONE = "checkpoints", "checkpoint.json"
 ABOUT = ("seen", "steps", "loader", "config")
-"""What a resume reads of it."""
+"""Entries that a resumed run reads."""
 
 
 class Checkpoints:
@@ -33,18 +33,18 @@ class Checkpoints:
 
     def __init__(self, run: Path, ranks: Ranks, keep: int):
         self.folder, self.ranks, self.keep = run / FOLDER, ranks, keep
-        # A group of its own: what is written in the background must not meet the collectives of the run.
+        # A group of its own: background writes must not meet the collectives of the run.
         self.group: Any = dist.new_group(backend="gloo")
         self._writing: tuple[Future[Any], Path, dict[str, Any]] | None = None
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole, as the first rank sees it."""
+        """The newest complete checkpoint, as the first rank sees it."""
         found = [str(max(whole_ones(self.folder), default=""))]
         dist.broadcast_object_list(found, device=torch.device("cpu"), group=self.group)
         return Path(found[0]) if found[0] else None
 
     def settle(self) -> None:
-        """Mark what is being written as whole if it is by now; asked at every step, so that a crash loses little."""
+        """Mark the checkpoint in writing as complete if it is; called at every step, so that a crash loses little."""
         if self._writing is not None and not self.ranks.any(not self._writing[0].done()):
             self.finish()
 
@@ -54,7 +54,7 @@ class Checkpoints:
         place = self.folder / f"{seen:012d}"
         if self.ranks.is_first:
             for part in self.folder.glob("[0-9]*/"):
-                # The run holds the lock on its folder: what is not whole is of a run that died while it wrote.
+                # The run holds the lock on its folder: an incomplete checkpoint is left over from an interrupted save.
                 if part == place or not (part / DONE).exists():
                     shutil.rmtree(part)
             place.mkdir(parents=True)
@@ -64,7 +64,7 @@ class Checkpoints:
         self._writing = writing, place, about
 
     def finish(self) -> None:
-        """Wait for what is being written, mark it as whole, and drop what is too old."""
+        """Wait for the checkpoint in writing, mark it as complete, and delete old ones."""
         if self._writing is None:
             return
         writing, place, about = self._writing
@@ -72,7 +72,7 @@ class Checkpoints:
         error = writing.exception()
         # All ranks stop together: one that raised alone would leave the others waiting for it.
         if self.ranks.any(error is not None):
-            # Of a kind that is no Exception; it lists the ranks and their tracebacks.
+            # Not an Exception; it lists the ranks and their tracebacks.
             reason = str(error).splitlines()[-1].strip() if error is not None else "on another rank"
             raise OSError(f"{place} could not be written ({reason})") from error
         if self.ranks.is_first:
@@ -83,7 +83,7 @@ class Checkpoints:
                 os.fsync(file.fileno())
             scratch.rename(place / DONE)
             for old in sorted(whole_ones(self.folder))[: -self.keep]:
-                # Not whole any more from here on, whatever interrupts this.
+                # Incomplete from here on, whatever interrupts this.
                 (old / DONE).unlink()
                 shutil.rmtree(old)
 
@@ -110,7 +110,7 @@ def whole_ones(folder: Path) -> list[Path]:
 
 
 def about_checkpoint(place: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself; raises ValueError if that is damaged."""
+    """The contents of checkpoint.json; raises UserError if it is damaged."""
     try:
         about = json.loads((place / DONE).read_text())
         # Older checkpoints have neither files nor a history.

@@ -26,7 +26,7 @@ def gamma_of(sigma_rel: float) -> float:
 
 
 def power_beta(sigma_rel: float, seen: int, batch: int) -> float:
-    """What is kept of the average when `seen` samples make its end, the last `batch` of them new (EDM2, equation 127)."""
+    """Weight of the previous average after `seen` samples, the last `batch` of them new (EDM2, equation 127)."""
     return (1 - batch / seen) ** (gamma_of(sigma_rel) + 1)
 
 

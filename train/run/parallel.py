@@ -1,4 +1,4 @@
-"""Several processes as one trainer: who this one is, how the network is spread, and the few things all must agree on.
+"""Several processes as one trainer: ranks, the distribution of the network, and the few values that all must agree on.
 
 The contract is torchrun's: RANK, WORLD_SIZE and LOCAL_RANK in the environment; Ray Train, which initialises the process
 group itself, keeps it too.
@@ -22,7 +22,7 @@ from jobs.devices import gpu_index, require_device
 from manifests.errors import UserError
 
 TIMEOUT = timedelta(minutes=30)
-"""Of collectives: the first step compiles, and rank 0 writes pictures while the others wait."""
+"""Timeout of collectives: the first step compiles, and rank 0 writes pictures while the others wait."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ranks:
         return values / self.world
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so; asked on the CPU, for a GPU would have to finish its step first."""
+        """Whether the flag is set on any rank; reduced on the CPU, for a GPU would have to finish its step first."""
         dist.all_reduce(found := torch.tensor(float(flag)), dist.ReduceOp.MAX)
         return bool(found)
 
@@ -95,16 +95,16 @@ def check_devices(local: int, devices: int) -> None:
 def spread(network: nn.Module, ranks: Ranks, sharded: bool, bf16: bool) -> Callable[..., Any]:
     """The network as all ranks run it: FSDP2's shards, DDP's copies, or itself if there is one rank.
 
-    Blocks are compiled, and told to checkpoint their activations, before this: what is wrapped is what runs.
+    Blocks are compiled, and set to checkpoint their activations, before this: the wrapped modules are those that run.
     """
     if sharded:
-        # Inputs stay as they are: noise levels and ray maps are told in single precision.
+        # Inputs stay in single precision: noise levels and ray maps need it.
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         mesh = dist.device_mesh.init_device_mesh(ranks.device.type, (ranks.world,))
         options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": half} if bf16 else {})}
         for block in blocks(network):
             fully_shard(block, **options)
-        # Told to, for a root keeps its weights gathered after a look, when the averages had their place.
+        # A root would keep its weights gathered after validation, in which the averages took their place.
         fully_shard(network, reshard_after_forward=True, **options)
         return network
     if ranks.world == 1:

@@ -1,4 +1,4 @@
-"""What happens before the first step: the model and its first weights, the data's config, and where a resumed run goes on."""
+"""Before the first step: the model and its first weights, the config of the data, and the state of a resumed run."""
 
 import subprocess
 from dataclasses import dataclass, replace
@@ -104,16 +104,16 @@ def prepared(config: TrainConfig, model: Model) -> nn.Module:
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a run starts."""
+    """State in which a run starts."""
 
     seen: int = 0
     """Samples that were trained on before."""
     place: Path | None = None
     """The checkpoint that was loaded."""
     history: tuple[str, ...] = ()
-    """What happened to the run before, as the model's card states it."""
+    """Events of the run before, as the model's description states them."""
     news: tuple[str, ...] = ()
-    """The part of the history that begins here."""
+    """Events that this start adds to the history."""
 
 
 def resume(
@@ -204,7 +204,7 @@ def resolution_of(config: TrainConfig) -> int:
 
 
 def about_run(config: TrainConfig, loader: AnyLoader, seen: int, history: tuple[str, ...]) -> About:
-    """What the model of a run was made from."""
+    """The description of the model of a run."""
     dataset, table = Dataset(config.loader.data), config.loader.embeddings
     return About(
         knows=" and ".join(
@@ -224,7 +224,7 @@ def about_run(config: TrainConfig, loader: AnyLoader, seen: int, history: tuple[
 def lineage(
     config: TrainConfig, state: State | BlendState, files: dict[str, str], history: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What a checkpoint was made of."""
+    """The entries of checkpoint.json that state how it came about."""
     return {
         "loader": state.to_json(),
         "config": config.as_json(),

@@ -175,7 +175,7 @@ def with_precision(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, str]
 
 
 def first_line(config: TrainConfig, ranks: Ranks, precision: str) -> str:
-    """What is about to run, for a person who waits for it."""
+    """A line about the run, printed while it loads."""
     batch = config.loader.batch
     steps, micro = -(-config.samples // batch), config.micro_batch(ranks.world)
     where = f"{ranks.world} ranks on {ranks.device.type}" if ranks.world > 1 else f"1 rank on {ranks.device.type}"

@@ -1,1 +1,1 @@
-"""PanoHead and SphereHead, written fresh: networks, safe checkpoint reading, and the heads they make."""
+"""PanoHead and SphereHead, implemented independently: networks, checkpoint reading without execution, and heads."""

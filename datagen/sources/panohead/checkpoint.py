@@ -28,11 +28,11 @@ LICENCE = (
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A generator with its weights, and where they come from."""
+    """A generator with its weights, and their origin."""
 
     generator: Generator
     sha256: str
-    """Of the official file, also after conversion."""
+    """SHA-256 of the official file, also after conversion."""
     official: dict[str, Any]
     """The official constructor arguments, rendering options and attributes, as JSON."""
 
@@ -57,7 +57,7 @@ def load(path: str | Path) -> Checkpoint:
 
 
 def convert(file: str | Path, dest: str | Path) -> Checkpoint:
-    """Write an official .pkl as a folder of safetensors and JSON, and return what is in it.
+    """Write an official .pkl as a folder of safetensors and JSON, and return its content.
 
     Raises:
         FileNotFoundError, ValueError: as `load`.

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its generator, read from the official constructor arguments and rendering options."""
+"""The configuration of a generator, read from the official constructor arguments and rendering options."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

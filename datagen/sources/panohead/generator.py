@@ -1,4 +1,4 @@
-"""The whole network: latent to styles, styles to planes, planes to points, and all of it to images."""
+"""The generator: latents to styles, styles to feature planes, and planes to points and images."""
 
 import torch
 from jaxtyping import Float
@@ -69,7 +69,7 @@ class Generator(nn.Module):
     def delta_c(
         self, z: Float[Tensor, "b z"], labels: Float[Tensor, "b 25"], psi: float = 1.0, cutoff: int | None = None
     ) -> Float[Tensor, "b 3"]:
-        """How far the network wants each camera moved, in world units."""
+        """The translation that the network predicts for each camera, in world units."""
         return self.t_mapping(z, self._conditioning(labels), 1, psi, cutoff)[:, 0]
 
     def apply_delta_c(
@@ -122,7 +122,7 @@ class Generator(nn.Module):
     def identity(
         self, ws: Float[Tensor, "1 l s"], ws_bcg: Float[Tensor, "1 m s"] | None = None, noise: Noise = "const"
     ) -> Identity:
-        """One identity, ready to be seen: planes, background and every style worked out."""
+        """One identity, ready to be rendered: its planes, its background and all of its styles."""
         last, sr_noise = ws[0, -1], "const" if self.config.sr_noise == "const" else "none"
         return Identity(
             config=self.config,
@@ -142,7 +142,7 @@ class Generator(nn.Module):
         noise: Noise = "const",
         jitter: Jitter = EVEN,
     ) -> Synthesis:
-        """One view of each of b identities, as the official `synthesis` makes it.
+        """Render one view of each of b identities, as the official `synthesis`.
 
         The jitter's tensors have a row for every ray, identity by identity. A neural resolution given here holds for
         this call; the official network would keep it for the next.

@@ -1,4 +1,4 @@
-"""Heads from PanoHead and SphereHead: everything that does not depend on the view is worked out once per identity."""
+"""Heads from PanoHead and SphereHead; everything that does not depend on the view is computed once per identity."""
 
 import hashlib
 from contextlib import AbstractContextManager
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datagen.config import PanoHeadConfig, SourceConfig
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from datagen.sources.panohead.checkpoint import LICENCE, load
 from datagen.sources.panohead.config import CROP, Family
 from datagen.sources.panohead.generator import Generator
@@ -62,8 +62,8 @@ class PanoHead:
         return torch.minimum(sigma, self.iso_level + CROP_SLOPE * inside)
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, resolution: int) -> Views:
-        """The head as the cameras see it, resized from the network's own resolution where another is asked for."""
+    def render(self, cameras: Cameras, resolution: int) -> RenderedViews:
+        """Render square pictures, resized from the resolution of the network where it differs."""
         # A CPU gains nothing from more than one view of 512 px at once; a GPU wants many.
         pixels = 1 << (22 if self.device.type == "cuda" else 18)
         step = max(1, pixels // self.identity.config.resolution**2)
@@ -71,13 +71,15 @@ class PanoHead:
             parts = [
                 self._views(cameras[i : i + step].to(self.device), resolution) for i in range(0, len(cameras), step)
             ]
-        return Views(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth")))
+        return RenderedViews(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "alpha", "depth"))
+        )
 
     def _convolutions(self) -> AbstractContextManager[None]:
-        """How convolutions round: `exact` is single precision on a GPU too, where PyTorch would take TensorFloat-32."""
+        """The precision of convolutions: `exact` is single precision on a GPU too, where PyTorch uses TensorFloat-32."""
         return torch.backends.cudnn.flags(enabled=True, allow_tf32=self.config.precision == "fast")
 
-    def _views(self, cameras: Cameras, resolution: int) -> Views:
+    def _views(self, cameras: Cameras, resolution: int) -> RenderedViews:
         seen = self.identity.views(cameras, self.neural_resolution, self._jitter(cameras))
         alpha = resize(seen.image_mask.clamp(0, 1), resolution)
         rgb = resize((seen.image + 1) / 2, resolution).clamp(0, 1)
@@ -85,17 +87,17 @@ class PanoHead:
             colour = torch.tensor(self.config.colour, device=self.device)[:, None, None]
             rgb = alpha * rgb + (1 - alpha) * colour
         depth = torch.where(alpha > 0, self._axial_depth(cameras, seen, resolution), 0)
-        return Views(rgb.permute(0, 2, 3, 1).contiguous(), alpha[:, 0], depth[:, 0])
+        return RenderedViews(rgb.permute(0, 2, 3, 1).contiguous(), alpha[:, 0], depth[:, 0])
 
     def _axial_depth(self, cameras: Cameras, seen: Synthesis, resolution: int) -> Float[Tensor, "v 1 h w"]:
-        """Depth along the optical axis from distance along the ray, averaged over what was met and nothing else."""
+        """Depth along the optical axis from distance along the ray, averaged over the hit part only."""
         weight = seen.weights.view_as(seen.image_depth)
         towards = rays(cameras, self.neural_resolution)[1] @ cameras.c2w[:, None, :3, 2, None]
         met = torch.where(weight > 0, weight * seen.image_depth * towards.permute(0, 3, 1, 2), 0)
         return resize(met, resolution) / resize(weight, resolution)
 
     def _jitter(self, cameras: Cameras) -> Jitter:
-        """Where samples lie: even, or drawn for each view from its camera, so that neither batch nor order matters."""
+        """The positions of samples: even, or drawn for each view from its camera, so that batch and order do not matter."""
         if self.config.jitter_seed is None:
             return EVEN
         rows, config = self.neural_resolution**2, self.identity.config
@@ -108,7 +110,7 @@ class PanoHead:
         return Jitter(torch.cat(coarse).to(self.device), torch.cat(fine).to(self.device))
 
     def facts(self) -> dict[str, Any]:
-        """What it takes to draw this head again, besides the weights."""
+        """The facts that, with the weights, determine this head."""
         return {
             "seed": self.seed,
             "latent_sha256": self.latent_sha256,
@@ -139,7 +141,7 @@ class PanoHeadSource:
         return PanoHead(self.generator, seed, self.config)
 
     def lineage(self) -> dict[str, Any]:
-        """The weights by their hash, what they are weights of, the settings, and the licence."""
+        """The record in dataset.json: hash of the weights, name of the network, settings and licence."""
         settings = {name: value for name, value in asdict(self.config).items() if name != "weights"}
         return {
             "name": self.name,

@@ -1,4 +1,4 @@
-"""One identity: a generator whose styles are fixed, so that all that is left to do per view is to look."""
+"""One identity: a generator with fixed styles, which is rendered from any camera."""
 
 from dataclasses import dataclass
 
@@ -17,19 +17,19 @@ from geometry.rays import rays
 
 @dataclass(frozen=True, eq=False)
 class Synthesis:
-    """What the official `synthesis` returns, and what it was made of."""
+    """The result of the official `synthesis`, and its intermediate values."""
 
     image: Float[Tensor, "v 3 h w"]
     """The final image, nominally in [-1, 1]."""
     image_raw: Float[Tensor, "v 3 n n"]
     image_depth: Float[Tensor, "v 1 n n"]
-    """Distance along the ray; infinite where nothing was met, until `clamped`."""
+    """Distance along the ray; infinite where nothing was hit, until `clamped`."""
     image_mask: Float[Tensor, "v 1 n n"]
-    """In [-0.001, 1.001]."""
+    """Opacity in [-0.001, 1.001]."""
     features: Float[Tensor, "v r c"]
     """Rendered features without background, rays row by row."""
     weights: Float[Tensor, "v r"]
-    """Share of each ray that was stopped."""
+    """Opacity of each ray."""
     nearest: Float[Tensor, ""]
     farthest: Float[Tensor, ""]
     image_parsing: Float[Tensor, "v p n n"] | None = None
@@ -38,19 +38,19 @@ class Synthesis:
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """Everything of one identity that does not depend on the view."""
+    """The values of one identity that do not depend on the view."""
 
     config: GeneratorConfig
     renderer: Renderer
     background: Float[Tensor, "1 c h w"] | None
-    """In feature space."""
+    """The background in feature space."""
     to_rgb: Conv | None
     upscaler: Upscaler
     to_parsing: Conv | None
 
     @torch.no_grad()
     def views(self, cameras: Cameras, neural_resolution: int | None = None, jitter: Jitter = EVEN) -> Synthesis:
-        """What the cameras see; the jitter's tensors have a row for every ray, view by view."""
+        """Render the views of cameras; the tensors of the jitter have a row for every ray, view by view."""
         size = neural_resolution or self.config.neural_resolution
         origins, directions = rays(cameras, size)
         origins = origins.repeat_interleave(size * size, dim=0)

@@ -1,4 +1,4 @@
-"""StyleGAN2's layers, split in two: parameters that still wait for a style, and the plain CNN that a style makes of them.
+"""StyleGAN2's layers, split in two: parameters that a style modulates, and the plain CNN that results from a style.
 
 `layer.at(w)` multiplies the style into the weights once; what it returns is an ordinary convolution that any number of
 views share. One identity has one style, so nothing is modulated twice. Parameter names are those of the official
@@ -128,7 +128,7 @@ class Conv(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """A 3x3 convolution that waits for its style: weights modulated per input channel, demodulated per output channel."""
+    """A 3x3 convolution that a style modulates: weights modulated per input channel, demodulated per output channel."""
 
     noise_const: Tensor
 
@@ -150,7 +150,7 @@ class StyledConv(nn.Module):
 
 
 class StyledRGB(nn.Module):
-    """A 1x1 convolution that waits for its style, without demodulation, noise or activation."""
+    """A 1x1 convolution that a style modulates, without demodulation, noise or activation."""
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, clamp: float | None = None):
         super().__init__()
@@ -168,7 +168,7 @@ class Block(nn.Module):
     """The convolutions of one resolution, and the image they add to: twice the size if the block goes up."""
 
     const: Tensor
-    """Of the first block alone."""
+    """The learned constant, which only the first block has."""
 
     def __init__(self, const: Float[Tensor, "c h w"] | None, convs: list[Conv], to_rgb: Conv, up: bool):
         super().__init__()
@@ -187,7 +187,7 @@ class Block(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """A block that waits for its styles: one per convolution, and one for the RGB output."""
+    """A block that styles modulate: one per convolution, and one for the RGB output."""
 
     def __init__(
         self, inputs: int, outputs: int, w_dim: int, resolution: int, image_channels: int, up: bool = True,

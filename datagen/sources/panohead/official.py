@@ -12,7 +12,7 @@ from geometry.cameras import Cameras, eg3d_labels, intrinsics, panohead_look_at
 from manifests.errors import UserError
 
 ISO_LEVEL = 10.0
-"""Of the raw density, where the official scripts put the surface."""
+"""The raw density at which the official scripts extract the surface."""
 
 MAX_SEED = (1 << 32) - 1
 """The largest seed of numpy's RandomState, which the official scripts draw latents with."""
@@ -29,7 +29,7 @@ RELEASE = {
     "mapping_kwargs": {"num_layers": 2}, "rendering_kwargs": RELEASE_RENDERING, "sr_kwargs": {},
     "architecture": "skip", "channel_base": 32768, "channel_max": 512, "num_fp16_res": 0, "conv_clamp": None,
 }  # fmt: skip
-"""The sizes of the released PanoHead, from its training script; the checkpoint itself says what is true of it."""
+"""The sizes of the released PanoHead, from its training script; a checkpoint has its own."""
 
 
 def latent(seed: int, z_dim: int) -> Float[Tensor, "1 z"]:

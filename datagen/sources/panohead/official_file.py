@@ -1,4 +1,4 @@
-"""What an official .pkl says of its generator: weights, constructor arguments, rendering options.
+"""Reads the generator of an official .pkl: weights, constructor arguments, rendering options.
 
 The file is a pickle of whole modules, source code included; `docs/panohead.md` has its format. Nothing of it is run:
 `pickles.parse` describes it, and what a generator is made of is taken from the description, every bound checked.

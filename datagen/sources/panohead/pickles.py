@@ -1,4 +1,4 @@
-"""Reads a pickle as a description of what it would do, and does none of it.
+"""Reads a pickle as a description of its instructions, without executing them.
 
 A pickle is a program for a stack machine. This machine runs the stack but never looks up a name, calls, constructs or
 imports anything: a global becomes a `Global`, a call becomes a `Call` that holds its arguments. What those mean is for
@@ -51,7 +51,7 @@ class _Mark:
 def parse(
     stream: BufferedIOBase, allowed: Callable[[str], bool], inspect: Callable[[Call], object] = lambda call: None
 ) -> Any:
-    """The object that the pickle at the stream's position describes; the stream is left behind it.
+    """The object that the pickle at the stream's position describes; the stream is advanced past it.
 
     Every call is shown to `inspect` when it is met, whether or not the object holds it in the end.
 
@@ -77,7 +77,7 @@ def parse(
 
 
 class Refused(UserError):
-    """A pickle that can be read, but wants what no checkpoint needs."""
+    """The pickle is readable, but has instructions that no checkpoint needs."""
 
 
 class _Machine:

@@ -50,7 +50,7 @@ class Decoder(nn.Module):
         return both[:, 0], self._activate(both[:, 1:])
 
     def hidden(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n d"]:
-        """What the last layer reads."""
+        """The input of the last layer."""
         return _softplus(self.first(features))
 
     def sigma(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -84,7 +84,7 @@ def _softplus(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 @dataclass(frozen=True, eq=False)
 class Jitter:
-    """Where samples lie within their strata; the official code draws both at random on every call."""
+    """The positions of samples in their strata; the official code draws both at random on every call."""
 
     stratified: float | Float[Tensor, "r n"] = 0.5
     """Offset of each coarse sample in strata, in [0, 1)."""
@@ -101,13 +101,13 @@ EVEN = Jitter()
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """What a renderer makes of rays."""
+    """The rendered values of rays."""
 
     features: Float[Tensor, "r c"]
     depth: Float[Tensor, " r"]
-    """Mean distance along the ray, infinite where nothing was met."""
+    """Mean distance along the ray, infinite where nothing was hit."""
     weight: Float[Tensor, " r"]
-    """Share of the ray that was stopped."""
+    """Opacity of the ray."""
     nearest: Float[Tensor, ""]
     farthest: Float[Tensor, ""]
 
@@ -186,7 +186,7 @@ class Renderer:
 
 
 def within_crop(points: Float[Tensor, "n 3"], box_warp: float) -> Bool[Tensor, " n"]:
-    """Whether the renderer sees density at points: not near the x and z faces of the box; y is never cropped."""
+    """Whether density at points is rendered: it is cropped near the x and z faces of the box, never in y."""
     return (points[:, ::2].abs() <= box_warp / 2 - CROP).all(dim=1)
 
 
@@ -209,7 +209,7 @@ def coarse_depths(
 
 
 def interval_weights(depths: Float[Tensor, "r n"], sigma: Float[Tensor, "r n"]) -> Float[Tensor, "r m"]:
-    """Share of each ray that is stopped between consecutive samples: EG3D's mid-point ray marcher."""
+    """Weight of each ray between consecutive samples, by EG3D's mid-point ray marcher."""
     density = F.softplus(_middles(sigma) - 1)
     alpha = 1 - torch.exp(-density * depths.diff(dim=1))
     passed = torch.cumprod(1 - alpha + 1e-10, dim=1)

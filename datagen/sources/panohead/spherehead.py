@@ -1,4 +1,4 @@
-"""What SphereHead does differently: two spheres of feature planes instead of one tri-grid."""
+"""SphereHead, which has two spheres of feature planes instead of PanoHead's tri-grid."""
 
 import torch
 import torch.nn.functional as F

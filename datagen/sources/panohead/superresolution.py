@@ -1,4 +1,4 @@
-"""The super-resolution networks that EG3D's family of checkpoints names, and what they become for one identity."""
+"""The super-resolution networks that EG3D's family of checkpoints names, and their form for one identity."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ CLAMP = 256.0
 
 @dataclass(frozen=True)
 class Variant:
-    """What distinguishes one super-resolution network from another."""
+    """The settings in which super-resolution networks differ."""
 
     channels: tuple[int, int] | None
     """Channels of the two blocks; None where the checkpoint declares them."""

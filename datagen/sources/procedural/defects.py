@@ -1,4 +1,4 @@
-"""The ways in which generated heads go wrong, planted on purpose: each changes a model and tells what it did."""
+"""Defects of generated heads, planted on purpose: each changes a model and returns a record of the change."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from datagen.sources.procedural.person import draw_person, generator
 from datagen.sources.procedural.sdf import CM, Points, capsule, ellipsoid, ripple, smooth_max, step
 
 _CENTRE = (0.0, EYE + 2.0, -0.9)
-"""About where the head turns; a face behind is the face in front turned around this point."""
+"""The axis of the head; a face at the back is the face in front turned around it."""
 
 Weight = Callable[[Points], Tensor]
 
@@ -95,7 +95,7 @@ def _identity_drift(model: Model, rng: np.random.Generator, strength: float) -> 
 
 
 def mix(one: Model, two: Model, weight: Weight) -> Model:
-    """A model that is one where the weight is 0 and the other where it is 1, and lies between them between."""
+    """A blend of two models: the first where the weight is 0, the second where it is 1."""
     first, second = {layer.name: layer for layer in one}, {layer.name: layer for layer in two}
     names = [*first, *(name for name in second if name not in first)]
     return tuple(_mix_layer(first.get(name), second.get(name), weight) for name in names)

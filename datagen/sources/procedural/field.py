@@ -1,4 +1,4 @@
-"""The union of a model's layers as a density field, evaluated only where a surface is near."""
+"""The union of a model's layers as a density field, evaluated only near a surface."""
 
 from dataclasses import dataclass
 
@@ -21,14 +21,14 @@ _REACH = BAND / CM + 1.3 * 0.87 * _SIZE
 
 
 @dataclass(frozen=True, eq=False)
-class DensityField:
-    """A model with a coarse lattice over the unit cube that tells where which layer's distance must be computed."""
+class LayeredField:
+    """A model with a coarse lattice over the unit cube that marks where the distance of each layer must be computed."""
 
     model: Model
     near: Tensor
-    """Per layer and cell: may the layer's band pass here?"""
+    """Whether the band of each layer may reach each cell."""
     deep: Tensor
-    """Per cell: is all of it deeper than the band?"""
+    """Whether all of each cell is deeper than the band."""
 
     def density(self, points: Tensor) -> Tensor:
         """Density at world points (n 3)."""
@@ -45,9 +45,9 @@ class DensityField:
         return ISO_LEVEL - SLOPE * distance.clamp(-BAND, BAND)
 
 
-def density_field(model: Model) -> DensityField:
+def density_field(model: Model) -> LayeredField:
     """The field of a model."""
     ticks = ((torch.arange(_CELLS) + 0.5) / _CELLS - 0.5) / CM
     centres = torch.stack(torch.meshgrid(ticks, ticks, ticks, indexing="ij"), -1).reshape(-1, 3)
     distances = torch.stack([evaluate(layer, centres) for layer in model])
-    return DensityField(model, distances.abs() <= _REACH, (distances < -_REACH).any(0))
+    return LayeredField(model, distances.abs() <= _REACH, (distances < -_REACH).any(0))

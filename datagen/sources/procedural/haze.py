@@ -5,19 +5,19 @@ import math
 import torch
 from torch import Tensor
 
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from datagen.sources.procedural.defects import Haze
 from geometry.cameras import Cameras
 
 
-def veil(views: Views, cameras: Cameras, haze: Haze) -> Views:
+def veil(views: RenderedViews, cameras: Cameras, haze: Haze) -> RenderedViews:
     """The views seen through fog; the surface itself stays where it is."""
-    return Views(
+    return RenderedViews(
         *(torch.stack(x) for x in zip(*(_veil(views, cameras, haze, i) for i in range(len(cameras))), strict=True))
     )
 
 
-def _veil(views: Views, cameras: Cameras, haze: Haze, view: int) -> tuple[Tensor, Tensor, Tensor]:
+def _veil(views: RenderedViews, cameras: Cameras, haze: Haze, view: int) -> tuple[Tensor, Tensor, Tensor]:
     rgb, alpha, depth = views.rgb[view], views.alpha[view], views.depth[view]
     resolution = alpha.shape[0]
     ticks = torch.arange(resolution) + 0.5

@@ -1,4 +1,4 @@
-"""A head as layers: solids with a material each (skin, eyes, hair, ...), whose union is the head."""
+"""A head as layers: solids with one material each (skin, eyes, hair and others), whose union is the head."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -11,16 +11,16 @@ from datagen.sources.procedural.sdf import Points, Vec, components
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """How points of a surface answer to light; linear colours."""
+    """The reflectance of surface points, in linear light."""
 
     albedo: Tensor
     normal: Tensor
     specular: Tensor
     shininess: Tensor
     softness: Tensor
-    """How far light bleeds past the terminator, as under skin."""
+    """How far light scatters past the terminator, as below skin."""
     strand: Tensor
-    """Direction of hairs, zero where there are none."""
+    """Direction of hairs; zero where there are none."""
 
     def mix(self, other: "Material", weight: Tensor) -> "Material":
         """This material where the weight is 0, the other where it is 1."""
@@ -41,7 +41,7 @@ class Layer:
     spacing: float
     distance: Callable[[Points], Tensor]
     material: Callable[[Points, Tensor, float], Material]
-    """Of points, their normals and the size of a pixel (cm) there."""
+    """The function from points, their normals and the size of a pixel (cm) there to their material."""
     detail: "Detail | None" = None
 
 
@@ -57,7 +57,7 @@ class Detail:
 Model = tuple[Layer, ...]
 
 CHUNK = 32000
-"""Points evaluated together: enough to hide the cost of a call, few enough for a core's cache."""
+"""Number of points evaluated together: enough to hide the cost of a call, few enough for a core's cache."""
 
 
 def evaluate(layer: Layer, points: Tensor) -> Tensor:

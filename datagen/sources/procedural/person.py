@@ -1,4 +1,4 @@
-"""Who a head is: every parameter of a person, drawn from a seed; lengths in centimetres.
+"""The parameters of a person, drawn from a seed; lengths in centimetres.
 
 Means and spreads follow Farkas, "Anthropometry of the Head and Face" (1994), between a feminine and a masculine pole.
 Each group of parameters has its own generator, so that a new parameter in one leaves the others as they were.
@@ -157,7 +157,7 @@ class Person:
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
-    """The generator of one purpose of one seed."""
+    """The random generator of one purpose of one seed."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
 
 

@@ -1,11 +1,12 @@
-"""What a camera sees: one ray per pixel, nine where an outline passes, colour evaluated where they hit."""
+"""Renders a lit surface: one ray per pixel, nine where an outline passes, with the colour evaluated at each hit."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32, Int
 
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from datagen.sources.procedural.lighting import encode, shade
 from datagen.sources.procedural.model import CHUNK
 from datagen.sources.procedural.sdf import CM, components
@@ -13,33 +14,40 @@ from datagen.sources.procedural.surface import Surface
 from geometry.cameras import Cameras
 
 EDGE_GRID = 3
-"""Rays along a pixel's side where an outline passes."""
+"""Number of rays along the side of a pixel where an outline passes."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Hits:
-    """The rays that hit: which, where (cm), how far, and what was baked there."""
+    """The rays that hit a surface: their indices, and the layer, depth (cm), point (cm), normal and baked visibility."""
 
-    ray: np.ndarray
-    layer: np.ndarray
-    depth: np.ndarray
-    points: np.ndarray
-    normals: np.ndarray
-    visible: np.ndarray
+    ray: Int[np.ndarray, " h"]
+    layer: Int[np.ndarray, " h"]
+    depth: Float[np.ndarray, " h"]
+    points: Float[np.ndarray, "h 3"]
+    normals: Float[np.ndarray, "h 3"]
+    visible: Float[np.ndarray, "h 2"]
 
 
-def render_views(surface: Surface, visible: np.ndarray, cameras: Cameras, resolution: int) -> Views:
-    """Views of a lit surface over white; each view is computed alone, so that no batch changes it."""
+def render_views(
+    surface: Surface, visible: Float[np.ndarray, "n 2"], cameras: Cameras, resolution: int
+) -> RenderedViews:
+    """Views of a lit surface over white; each view is computed alone, so its pixels do not depend on the batch."""
     attributes = np.concatenate([surface.vertices, surface.normals, visible], 1)
     c2w, K = cameras.c2w.double().numpy(), cameras.pixel_K(resolution).double().numpy()
     views = [_render(surface, attributes, c2w[i], np.linalg.inv(K[i]), resolution) for i in range(len(cameras))]
     rgb, alpha, depth = (torch.from_numpy(np.stack(x)) for x in zip(*views, strict=True))
-    return Views(rgb, alpha, depth)
+    return RenderedViews(rgb, alpha, depth)
 
 
 def _render(
-    surface: Surface, attributes: np.ndarray, c2w: np.ndarray, inverse_K: np.ndarray, resolution: int
-) -> tuple[np.ndarray, ...]:
+    surface: Surface,
+    attributes: Float[np.ndarray, "n a"],
+    c2w: Float[np.ndarray, "4 4"],
+    inverse_K: Float[np.ndarray, "3 3"],
+    resolution: int,
+) -> tuple[Float32[np.ndarray, "r r 3"], Float32[np.ndarray, "r r"], Float32[np.ndarray, "r r"]]:
+    """Colour, alpha and depth of one view."""
     pixel = float(np.linalg.norm(c2w[:3, 3]) * inverse_K[0, 0] / CM)
     j, i = np.meshgrid(np.arange(resolution) + 0.5, np.arange(resolution) + 0.5)
     centres = np.stack([j.ravel(), i.ravel()], -1)
@@ -61,8 +69,13 @@ def _render(
 
 
 def _trace(
-    surface: Surface, attributes: np.ndarray, c2w: np.ndarray, inverse_K: np.ndarray, pixels: np.ndarray
+    surface: Surface,
+    attributes: Float[np.ndarray, "n a"],
+    c2w: Float[np.ndarray, "4 4"],
+    inverse_K: Float[np.ndarray, "3 3"],
+    pixels: Float[np.ndarray, "p 2"],
 ) -> _Hits:
+    """Cast a ray through each pixel position, and interpolate the attributes of the vertices where it hits."""
     in_camera = np.concatenate([pixels, np.ones((len(pixels), 1))], 1) @ inverse_K.T
     directions = in_camera @ c2w[:3, :3].T
     origins = np.broadcast_to(c2w[:3, 3] / CM, directions.shape)
@@ -77,12 +90,12 @@ def _trace(
     return _Hits(ray, layer, hit["tfar"][ray], values[:, :3], values[:, 3:6], values[:, 6:])
 
 
-def _take(hits: _Hits, which: np.ndarray) -> _Hits:
+def _take(hits: _Hits, which: Bool[np.ndarray, " h"]) -> _Hits:
     return _Hits(*(getattr(hits, name)[which] for name in ("ray", "layer", "depth", "points", "normals", "visible")))
 
 
-def _edges(hits: _Hits, resolution: int) -> np.ndarray:
-    """Pixels whose neighbours show another layer, or one much nearer or farther or turned away."""
+def _edges(hits: _Hits, resolution: int) -> Bool[np.ndarray, " p"]:
+    """A mask of the pixels with a neighbour of another layer, or of a very different depth or normal."""
     key = np.full(resolution**2, -1.0, np.float32)
     key[hits.ray] = hits.layer * 8
     depth = np.zeros(resolution**2, np.float32)
@@ -103,8 +116,13 @@ def _edges(hits: _Hits, resolution: int) -> np.ndarray:
 
 
 def _resolve(
-    surface: Surface, attributes: np.ndarray, c2w: np.ndarray, inverse_K: np.ndarray, pixels: np.ndarray, pixel: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    surface: Surface,
+    attributes: Float[np.ndarray, "n a"],
+    c2w: Float[np.ndarray, "4 4"],
+    inverse_K: Float[np.ndarray, "3 3"],
+    pixels: Float[np.ndarray, "p 2"],
+    pixel: float,
+) -> tuple[Float[np.ndarray, "p 3"], Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
     """Colour over white, coverage and mean depth (world) of pixels, from a grid of rays in each."""
     offset = (np.arange(EDGE_GRID) + 0.5) / EDGE_GRID - 0.5
     grid = np.stack(np.meshgrid(offset, offset), -1).reshape(1, -1, 2)
@@ -118,7 +136,8 @@ def _resolve(
     return (total + (samples - count)[:, None]) / samples, count / samples, far
 
 
-def _colours(surface: Surface, hits: _Hits, c2w: np.ndarray, pixel: float) -> np.ndarray:
+def _colours(surface: Surface, hits: _Hits, c2w: Float[np.ndarray, "4 4"], pixel: float) -> Float32[np.ndarray, "h 3"]:
+    """sRGB colours in [0, 1] of hits; `pixel` is the size of a pixel in cm at the centre of the head."""
     rgb = np.zeros((len(hits.ray), 3), np.float32)
     eye = torch.from_numpy((c2w[:3, 3] / CM).astype(np.float32))
     for k, layer in enumerate(surface.layers):

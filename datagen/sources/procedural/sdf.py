@@ -24,7 +24,7 @@ def smooth_min(a: Tensor, b: Tensor, k: Number) -> Tensor:
 
 
 def smooth_max(a: Tensor, b: Tensor, k: Number) -> Tensor:
-    """The intersection of two solids, rounded over a width k; with -b it is a as far as b does not cut it away."""
+    """The intersection of two solids, rounded over a width k; with -b it is a without b."""
     h = (1 - (a - b).abs() / k).clamp_min(0)
     return torch.maximum(a, b) + h * h * (k / 4)
 
@@ -87,7 +87,7 @@ def bump(*scaled: Tensor) -> Tensor:
 
 
 def _filtered(frequency: float, blur: float) -> float:
-    """What a pixel of `blur` radians leaves of a wave."""
+    """The amplitude of a wave after averaging over a pixel of `blur` radians."""
     return math.exp(-((frequency * blur) ** 2) / 14)
 
 

@@ -1,4 +1,4 @@
-"""The procedural head source: seeds to people, people to density fields and pictures."""
+"""The procedural head source: people drawn from seeds, with their density fields and pictures."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datagen.config import ProceduralConfig, SourceConfig
-from datagen.heads import Views
+from datagen.heads import RenderedViews
 from datagen.sources.procedural.anatomy import landmarks
 from datagen.sources.procedural.defects import plant
 from datagen.sources.procedural.field import ISO_LEVEL, density_field
@@ -48,7 +48,7 @@ class ProceduralHead:
         return self._field.density(points)
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, resolution: int) -> Views:
+    def render(self, cameras: Cameras, resolution: int) -> RenderedViews:
         """Views over white; the first call prepares the surface and its light."""
         views = render_views(*self._lit_surface, cameras, resolution)
         for haze in self._fog:
@@ -76,7 +76,7 @@ class ProceduralHead:
 
 
 def attributes(person: Person) -> dict[str, Any]:
-    """What can be said of a person, as plain values for captions and labels."""
+    """The attributes of a person, as plain values for captions and labels."""
     looks = person.looks
     return {
         "seed": person.seed,

@@ -1,48 +1,53 @@
-"""From layers to a lit surface: each layer meshed in a narrow band, all of them in one scene for ray casting."""
+"""Meshes the layers of a model, each in a narrow band, into one scene for ray casting."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from datagen.sources.procedural.model import Layer, Model, evaluate, evaluate_with_gradient
 
 BLOCKS = (16, 4, 2)
-"""Grid cells along the side of a block, from the first, coarse look to the unit that is sampled."""
+"""Grid cells along the side of a block, from the coarsest level to the blocks that are sampled."""
 
 SLACK = 1.1
-"""How much faster than a true distance a layer's grows, as a rule."""
+"""Largest usual slope of a layer's distance, which is 1 for a true distance."""
 
 REPAIRS = 2
-"""How often blocks are added where the surface leaves those that were kept."""
+"""Number of passes that add blocks where the surface leaves the kept ones."""
 
 HALF_DIAGONAL = 0.87
-"""Of a unit cube."""
+"""Half the diagonal of a unit cube."""
 
 _CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """Meshes of all layers in one ray-casting scene; vertex attributes are concatenated in layer order (cm)."""
+    """Meshes of all layers in one ray-casting scene; vertices (cm), normals and faces are concatenated in layer order."""
 
     scene: EmbreeScene
-    vertices: np.ndarray
-    normals: np.ndarray
-    faces: np.ndarray
-    first_face: np.ndarray
+    vertices: Float32[np.ndarray, "n 3"]
+    normals: Float32[np.ndarray, "n 3"]
+    faces: Int[np.ndarray, "m 3"]
+    first_face: Int[np.ndarray, " l"]
     layers: tuple[Layer, ...]
 
-    def cast(self, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
+    def cast(self, origins: Float[np.ndarray, "r 3"], directions: Float[np.ndarray, "r 3"]) -> dict[str, np.ndarray]:
         """First hits of rays: u, v, tfar, primID, geomID (-1 where a ray misses)."""
         return self.scene.run(
             np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32), output=True
         )
 
-    def occluded(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    def occluded(
+        self, origins: Float[np.ndarray, "r 3"], directions: Float[np.ndarray, "r 3"]
+    ) -> Bool[np.ndarray, " r"]:
+        """Whether each ray hits anything."""
         hit = self.scene.run(
             np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32), query="OCCLUDED"
         )
@@ -70,8 +75,10 @@ def build_surface(model: Model) -> Surface:
     )
 
 
-def mesh_layer(layer: Layer, others: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices (on the surface), unit normals and triangles of one layer where no other layer buries it."""
+def mesh_layer(
+    layer: Layer, others: Model
+) -> tuple[Float32[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"], Int32[np.ndarray, "m 3"]]:
+    """Vertices on the surface (cm), unit normals and triangles of one layer where no other layer covers it."""
     vertices, faces = surface_nets(*_band(layer, others))
     points = vertices * np.float32(layer.spacing) + np.array(layer.low, np.float32)
     if layer.detail is not None:
@@ -88,25 +95,25 @@ def mesh_layer(layer: Layer, others: Model) -> tuple[np.ndarray, np.ndarray, np.
     return points.numpy(), normals.numpy(), faces
 
 
-def _band(layer: Layer, others: Model) -> tuple[np.ndarray, np.ndarray]:
-    """The layer's grid of distances, NaN but for blocks along its visible surface, and the flat indices of those."""
+def _band(layer: Layer, others: Model) -> tuple[Float32[np.ndarray, "x y z"], Int[np.ndarray, " k"]]:
+    """The layer's grid of distances, NaN except in blocks along its visible surface, and the flat indices of those."""
     shape = np.ceil((np.array(layer.high) - layer.low) / (layer.spacing * BLOCKS[0])).astype(int)
     blocks = _lattice(np.zeros((1, 3), int), shape)
     for parent, cells in zip((BLOCKS[0], *BLOCKS[:-1]), BLOCKS, strict=True):
         blocks = _lattice(blocks * (parent // cells), (parent // cells,) * 3)
-        blocks = _beside_detail(layer, _near(layer, blocks, cells * layer.spacing), cells * layer.spacing)
+        blocks = _outside_detail(layer, _near(layer, blocks, cells * layer.spacing), cells * layer.spacing)
         if cells > BLOCKS[-1]:
             blocks = _visible(layer, others, blocks, cells * layer.spacing)
     grid = np.full(shape * BLOCKS[0], np.nan, np.float32)
     known = [np.zeros(0, int)]
     for _ in range(REPAIRS + 1):
         known.append(_sample(layer, grid, blocks))
-        blocks = _beside_detail(layer, _unfinished(grid, known[-1]), BLOCKS[-1] * layer.spacing)
+        blocks = _outside_detail(layer, _unfinished(grid, known[-1]), BLOCKS[-1] * layer.spacing)
     return grid, np.concatenate(known)
 
 
-def _sample(layer: Layer, grid: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Fills in the blocks' distances; returns their flat indices."""
+def _sample(layer: Layer, grid: Float32[np.ndarray, "x y z"], blocks: Int[np.ndarray, "b 3"]) -> Int[np.ndarray, " k"]:
+    """Write the distances of blocks into the grid, and return their flat indices."""
     points = _lattice(blocks * BLOCKS[-1], (BLOCKS[-1],) * 3)
     flat = np.asarray(np.ravel_multi_index(tuple(points.T), grid.shape))
     where = points.astype(np.float32) * np.float32(layer.spacing) + np.array(layer.low, np.float32)
@@ -114,8 +121,8 @@ def _sample(layer: Layer, grid: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _unfinished(grid: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Blocks without distances next to which the surface passes: distances that grow too fast let some slip through."""
+def _unfinished(grid: Float32[np.ndarray, "x y z"], known: Int[np.ndarray, " k"]) -> Int[np.ndarray, "b 3"]:
+    """Blocks without distances that the surface enters; they are missed where distances grow too fast."""
     values = grid.ravel()
     strides = np.array([grid.shape[1] * grid.shape[2], grid.shape[2], 1])
     known = known[(known > strides.sum()) & (known < grid.size - 2 * strides.sum())]
@@ -128,24 +135,25 @@ def _unfinished(grid: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.stack(np.unravel_index(np.unique(np.ravel_multi_index(block, in_blocks)), in_blocks), -1)
 
 
-def _lattice(starts: np.ndarray, shape: tuple[int, ...] | np.ndarray) -> np.ndarray:
-    """All integer points of the boxes of a shape that begin at `starts` (n 3)."""
+def _lattice(starts: Int[np.ndarray, "n 3"], shape: Sequence[int] | Int[np.ndarray, "3"]) -> Int[np.ndarray, "p 3"]:
+    """All integer points of the boxes of one shape that begin at `starts`."""
     offsets = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1).reshape(1, -1, 3)
     return (starts[:, None] + offsets).reshape(-1, 3)
 
 
-def _centres(layer: Layer, blocks: np.ndarray, size: float) -> torch.Tensor:
+def _centres(layer: Layer, blocks: Int[np.ndarray, "b 3"], size: float) -> Float[torch.Tensor, "b 3"]:
+    """The centres (cm) of blocks of a side of `size` cm."""
     return torch.from_numpy(((blocks + 0.5) * size + np.array(layer.low)).astype(np.float32))
 
 
-def _near(layer: Layer, blocks: np.ndarray, size: float) -> np.ndarray:
-    """The blocks through which the layer's surface may pass."""
+def _near(layer: Layer, blocks: Int[np.ndarray, "b 3"], size: float) -> Int[np.ndarray, "c 3"]:
+    """The blocks that the surface of the layer may cross."""
     near = evaluate(layer, _centres(layer, blocks, size)).abs() < SLACK * HALF_DIAGONAL * size + 0.1
     return blocks[near.numpy()]
 
 
-def _beside_detail(layer: Layer, blocks: np.ndarray, size: float) -> np.ndarray:
-    """The blocks that do not lie where the layer's detail takes over."""
+def _outside_detail(layer: Layer, blocks: Int[np.ndarray, "b 3"], size: float) -> Int[np.ndarray, "c 3"]:
+    """The blocks outside the box of the layer's finer detail."""
     if layer.detail is None:
         return blocks
     margin = 2.5 * layer.spacing
@@ -154,8 +162,8 @@ def _beside_detail(layer: Layer, blocks: np.ndarray, size: float) -> np.ndarray:
     return blocks[~within.all(1)]
 
 
-def _visible(layer: Layer, others: Model, blocks: np.ndarray, size: float) -> np.ndarray:
-    """The blocks that do not lie deep within another layer."""
+def _visible(layer: Layer, others: Model, blocks: Int[np.ndarray, "b 3"], size: float) -> Int[np.ndarray, "c 3"]:
+    """The blocks that are not deep within another layer."""
     for other in others:
         centres = _centres(layer, blocks, size)
         within = ((centres > torch.tensor(other.low)) & (centres < torch.tensor(other.high))).all(-1)
@@ -165,8 +173,10 @@ def _visible(layer: Layer, others: Model, blocks: np.ndarray, size: float) -> np
     return blocks
 
 
-def surface_nets(grid: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (in grid units) and triangles of the zero level of a grid, looked for at `known` flat indices only.
+def surface_nets(
+    grid: Float[np.ndarray, "x y z"], known: Int[np.ndarray, " k"]
+) -> tuple[Float32[np.ndarray, "n 3"], Int32[np.ndarray, "m 3"]]:
+    """Vertices (in grid units) and triangles of the zero level of a grid, searched at the flat indices `known` only.
 
     Source: Gibson, "Constrained Elastic Surface Nets" (1998): one vertex per cell that the surface crosses, one quad per
     crossed edge.
@@ -191,8 +201,8 @@ def surface_nets(grid: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.nd
     )
 
 
-def _crossings(samples: np.ndarray) -> np.ndarray:
-    """Mean of the points where the twelve edges of each cell (c 8) cross zero."""
+def _crossings(samples: Float[np.ndarray, "c 8"]) -> Float[np.ndarray, "c 3"]:
+    """The mean of the points where the twelve edges of each cell cross zero."""
     total, count = np.zeros((len(samples), 3), np.float32), np.zeros(len(samples), np.float32)
     for a, b in itertools.combinations(range(8), 2):
         if abs(_CORNERS[a] - _CORNERS[b]).sum() != 1:
@@ -206,8 +216,14 @@ def _crossings(samples: np.ndarray) -> np.ndarray:
     return total / count[:, None]
 
 
-def _quads(axis: int, samples: np.ndarray, cell: np.ndarray, strides: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Two triangles around every crossed edge of a direction; each edge belongs to the cell it starts."""
+def _quads(
+    axis: int,
+    samples: Float[np.ndarray, "c 8"],
+    cell: Int[np.ndarray, " c"],
+    strides: Int[np.ndarray, "3"],
+    number: Int32[np.ndarray, " g"],
+) -> Int32[np.ndarray, "m 3"]:
+    """Two triangles around every crossed edge along an axis; each edge belongs to the cell it starts."""
     starts, ends = samples[:, 0] < 0, samples[:, 4 >> axis] < 0
     owner = np.flatnonzero(starts != ends)
     one, two = strides[(axis + 1) % 3], strides[(axis + 2) % 3]

@@ -1,4 +1,4 @@
-"""What a person wears, as signed distances: a garment, glasses, a hat."""
+"""Garments, glasses and hats as signed distances."""
 
 import torch
 from torch import Tensor

@@ -69,7 +69,7 @@ def head_frame(
         raise UserError(
             f"only {share:.0%} of the points that were found agree on a face; the cameras do not fit the views"
         )
-    average = face_points({"facts": None}).astype(np.float64)
+    average = face_points().astype(np.float64)
     scale, rotation, shift = similarity_3d(own, average)
     placed = scale * own @ rotation.T + shift
     misfit = float(np.sqrt(((placed - average) ** 2).sum(1).mean()))

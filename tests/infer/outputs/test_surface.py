@@ -104,3 +104,15 @@ def test_what_no_shape_can_be_made_of_is_said_in_one_line():
     apart[0, :10], apart[1, -10:] = True, True
     with pytest.raises(ValueError, match="have nothing in common"):
         hull_mesh(apart, ball.cameras, 24)
+
+
+def test_a_solver_that_does_not_converge_is_an_error(monkeypatch):
+    """The solver is scipy's own, with a single iteration."""
+    from scipy.sparse import linalg
+
+    ball = ball_turn(RING, [0] * 8, 32)
+    assert ball.normal is not None
+    mesh, solve = hull_mesh(silhouettes(ball), ball.cameras, 24), linalg.cg
+    monkeypatch.setattr(linalg, "cg", lambda *args, **options: solve(*args, **{**options, "maxiter": 1}))
+    with pytest.raises(ValueError, match=r"did not converge \(code 1\)"):
+        refine_by_normals(mesh, ball.normal, ball.cameras)

@@ -26,7 +26,7 @@ MASK = 1
 
 @dataclass(frozen=True, eq=False)
 class NullCondition:
-    """What replaces a given view and an identity that are left out."""
+    """Replacements of a given view and an identity that are left out."""
 
     latents: Float[Tensor, "c h w"]
     """The autoencoder's code of mid-grey for every member; not zeros."""
@@ -132,7 +132,7 @@ class SpinMeRound(Model):
         return grow(weights, self.parts[part], self.latent_channels, stem, generator)
 
     def null_condition(self, cells: int) -> NullCondition:
-        """What replaces given views of so many latent cells a side, and the identity; computed once."""
+        """Replacements at a latent resolution of `cells`; computed once."""
         if cells not in self._nulls:
             size = cells * self.vae.factor
             # In single precision wherever it is first asked for.
