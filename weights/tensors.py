@@ -1,4 +1,4 @@
-"""Writes tensors as safetensors, with the file mode of the umask."""
+"""Writes tensors as safetensors files with the permissions of other files."""
 
 import os
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: str | os.PathLike[str]) -> None:
-    """Write tensors of any device, including those that are mapped from a file or share their storage."""
+    """Write tensors, also from mapped files and from other devices; tensors that share storage are copied."""
     separate: dict[str, Tensor] = {}
-    addresses = set()
+    storages = set()
     for name, value in tensors.items():
-        # safetensors rejects tensors that share storage, as those of a pickle or a model may.
+        # safetensors rejects tensors that share storage, as those of a pickle or of a model may.
         tensor = value.detach().cpu()
-        address = tensor.untyped_storage().data_ptr()
-        shared = address in addresses
-        separate[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
-        addresses.add(address)
-    # safetensors creates files with mode 0600; this keeps the default mode of the umask.
+        storage = tensor.untyped_storage().data_ptr()
+        is_shared = storage in storages
+        separate[name] = tensor.clone(memory_format=torch.contiguous_format) if is_shared else tensor.contiguous()
+        storages.add(storage)
+    # safetensors creates files with mode 0600; the mode of a new file under the umask is restored.
     Path(file).touch()
     mode = Path(file).stat().st_mode
     save_file(separate, file, {"format": "pt"})
