@@ -498,7 +498,7 @@ def _parse(
 
 
 def _first_sentence(box: str) -> str:
-    """The first sentence of an error box of tyro: the text up to the next rule, without class names."""
+    """The message of tyro, which is a box under a title, as one line: the text up to the next rule, without class names."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]
     blocks = "\n".join("\f" if set(line) <= set("─-╰╯") else line for line in lines).split("\f")
     text = next((" ".join(block.split()) for block in blocks if block.strip()), box)
