@@ -197,7 +197,7 @@ class EvaluateConfig:
     protocol: ProtocolName = "spinmeround"
     """Paper whose protocol sets the number of people, the views and the sampling steps."""
     layout: Layout = "spinset"
-    """Layout of --data: a spinset dataset, or a copy of NeRSemble, FaceScape or RenderMe-360."""
+    """Layout of --data: a spinset dataset, or (experimental) a copy of NeRSemble, FaceScape or RenderMe-360."""
     stage: StageConfig = field(default_factory=StageConfig)
     selection: str = ""
     """Name of a selection; only the views that it keeps are measured."""
