@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeVar
 
 import tyro
 from tyro import MISSING_NONPROP
-from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
+from tyro.conf import AvoidSubcommands, Positional, arg
 
 from jobs.failures import BAD_INPUT, DONE, FAULTS, report
 from manifests.errors import MissingFile, UserError, check_ranges
@@ -40,7 +41,9 @@ T = TypeVar("T")
 class Parse(Protocol):
     """Builds a config from the arguments of the command line; with presets, from one that is named first."""
 
-    def __call__(self, what: type[T], presets: Mapping[str, T] | None = None) -> T: ...
+    def __call__(
+        self, what: type[T], presets: Mapping[str, T] | None = None, summaries: Mapping[str, str] = ...
+    ) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -294,9 +297,9 @@ def _latents(parse: Parse) -> int:
 
 
 def _train(parse: Parse) -> int:
-    from train.families.presets import PRESETS, Train
+    from train.families.presets import PRESETS, SUMMARIES, Train
 
-    options = parse(Train, PRESETS)
+    options = parse(Train, PRESETS, SUMMARIES)
     config = options.config
     if not config.loader.data:
         raise UserError("--data is needed: the folder or address of the dataset to train on")
@@ -464,12 +467,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(name, error)
 
 
-def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, T] | None = None) -> T:
+def _parse(
+    name: str,
+    args: Sequence[str],
+    what: type[T],
+    presets: Mapping[str, T] | None = None,
+    summaries: Mapping[str, str] = MappingProxyType({}),
+) -> T:
     box, prog = io.StringIO(), f"spinset {name}"
     default: Any = MISSING_NONPROP
     if presets is not None:
         if args and args[0] in ("-h", "--help"):
-            print(f"usage: {prog} PRESET [options]; {prog} PRESET --help lists its settings\n\n  {'  '.join(presets)}")
+            rows = "\n".join(f"  {preset:<24} {summary}" for preset, summary in summaries.items())
+            print(f"usage: {prog} PRESET [options]; {prog} PRESET --help lists its settings\n\n{rows}")
             raise SystemExit(DONE)
         if not args or args[0] not in presets:
             given = f"{args[0]!r} is no preset" if args else "a preset comes first"
@@ -479,9 +489,7 @@ def _parse(name: str, args: Sequence[str], what: type[T], presets: Mapping[str, 
         prog, args, default = f"{prog} {args[0]}", args[1:], presets[args[0]]
     try:
         with redirect_stderr(box):
-            config = tyro.cli(
-                what, args=args, prog=prog, config=(FlagCreatePairsOff, AvoidSubcommands), default=default
-            )
+            config = tyro.cli(what, args=args, prog=prog, config=(AvoidSubcommands,), default=default)
     except SystemExit as stop:
         if stop.code == BAD_INPUT:
             raise UserError(_as_given(_first_sentence(box.getvalue()), args)) from None

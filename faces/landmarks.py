@@ -51,7 +51,9 @@ def project(points: Float[np.ndarray, "5 3"], cameras: Cameras, resolution: int)
     return cameras.project(torch.from_numpy(points), resolution)[..., :2].numpy() - 0.5
 
 
-def similarity(points: Float[np.ndarray, "v 5 2"], target: Float[np.ndarray, "5 2"]) -> Float[np.ndarray, "v 2 3"]:
+def similarity_transform(
+    points: Float[np.ndarray, "v 5 2"], target: Float[np.ndarray, "5 2"]
+) -> Float[np.ndarray, "v 2 3"]:
     """The rotation, scale and shift (least squares, no mirror) that takes the points of each view to the target.
 
     In the plane these are the z -> a z + b of complex numbers, so the best a is a quotient of inner products. It
@@ -69,6 +71,8 @@ def crops(
 ) -> UInt8[np.ndarray, "v s s 3"]:
     """Crops in which the points lie at TEMPLATE, turned and scaled; black beyond the border of the picture."""
     out = np.empty((len(pictures), size, size, 3), np.uint8)
-    for crop, picture, matrix in zip(out, pictures, similarity(points, TEMPLATE * (size / SIZE)), strict=True):
+    for crop, picture, matrix in zip(
+        out, pictures, similarity_transform(points, TEMPLATE * (size / SIZE)), strict=True
+    ):
         cv2.warpAffine(picture, matrix, (size, size), dst=crop)
     return out

@@ -19,8 +19,7 @@ class ClipConfig:
     """CLIP model, prompts and views of the scorer clip_janus, which finds faces in views of the back."""
 
     model: str = ""
-    """Name of a model of open_clip, such as ViT-L-14-quickgelu, with --clip.checkpoint, or local-dir:FOLDER in the format of
-    open_clip. By default the embedded model, which knows procedural heads only."""
+    """Model of open_clip: a name (with --clip.checkpoint) or local-dir:FOLDER; by default the one for procedural heads."""
     checkpoint: str = ""
     """Path of the weights of a named model, as .safetensors or .pt."""
     templates: tuple[str, ...] = ()
@@ -49,8 +48,7 @@ class ArcFaceConfig:
     """Face recogniser and views of the scorer arcface, which compares the faces of one head."""
 
     model: str = ""
-    """Path of an .onnx model from crops of 112 pixels to embeddings, such as glintr100.onnx. By default the embedded
-    recogniser, which knows procedural heads only."""
+    """Path of an .onnx from crops of 112 pixels to embeddings; by default the one for procedural heads."""
     detector: str = ""
     """Path of an SCRFD .onnx detector of faces; without it faces are located from the known cameras."""
     max_turn: float = 60.0
@@ -114,8 +112,7 @@ class RejectConfig:
     """Early rejection: six small views of each head are scored first, and a head that fails a policy is not made."""
 
     policy: str = ""
-    """Name of the preset early, or path of a JSON policy on the tables image, clip_janus and arcface; all heads are made
-    without one."""
+    """Preset early, or path of a JSON policy on the tables image, clip_janus and arcface; without one, all heads are made."""
     resolution: int = 128
     """Width and height of the small views in pixels."""
     clip: ClipConfig = field(default_factory=ClipConfig)

@@ -160,23 +160,23 @@ def _rows(
         if judgement.keep_view[row] == (decisions.views[row] > 0):
             of_view[row] = len(texts)
             texts.append(_decided(standing[int(heads.identity[heads.owner[row]]), int(heads.view[row])]))
-    place = heads.owner + np.arange(len(heads.view)) + 1
+    position = heads.owner + np.arange(len(heads.view)) + 1
     is_view = np.zeros(len(heads.identity) + len(heads.view), bool)
-    is_view[place] = True
+    is_view[position] = True
 
-    def together(identities: np.ndarray, views: np.ndarray) -> np.ndarray:
+    def interleaved(identities: np.ndarray, views: np.ndarray) -> np.ndarray:
         out = np.empty(len(is_view), views.dtype)
         out[~is_view], out[is_view] = identities, views
         return out
 
-    code = together(of_identity, of_view)
+    code = interleaved(of_identity, of_view)
     reason = pa.DictionaryArray.from_arrays(pa.array(code, mask=code < 0), pa.array(texts, pa.string()))
-    value = together(judgement.identities.value, judgement.views.value)
+    value = interleaved(judgement.identities.value, judgement.views.value)
     return pa.table(
         [
-            together(heads.identity, heads.identity[heads.owner]),
-            together(np.full(len(heads.identity), WHOLE, np.int16), heads.view),
-            together(judgement.keep_identity, judgement.keep_view),
+            interleaved(heads.identity, heads.identity[heads.owner]),
+            interleaved(np.full(len(heads.identity), WHOLE, np.int16), heads.view),
+            interleaved(judgement.keep_identity, judgement.keep_view),
             reason,
             pa.array(value, mask=np.isnan(value)),
         ],

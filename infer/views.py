@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
 from geometry.cameras import Cameras, orbit
-from geometry.directions import turned
+from geometry.directions import turned, wrapped
 from manifests.errors import UserError
 
 ANCHORS = (45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)
@@ -127,7 +127,7 @@ def plan_views(
 
     def position_of(a: float, e: float) -> int:
         """The position of a direction, which is added if it is new; equal ones differ by less than a millionth of a degree."""
-        key = round(_wrapped(a), 6) % 360, round(e, 6)
+        key = round(wrapped(a), 6) % 360, round(e, 6)
         if key not in positions:
             positions[key] = len(directions)
             directions.append((a, e))
@@ -135,9 +135,9 @@ def plan_views(
 
     for a in base:
         position_of(a, photo_elevation)
-    wanted = [position_of(_wrapped(a), e) for a, e in zip(azimuth.tolist(), elevation.tolist(), strict=True)]
+    wanted = [position_of(wrapped(a), e) for a, e in zip(azimuth.tolist(), elevation.tolist(), strict=True)]
     given: list[int] = []
-    for a in map(_wrapped, photos):
+    for a in map(wrapped, photos):
         if (position := position_of(a, photo_elevation)) in given:
             raise UserError(f"two photos are turned by {a:g} degrees; give each its own side")
         given.append(position)
@@ -170,7 +170,3 @@ def nearest_anchors(azimuth: float) -> tuple[int, int]:
     anchors = np.array(ANCHORS)
     order = np.lexsort((anchors, turned(anchors), turned(anchors - azimuth).round(6)))
     return int(order[0]) + 1, int(order[1]) + 1
-
-
-def _wrapped(azimuth: float) -> float:
-    return (azimuth + 180) % 360 - 180

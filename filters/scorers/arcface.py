@@ -56,7 +56,9 @@ class ArcFaceScorer:
             column("agreement", VIEW, "mean cosine of the view's embedding with the others of the cone"),
             column("mean_cosine", IDENTITY, "mean cosine over all pairs of views of the frontal cone"),
             column("min_cosine", IDENTITY, "lowest cosine of a pair"),
-            column("far_cosine", IDENTITY, "mean cosine of views of the cone more than FAR degrees of azimuth apart"),
+            column(
+                "far_cosine", IDENTITY, f"mean cosine of views of the cone more than {FAR:g} degrees of azimuth apart"
+            ),
             column("detections", IDENTITY, "views of the cone with a face"),
             column("detection_rate", IDENTITY, "the same as a share of the cone"),
             column(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float32
 from torch import Tensor
 
-from geometry.directions import turned
+from geometry.directions import turned, wrapped
 from infer.outputs.pictures import level_ring, rings
 from infer.views import HeadViews, to_bytes
 from manifests.pictures import encode_picture
@@ -34,7 +34,7 @@ class ViewerImage:
 def viewer(views: HeadViews, title: str) -> str:
     """The page. #az=90&el=10 in its address, with `normals` and `play` after it, sets how it opens."""
     rows = rings(views)
-    azimuth = (views.azimuth + 180) % 360 - 180
+    azimuth = wrapped(views.azimuth)
     images = [
         ViewerImage(
             round(float(azimuth[view]), 2),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from faces.landmarks import AVERAGE, ORDER, TEMPLATE, crops, face_points, mirrored, project, similarity
+from faces.landmarks import AVERAGE, ORDER, TEMPLATE, crops, face_points, mirrored, project, similarity_transform
 from geometry.cameras import orbit
 
 AZIMUTHS = np.array([0, 30, -45, 60, 90, 135, 180], np.float32)
@@ -17,11 +17,11 @@ def test_the_similarity_is_umeyama_s_and_exact_where_it_can_be():
 
     points = np.random.default_rng(0).normal(50, 20, (4, 5, 2)).astype(np.float32)
     points[0] = (TEMPLATE - 7) @ np.array([[0.0, 2.0], [-2.0, 0.0]], np.float32)
-    found = similarity(points, TEMPLATE)
+    found = similarity_transform(points, TEMPLATE)
     moved = points[0] @ found[0, :, :2].T + found[0, :, 2]
     np.testing.assert_allclose(moved, TEMPLATE, atol=1e-3)
     near = TEMPLATE[None] + np.random.default_rng(1).normal(0, 5, (4, 5, 2)).astype(np.float32)
-    for one, matrix in zip(near, similarity(near, TEMPLATE), strict=True):
+    for one, matrix in zip(near, similarity_transform(near, TEMPLATE), strict=True):
         np.testing.assert_allclose(matrix, SimilarityTransform.from_estimate(one, TEMPLATE).params[:2], atol=1e-3)
 
 
@@ -32,7 +32,7 @@ def test_a_frontal_face_is_cut_upright_with_its_points_in_place():
     for x, y in points[0].round().astype(int):
         picture[0, y - 1 : y + 2, x - 1 : x + 2] = 255
     cut = crops(picture, points)[0, ..., 0]
-    at = similarity(points, TEMPLATE)
+    at = similarity_transform(points, TEMPLATE)
     where = points[0] @ at[0, :, :2].T + at[0, :, 2]
     assert np.abs(where - TEMPLATE).max() < 6  # the average head is no one's template
     assert all(cut[round(float(y)), round(float(x))] > 128 for x, y in where)

@@ -84,5 +84,5 @@ def test_maps_are_made_in_single_precision_under_autocast():
 
 
 def test_octaves_that_cannot_be():
-    with pytest.raises(ValueError, match=r"rays.origin_octaves is 20; it must be from 0 to 16"):
+    with pytest.raises(ValueError, match=r"--model.rays.origin-octaves is 20; it must be from 0 to 16"):
         RayMaps(origin_octaves=20)

@@ -290,7 +290,7 @@ def test_aligned_pictures_that_are_not(heads, tmp_path):
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match=r"--elevation is 90; it must lie between -90 and 90"):
+    with pytest.raises(ValueError, match=r"--elevation is 90\.0; it must be from -89\.9 to 89\.9"):
         PortraitConfig(aligned=True, elevation=90.0)
     with pytest.raises(ValueError, match=r"--azimuth and --elevation are those of an aligned picture"):
         PortraitConfig(azimuth=30.0)

@@ -1,14 +1,14 @@
 """Settings of the loader and of cached latents."""
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from jobs.devices import check_device
 from jobs.pool import PoolConfig
-from manifests.errors import UserError
+from manifests.draws import MAX_SEED
+from manifests.errors import UserError, check_ranges
 from manifests.order import TAILS
 from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
 
@@ -17,40 +17,40 @@ FOREVER = 0
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """Settings of a loader: the samples, their order, and how they are read."""
+    """Loading of a dataset: the samples, their order, and the processes that read them."""
 
     data: Annotated[str, arg(prefix_name=False)]
     """Folder or address of the dataset."""
     recipe: SingleView | MultiView | RandomK | Arc | FrontBack | Anchors | Ring = SingleView()
-    """Recipe that picks the views of one sample."""
+    """Recipe of a sample: the number of views, and which of them are given."""
     selection: Annotated[str, arg(prefix_name=False)] = ""
-    """Name of the selection whose views are loaded; all views without it."""
+    """Name of a selection whose heads and views are loaded; all are loaded without one."""
     batch: int = 16
-    """Number of samples of a step, over all ranks."""
+    """Number of samples of a step, of all ranks together."""
     members: tuple[str, ...] = ("rgb", "normal")
-    """Members to load: rgb, normal, alpha, and any further pictures or arrays (.npy) that the dataset's plan declares."""
+    """Members of each view that are loaded: rgb, normal, alpha, or further pictures and arrays that the dataset declares."""
     latents: str = ""
-    """Folder of the autoencoder whose cached latents are loaded in the place of pixels."""
+    """Folder of an autoencoder whose cached latents are loaded instead of pixels."""
     resolution: int = 0
-    """Side of the pictures in pixels, a multiple of 8; 0 keeps the side of the stored ones."""
+    """Width and height of pictures in pixels, a multiple of 8; 0 keeps the stored size."""
     random_background: float = 0.5
-    """Fraction of samples, from 0 to 1, that get one random colour behind all their views; the others are white."""
+    """Probability of one random background colour for all views of a sample; otherwise the background is white."""
     control: bool = False
-    """Load the pictures of another identity from the same views as well."""
+    """Add the pictures of another identity from the same directions."""
     embeddings: str = ""
-    """Score table, such as arcface, whose mean embedding of each identity is loaded as well."""
+    """Score table, such as arcface, whose mean embedding of each identity is added; none is added without it."""
     leave_out: bool = False
-    """Leave out identities that the recipe cannot sample; without it they are an error before the first step."""
+    """Leave out and list the identities that the recipe cannot sample, instead of refusing to start."""
     seed: int = 0
+    """Seed of the order of samples and of their random choices."""
     epochs: int = FOREVER
-    """Number of epochs; 0 has no end."""
+    """Number of epochs; 0 does not end."""
     tail: str = "drop"
-    """Treatment of the last, incomplete batch of an epoch: drop, pad (with repeated samples, which are marked), or exact (the
-    next epoch fills it)."""
+    """Last short batch of an epoch: drop omits it, pad fills it with repeated samples, exact with samples of the next epoch."""
     tolerance: int = 0
-    """Number of damaged members that are tolerated; the following sample replaces each of them."""
+    """Number of members that may fail to decode before the run stops; the sample after a damaged one takes its place."""
     workers: int = 2
-    """Number of processes that read and decode, or of threads with --loader.no-decode; 0 reads in the main process."""
+    """Number of processes (threads if nothing is decoded) that read and decode; 0 reads in the process of the rank."""
     prefetch: int = 2
     """Number of batches that each worker prepares ahead."""
     start_method: str = "fork"
@@ -60,38 +60,29 @@ class LoaderConfig:
     as_uint8: bool = False
     """Deliver pictures as bytes from 0 to 255 instead of floats in [-1, 1]."""
     decode: bool = True
-    """Decode members; --loader.no-decode delivers their bytes as they are stored."""
+    """Decode members to pixels, instead of delivering them as they are stored."""
     cache: str = ""
-    """Local folder that caches the shards of a remote dataset; without it byte ranges are read."""
+    """Local folder in which shards of a remote dataset are cached; without it, byte ranges are read."""
     cache_gb: float = 100.0
-    """Largest size of the cache, in GB."""
+    """Largest size of the cache in GB."""
     window: int = 0
-    """Number of shards within which samples are shuffled, for a cache that cannot hold all shards; 0 shuffles all samples."""
+    """Number of shards among which samples are shuffled, for a cache that cannot hold all; 0 shuffles everything."""
     blend: tuple[str, ...] = ()
     """Folders or addresses of further datasets of the same rig and resolution; each batch comes from one of all of them."""
     blend_weights: tuple[float, ...] = ()
     """Relative number of batches from --data and from each dataset of --loader.blend, in this order; equal without it."""
     sequential: bool = False
-    """Stream whole shards, for object storage where random reads are slow. The guarantees are weaker: samples are shuffled
-    within a buffer only, and a resumed run skips the remainder of its epoch and begins the next one."""
+    """Stream whole shards, for object storage; the order is shuffled in a buffer only, and a resume begins a new epoch."""
     buffer: int = 100
     """Number of samples among which --loader.sequential draws the next one, in each worker; 0 keeps the order of the shards."""
 
     def __post_init__(self) -> None:
-        bounds = {
-            "seed": 0,
-            "batch": 1,
-            "resolution": 0,
-            "epochs": 0,
-            "tolerance": 0,
-            "workers": 0,
-            "prefetch": 1,
-            "window": 0,
-            "buffer": 0,
-        }
-        for name, least in bounds.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{_option(name)} is {getattr(self, name)}; it must be {least} or more")
+        counts = dict.fromkeys(("epochs", "tolerance", "window", "buffer"), (0, 1_000_000_000))
+        shares = {"random_background": (0, 1), "blend_weights": (1e-6, 1e6)}
+        check_ranges(self, "--loader.", **counts, **shares, seed=(0, MAX_SEED), batch=(1, 10_000_000))
+        check_ranges(
+            self, "--loader.", resolution=(0, 4096), workers=(0, 1024), prefetch=(1, 1000), cache_gb=(0.001, 1e6)
+        )
         choices = {"tail": TAILS, "start_method": ("fork", "forkserver", "spawn")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -102,19 +93,12 @@ class LoaderConfig:
             raise UserError("--loader.members hold json, which is no array; drop it, or give --loader.no-decode")
         if self.resolution % 8:
             raise UserError(f"--loader.resolution is {self.resolution}; it must be a multiple of 8")
-        if not 0 <= self.random_background <= 1:
-            raise UserError(f"--loader.random-background is {self.random_background:g}; it must be from 0 to 1")
-        if not 0 < self.cache_gb < inf:
-            raise UserError(f"--loader.cache-gb is {self.cache_gb:g}; it must be more than 0")
         if self.control and not self.decode:
             raise UserError("--loader.control needs pictures that are decoded; drop --loader.no-decode")
-        for weight in self.blend_weights:
-            if not 0 < weight < inf:
-                raise UserError(f"--loader.blend-weights is {weight:g}; each weight must be positive")
         if self.blend_weights and len(self.blend_weights) != 1 + len(self.blend):
             raise UserError(
-                f"--loader.blend-weights are {self.blend_weights}; give one weight for --data and one for each of the "
-                f"{len(self.blend)} datasets of --loader.blend"
+                f"--loader.blend-weights are {self.blend_weights}; give one weight for --data and one for each of "
+                f"the {len(self.blend)} datasets of --loader.blend"
             )
         if (self.blend or self.sequential) and self.epochs != FOREVER:
             option = "--loader.blend" if self.blend else "--loader.sequential"
@@ -130,21 +114,20 @@ class LoaderConfig:
 
 @dataclass(frozen=True)
 class LatentsConfig:
-    """Cache the latents of every view beside the shards; the same command resumes. Shards are read, never written."""
+    """Cache the latents of every view next to the shards; the same command resumes. Shards are read, never written."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
     vae: str
     """Folder of a diffusers AutoencoderKL as safetensors, such as the vae folder of Stable Diffusion."""
     batch: int = 1
-    """Number of views that are encoded at once; each is three pictures."""
+    """Number of views, each with three pictures, that are encoded at once."""
     device: str = "cpu"
     """Device of the autoencoder: cpu, cuda, or cuda:N for the GPU of index N."""
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UserError(f"--batch is {self.batch}; it must be at least 1")
+        check_ranges(self, batch=(1, 100_000))
         check_device(self.device, self.pool.gpus_per_worker)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from manifests.storage import Storage
 from train.data.config import LatentsConfig
 from train.data.pixels import PixelSource
 from train.networks.vae import load_vae
+from weights.files import absolute
 
 MEMBERS = ("rgb", "alpha", "normal")
 
@@ -66,7 +66,7 @@ def make_latents(config: LatentsConfig) -> list[str]:
     heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in dataset.committed()}
     # Workers of a running cluster have another working directory.
     out = dataset.storage.root if dataset.storage.is_local else config.out
-    config = replace(config, out=out, vae=str(Path(config.vae).absolute()))
+    config = replace(config, out=out, vae=absolute(config.vae))
     pending = [shard for shard in heads if _is_due(dataset, vae.sha256, shard)]
     with JobProgress("latents", sum(heads.values()), sum(heads[s] for s in heads if s not in pending)) as progress:
         pool.run(pending, partial(LatentsWorker, config), config.pool, progress.update)

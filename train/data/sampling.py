@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
 from geometry.directions import angular_distance, turned
-from manifests.errors import UserError
+from manifests.errors import UserError, check_ranges
 from manifests.index import Subset
 
 Angles = Float[np.ndarray, " v"]
@@ -58,23 +58,24 @@ class SingleView:
 
 @dataclass(frozen=True)
 class MultiView:
-    """Samples of SpinMeRound: M conditioning views, M drawn for each sample, then the targets."""
+    """Samples of SpinMeRound: a random number of given views, then the target views."""
 
     views: int = 8
+    """Number of views of a sample, given ones included."""
     conditions: tuple[int, ...] = (0, 1, 3)
-    """Numbers of conditioning views, all equally likely."""
+    """Numbers of given views, which are equally likely."""
     max_turn: float = 60.0
-    """Largest absolute azimuth of the first conditioning view, which shows the face, in degrees."""
+    """Largest azimuth of the first given view, in degrees from the front."""
     max_elevation: float = 30.0
-    """Largest absolute elevation of the first conditioning view, in degrees."""
+    """Largest elevation of the first given view above or below the horizon, in degrees."""
     nearest: bool = False
-    """Whether targets are the views nearest to a conditioning view (without one, to a random view) instead of random views."""
+    """Take the views nearest to a given view (or, without one, to a random view) as targets, instead of random views."""
 
     def __post_init__(self) -> None:
-        if not self.conditions or not 0 <= min(self.conditions) <= max(self.conditions) < self.views:
-            raise UserError(
-                f"conditions are {self.conditions} of {self.views} views; they must be numbers from 0 to {self.views - 1}"
-            )
+        check_ranges(self, "--loader.recipe.", views=(1, 1000), max_turn=(0, 180), max_elevation=(0, 90))
+        check_ranges(self, "--loader.recipe.", conditions=(0, self.views - 1))
+        if not self.conditions:
+            raise UserError("--loader.recipe.conditions is empty; give the numbers of given views, such as 0 1 3")
 
     def lacks(self, azimuth: Angles, elevation: Angles) -> str:
         if max(self.conditions) and not self._faces(azimuth, elevation).any():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from manifests.errors import UserError
+from manifests.errors import UserError, check_ranges
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -17,16 +17,14 @@ class NoiseLevels:
     std: float = 1.6
     """Standard deviation of ln sigma (P_std of EDM)."""
     shift: Literal["sqrtN", "N", "none"] = "sqrtN"
-    """Shift of the mean with the number N of views, which carry information about each other: ln(N) / 2 for sqrtN (as in
-    CAT3D), ln(N) for N, and no shift for none."""
+    """Shift of the mean with the number N of views: ln(N) / 2 for sqrtN (as in CAT3D), ln(N) for N, 0 for none."""
     shift_views: int = 7
     """The number N of views in the shift; 0 counts the target views of each scene."""
 
     def __post_init__(self) -> None:
         if self.shift not in ("sqrtN", "N", "none"):
-            raise UserError(f"noise.shift is {self.shift!r}; it must be sqrtN, N or none")
-        if self.std <= 0 or self.shift_views < 0:
-            raise UserError(f"noise.std is {self.std:g}, noise.shift-views {self.shift_views}; they are not negative")
+            raise UserError(f"--objective.noise.shift is {self.shift!r}; it must be sqrtN, N or none")
+        check_ranges(self, "--objective.noise.", mean=(-20, 20), std=(1e-3, 20), shift_views=(0, 1000))
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,9 @@ class Objective:
     drop: float = 0.15
     """Probability with which a scene loses its conditions in training, which classifier-free guidance needs."""
     drop_mode: Literal["joint", "independent"] = "joint"
-    """joint drops all conditions of a scene together, as guidance does; independent drops each one for itself."""
+    """Mode of dropping: joint drops all conditions of a scene together, as guidance does; independent drops each by itself."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop <= 1:
-            raise UserError(f"objective.drop is {self.drop:g}; it is a probability from 0 to 1")
+        check_ranges(self, "--objective.", drop=(0, 1))
         if self.drop_mode not in ("joint", "independent"):
-            raise UserError(f"objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")
+            raise UserError(f"--objective.drop-mode is {self.drop_mode!r}; it must be joint or independent")

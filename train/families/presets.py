@@ -23,7 +23,7 @@ DATA = ""
 
 @dataclass(frozen=True)
 class Train:
-    """Train a multiview model; the same command goes on where it was stopped."""
+    """Train a multiview model; the same command resumes it."""
 
     config: Annotated[TrainConfig, arg(name="")]
     ray: RayConfig = field(default_factory=RayConfig)
@@ -95,6 +95,21 @@ SMALL = replace(
     log_every=10,
 )
 """For tests and the demo: a few dozen steps, which teach it little."""
+
+SUMMARIES = {
+    "spinmeround-edm": "First stage: Arc2Face's UNet learns the EDM process on single pictures.",
+    "spinmeround-1view": "Second stage: seven views and all normals from one given view.",
+    "spinmeround": "Third stage, the released model: views and normals from 0, 1 or 3 given views.",
+    "spinmeround-no-input": "Ablation of spinmeround without given views.",
+    "spinmeround-no-identity": "Ablation of spinmeround without identity embeddings.",
+    "spinmeround-no-normals": "Ablation of spinmeround that makes pictures without normals.",
+    "small": "A few dozen steps of a tiny model, for tests and the demo.",
+    "heads64": "A model of procedural heads at 64 px, trained in an hour or two on a few cores.",
+    "heads64-no-input": "Ablation of heads64 without given views.",
+    "heads64-no-identity": "Ablation of heads64 without identity embeddings.",
+    "heads64-no-normals": "Ablation of heads64 that makes pictures without normals.",
+}
+"""One sentence on each preset, for `spinset train --help`."""
 
 PRESETS = {
     name: Train(config)

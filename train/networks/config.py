@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from manifests.errors import MissingFile, UserError
+from manifests.errors import MissingFile, UserError, check_ranges
 from train.diffusion.config import NoiseLevels
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class UNetShape:
     """Number of groups of group normalisation."""
 
     def __post_init__(self) -> None:
+        counts = {"blocks": (1, 64), "heads": (1, 1024), "context": (1, 65_536), "groups": (1, 65_536)}
+        check_ranges(self, "--model.unet.", channels=(1, 65_536), **counts, joint_from=(0, 64))
         if len(self.channels) != len(self.attention):
             raise UserError(
                 f"unet.channels has {len(self.channels)} levels and unet.attention {len(self.attention)}; give one of each per "
@@ -73,16 +75,14 @@ class Stem:
     """Initialisation of the channels of the first convolution that a pretrained network does not have."""
 
     pose_init: Literal["kaiming", "zero"] = "kaiming"
-    """Weights of the condition channels: kaiming is PyTorch's random initialisation (paper), zero starts from the pretrained
-    network's own output."""
+    """Weights of the condition channels: kaiming is random (paper), zero keeps the output of the pretrained network."""
     scale: float = 1.0
     """Factor of the copied weights: with 0.5, image and normals together drive the network as the image alone did."""
 
     def __post_init__(self) -> None:
         if self.pose_init not in ("kaiming", "zero"):
-            raise UserError(f"stem.pose_init is {self.pose_init!r}; it must be kaiming or zero")
-        if self.scale <= 0:
-            raise UserError(f"stem.scale is {self.scale:g}; it must be positive")
+            raise UserError(f"--stem.pose-init is {self.pose_init!r}; it must be kaiming or zero")
+        check_ranges(self, "--stem.", scale=(1e-6, 1e6))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class IdentityShape:
     """Encoding of an ArcFace embedding as tokens for cross-attention."""
 
     kind: Literal["arc2face", "token"] = "arc2face"
-    """arc2face gives 77 tokens of a frozen CLIP text model; token gives the embedding as the only token."""
+    """Kind of encoding: arc2face gives 77 tokens of a frozen CLIP text model; token gives the embedding as the only token."""
     width: int = 768
     """Width of a token."""
     layers: int = 12
@@ -100,9 +100,9 @@ class IdentityShape:
 
     def __post_init__(self) -> None:
         if self.kind not in ("arc2face", "token"):
-            raise UserError(f"identity.kind is {self.kind!r}; it must be arc2face or token")
-        if self.width < EMBEDDING:
-            raise UserError(f"identity.width is {self.width}; an embedding of {EMBEDDING} must fit into a token")
+            raise UserError(f"--model.identity.kind is {self.kind!r}; it must be arc2face or token")
+        # An embedding must fit into a token.
+        check_ranges(self, "--model.identity.", width=(EMBEDDING, 65_536), layers=(1, 1000), heads=(1, 1000))
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ class RayMaps:
     """Encoding of the rays of a view (see geometry.raymaps)."""
 
     mode: Literal["released", "geometric"] = "released"
-    """released is the code of the released weights, which is consistent but not geometric; geometric encodes the true rays
-    through the centres of the latent cells."""
+    """Rays that are encoded: released are those of the released weights, geometric the true rays of the latent cells."""
     origin_octaves: int = 15
     """Number of octaves of the positional encoding of ray origins."""
     direction_octaves: int = 8
@@ -119,10 +118,8 @@ class RayMaps:
 
     def __post_init__(self) -> None:
         if self.mode not in ("released", "geometric"):
-            raise UserError(f"rays.mode is {self.mode!r}; it must be released or geometric")
-        for name in ("origin_octaves", "direction_octaves"):
-            if not 0 <= getattr(self, name) <= 16:
-                raise UserError(f"rays.{name} is {getattr(self, name)}; it must be from 0 to 16")
+            raise UserError(f"--model.rays.mode is {self.mode!r}; it must be released or geometric")
+        check_ranges(self, "--model.rays.", origin_octaves=(0, 16), direction_octaves=(0, 16))
 
     @property
     def channels(self) -> int:

@@ -14,6 +14,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from manifests.errors import UserError
 from train.networks.config import CONFIG, WEIGHTS, require_vae
+from weights.files import sha256
 
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
 """Other ways than a factor to bring latents to unit variance, which the families trained here do not know."""
@@ -98,6 +99,5 @@ def vae_sha256(folder: str) -> str:
         settings = {name: value for name, value in config.items() if not name.startswith("_")}
     except (ValueError, AttributeError) as error:
         raise UserError(f"{folder}/{CONFIG} is not the config of an autoencoder ({error})") from error
-    with (Path(folder) / WEIGHTS).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = sha256(Path(folder) / WEIGHTS)
     return hashlib.sha256(json.dumps([weights, settings], sort_keys=True).encode()).hexdigest()

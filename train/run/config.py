@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from jobs.devices import check_device
-from manifests.errors import UserError
+from manifests.draws import MAX_SEED
+from manifests.errors import UserError, check_ranges
 from manifests.order import check_ranks
 from train.data.config import FOREVER, LoaderConfig
 from train.diffusion.config import Objective, Precision
 from train.networks.config import ModelConfig, Stem
 
+MAX_SAMPLES = 1_000_000_000_000
 OWN = (
     *("out", "device", "micro", "strategy", "compile", "checkpoint_activations"),
     *("save_every", "snapshot_every", "keep", "log_every", "validation", "wandb"),
@@ -30,24 +32,21 @@ class ValidationConfig:
     """Validation during training."""
 
     data: str = ""
-    """Folder or address of a dataset of other heads; without it there is no validation."""
+    """Folder or address of a dataset of other heads; there is no validation without it."""
     every: int = 50_000
-    """Samples between two validations; the last step is always followed by one."""
+    """Number of samples between two validations; the last step is always followed by one."""
     scenes: int = 16
     """Number of scenes over which the validation loss is averaged, at most as many as the dataset has."""
     pictures: int = 4
-    """Number of these scenes that are sampled and drawn beside the truth."""
+    """Number of these scenes that are sampled and drawn next to the truth."""
     steps: int = 20
     """Number of sampling steps of the pictures."""
     scale: float = 3.0
     """Guidance scale of the pictures, and the default of spinset views for the trained model."""
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.steps < 1 or self.scenes < 1 or not 0 <= self.pictures <= self.scenes:
-            raise UserError(
-                f"validation.every is {self.every}, .steps {self.steps}, .scenes {self.scenes} and .pictures "
-                f"{self.pictures}; the first three are 1 or more, the last at most the scenes"
-            )
+        counts = {"every": (1, MAX_SAMPLES), "scenes": (1, 1_000_000), "pictures": (0, self.scenes), "steps": (1, 1000)}
+        check_ranges(self, "--validation.", **counts, scale=(1, 100))
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,9 @@ class OptimizerConfig:
     """Number of successive steps with gradients that are not finite after which the run stops."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.clip <= 0:
-            raise UserError(f"optim.lr is {self.lr:g} and optim.clip {self.clip:g}; both must be positive")
-        if self.warmup < 0 or not 0 <= self.cooldown <= 1 or self.max_skipped < 1:
-            raise UserError(
-                f"optim.warmup is {self.warmup} (samples, not negative), optim.cooldown {self.cooldown:g} (a share from 0 "
-                f"to 1), optim.max-skipped {self.max_skipped} (1 or more)"
-            )
+        shares = {"cooldown": (0, 1), "betas": (0, 0.999999), "weight_decay": (0, 100)}
+        counts = {"warmup": (0, MAX_SAMPLES), "max_skipped": (1, 1_000_000)}
+        check_ranges(self, "--optim.", lr=(1e-12, 10), **counts, **shares, clip=(1e-6, 1e9))
 
     def rate(self, seen: int, total: int) -> float:
         """The learning rate after so many samples of a run."""
@@ -90,15 +85,12 @@ class EmaConfig:
     """Averages of the weights that are kept."""
 
     sigma_rel: tuple[float, ...] = (0.05, 0.10)
-    """Lengths of power-function averages, as shares of the run so far; two allow any other to be rebuilt."""
+    """Lengths of power-function averages, relative to the samples of the run; from two, any other length can be rebuilt."""
     half_life: int = 0
     """Half-life of an exponential average in samples, such as 500,000; 0 keeps no such average."""
 
     def __post_init__(self) -> None:
-        if any(not 0 < length < 0.28 for length in self.sigma_rel):
-            raise UserError(f"--ema.sigma-rel is {self.sigma_rel}; lengths lie between 0 and 0.28")
-        if self.half_life < 0:
-            raise UserError(f"--ema.half-life is {self.half_life}; it is a number of samples, or 0 for no such average")
+        check_ranges(self, "--ema.", sigma_rel=(0.001, 0.28), half_life=(0, MAX_SAMPLES))
 
     @property
     def names(self) -> list[str]:
@@ -113,25 +105,22 @@ def power_name(sigma_rel: float) -> str:
 
 @dataclass(frozen=True)
 class RayConfig:
-    """Where a run goes when Ray launches it; without an address it runs here, alone or under torchrun."""
+    """Launch of the run by Ray; without an address it runs in this process, alone or under torchrun."""
 
     address: str = ""
-    """Address of a Ray cluster, such as auto; local starts one on this machine, even if another runs here."""
+    """Address of a Ray cluster, such as auto or host:6379; local starts one on this machine, even where another runs."""
     workers: int = 1
-    """Ranks; each takes one GPU if the device is cuda."""
+    """Number of ranks; each takes one GPU if the device is cuda."""
     failures: int = 3
-    """How often the workers are started again after a failure; they go on from the last checkpoint."""
+    """Number of times that the ranks are started again after a failure, from the last checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.failures < 0:
-            raise UserError(
-                f"--ray.workers is {self.workers} (1 or more), --ray.failures {self.failures} (not negative)"
-            )
+        check_ranges(self, "--ray.", workers=(1, 100_000), failures=(0, 1_000_000))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a multiview model; the same command goes on where it was stopped."""
+    """Train a multiview model; the same command resumes it."""
 
     loader: LoaderConfig
     model: ModelConfig
@@ -146,8 +135,7 @@ class TrainConfig:
     init: str = ""
     """Folder of a model to start from, of an earlier run or of spinset convert; by default weights are random."""
     branch: str = ""
-    """Checkpoint of another run to start from, RUN/checkpoints/N: weights, averages, the optimizer's state and the number of
-    samples seen are taken over, and settings may differ."""
+    """Checkpoint of another run, RUN/checkpoints/N, whose whole state is taken over while settings may differ."""
     stem: Stem = field(default_factory=Stem)
     objective: Objective = field(default_factory=Objective)
     optim: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -156,29 +144,27 @@ class TrainConfig:
     samples: int = 1_000_000
     """Number of scenes to train on, counting repetitions; a larger number continues a finished run."""
     latents: bool = True
-    """Read the latents that spinset latents cached with this autoencoder; otherwise pictures are encoded on the way."""
+    """Train on the latents that spinset latents cached with this autoencoder; --no-latents encodes pictures in training."""
     micro: int = 1
     """Largest number of scenes that a rank passes through the network at once; gradients are accumulated over the batch."""
     seed: int = 0
     """Seed of the first weights and of all draws."""
     device: str = "cpu"
-    """Where the network runs: cpu, cuda (with several processes on a machine each takes the GPU of its local rank), or, for one
-    process, cuda:N for the GPU of index N."""
+    """Device of the network: cpu, cuda (the GPU of the local rank), or, for one process, cuda:N."""
     precision: Precision = "auto"
-    """Precision of the network: bf16 is autocast over weights in single precision; auto chooses bf16 where the device has
-    instructions for it and fp32 elsewhere. A resumed run keeps the precision it was started with."""
+    """Precision of the network: fp32, bf16 (autocast over fp32 weights), or auto: bf16 where the device computes in it."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """Copies of the network on every rank, or shards of it (FSDP2), which take less memory."""
+    """Distribution of the network: ddp copies it to every rank, fsdp (FSDP2) shards it, which takes less memory."""
     checkpoint_activations: bool = False
-    """Compute activations twice instead of keeping them."""
+    """Compute activations again in the backward pass instead of storing them: less memory, a third more time."""
     compile: bool = False
     """Compile the blocks of the network."""
     log_every: int = 50
     """Number of steps between two lines of the log."""
     save_every: int = 50_000
-    """Samples between two checkpoints; the last step is always followed by one."""
+    """Number of samples between two checkpoints; the last step is always followed by one."""
     snapshot_every: int = 200_000
-    """Samples between two snapshots of the averages, which are kept: 1.7 GB for each average at the released size."""
+    """Number of samples between two snapshots of the averages, which are kept: 1.7 GB per average at the released size."""
     keep: int = 2
     """Number of checkpoints that are kept."""
     wandb: str = ""
@@ -186,9 +172,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_device(self.device)
-        for name in ("samples", "micro", "log_every", "save_every", "snapshot_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 1 or more")
+        counts = dict.fromkeys(
+            ("samples", "micro", "log_every", "save_every", "snapshot_every", "keep"), (1, MAX_SAMPLES)
+        )
+        check_ranges(self, **counts, seed=(0, MAX_SEED))
         if self.loader.epochs != FOREVER or self.loader.tail != "exact":
             raise UserError("a run ends by --samples; leave --loader.epochs at 0 and --loader.tail at exact")
         if self.loader.as_uint8 or not self.loader.decode or self.loader.control or self.loader.latents:

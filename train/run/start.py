@@ -13,6 +13,7 @@ from manifests.dataset import Dataset
 from manifests.embeddings import recogniser_of
 from manifests.errors import MissingFile, UserError
 from manifests.order import State
+from manifests.plan import json_differences
 from train.data.blend import BlendState
 from train.data.config import LoaderConfig
 from train.data.loader import AnyLoader
@@ -180,13 +181,9 @@ def files_of(config: TrainConfig, model: Model) -> dict[str, str]:
     return {"vae": model.vae.sha256, **{name: sha256(text_encoder_file(config, name)) for name in model.encoders}}
 
 
-def differences(there: Any, here: Any, name: str = "", most: int | None = 3) -> str:
-    """The settings that are not the same, at most so many on each level."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = {**there, **here}
-        parts = [differences(there.get(k), here.get(k), f"{name}.{k}" if name else k, most) for k in names]
-        return ", ".join([part for part in parts if part][:most])
-    return "" if there == here else f"{name} was {there!r}, is {here!r}"
+def differences(there: Any, here: Any, most: int | None = 3) -> str:
+    """The settings that differ, at most so many, with the values of both."""
+    return ", ".join(f"{at} was {a}, is {b}" for at, a, b in json_differences(there, here)[:most])
 
 
 def named_tensors(network: nn.Module, optimizer: Optimizer, ema: Ema) -> dict[str, Tensor]:

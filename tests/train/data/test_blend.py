@@ -89,7 +89,7 @@ def test_streams_can_be_blended_and_say_that_their_resume_is_not_exact(parts):
     [
         ({"epochs": 1}, r"--loader.epochs is 1; with --loader.blend batches never end"),
         ({"blend_weights": (1.0,)}, r"give one weight for --data and one for each of the 1 datasets"),
-        ({"blend_weights": (1.0, 0.0)}, r"--loader.blend-weights is 0; each weight must be positive"),
+        ({"blend_weights": (1.0, 0.0)}, r"--loader.blend-weights is 0.0; it must be from 1e-06"),
         ({"blend_weights": (1.0, float("nan"))}, r"--loader.blend-weights is nan"),
         ({"selection": "some"}, r"there is no selection 'some'"),
     ],

@@ -163,7 +163,7 @@ def test_a_picture_that_does_not_decode_is_named(make):
         ({"window": 2}, "--loader.window needs random reads"),
         ({"cache": "folder"}, "--loader.cache needs random reads"),
         ({"epochs": 1}, "--loader.epochs is 1; with --loader.sequential batches never end"),
-        ({"buffer": -1}, "--loader.buffer is -1; it must be 0 or more"),
+        ({"buffer": -1}, "--loader.buffer is -1; it must be from 0 to 1000000000"),
     ],
 )
 def test_options_that_need_random_reads_are_refused(make, changes, says):

@@ -100,5 +100,5 @@ def test_what_is_dropped_is_what_guidance_leaves_out():
 
 
 def test_settings_that_cannot_be():
-    with pytest.raises(ValueError, match=r"objective.drop is 1.5; it is a probability from 0 to 1"):
+    with pytest.raises(ValueError, match=r"objective.drop is 1.5; it must be from 0 to 1"):
         replace(Objective(), drop=1.5)

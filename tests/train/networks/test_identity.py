@@ -61,5 +61,5 @@ def test_an_embedding_is_a_token_of_unit_size():
 
 
 def test_shapes_that_cannot_be():
-    with pytest.raises(ValueError, match=r"identity.width is 320; an embedding of 512 must fit"):
+    with pytest.raises(ValueError, match=r"--model.identity.width is 320; it must be from 512"):
         IdentityShape("token", 320)

@@ -93,7 +93,7 @@ def test_the_help_states_what_a_stream_does_not_promise(capsys):
     with pytest.raises(SystemExit):
         spinset.main(["train", "small", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "The guarantees are weaker: samples are shuffled within a buffer only" in shown
+    assert "the order is shuffled in a buffer only, and a resume begins a new epoch" in shown
     assert "--loader.blend-weights" in shown
 
 

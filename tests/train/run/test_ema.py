@@ -117,7 +117,11 @@ def test_other_lengths_are_mixed_from_snapshots():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"), [({"sigma_rel": (0.3,)}, "lengths lie between"), ({"half_life": -1}, "number of samples, or 0")]
+    ("change", "says"),
+    [
+        ({"sigma_rel": (0.3,)}, "--ema.sigma-rel is 0.3; it must be from 0.001 to 0.28"),
+        ({"half_life": -1}, "--ema.half-life is -1"),
+    ],
 )
 def test_settings_that_cannot_be(change, says):
     with pytest.raises(ValueError, match=says):

@@ -49,8 +49,8 @@ def test_steps_that_are_not_finite_change_nothing(norm):
     ("change", "says"),
     [
         ({"lr": 0.0}, r"optim.lr is 0"),
-        ({"cooldown": 2.0}, r"optim.cooldown 2"),
-        ({"max_skipped": 0}, r"optim.max-skipped 0"),
+        ({"cooldown": 2.0}, r"optim.cooldown is 2"),
+        ({"max_skipped": 0}, r"optim.max-skipped is 0"),
     ],
 )
 def test_settings_that_cannot_be(change, says):

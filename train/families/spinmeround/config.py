@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from manifests.errors import UserError
+from manifests.errors import UserError, check_ranges
 from train.diffusion.config import NoiseLevels
 from train.networks.config import About, IdentityShape, ModelConfig, RayMaps, UNetShape
 
@@ -24,16 +24,16 @@ class SpinMeRoundConfig(ModelConfig):
     """Encoding of the rays; None for a model of single pictures, which has no views to tell apart."""
     identity: IdentityShape = field(default_factory=IdentityShape)
     normals: bool = True
-    """Make normals together with the pictures."""
+    """Generate normals together with the pictures, instead of pictures alone."""
     scale_given: bool = True
-    """Scale given views by c_in like noisy ones, as the released weights expect; small models learn to use them sooner without
-    it."""
+    """Scale given views by c_in like noisy ones, as the released weights expect; small models learn sooner without it."""
     shared_noise: bool = True
-    """Sample all views of a scene from one noise, as released; otherwise each view from its own, as in training."""
+    """Sample all views of a scene from one noise, as released, instead of one noise per view, as in training."""
     sigma_max: float = 700.0
     """Noise level at which sampling starts; it lies within the levels of training."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "--model.", sigma_max=(0.01, 100_000))
         if self.unet.context != self.identity.width:
             raise UserError(
                 f"unet.context is {self.unet.context} and identity.width {self.identity.width}; they are equal, "
