@@ -59,9 +59,9 @@ def test_another_blend_is_refused_on_resume(train, other, capsys):
     assert train("run", *options, "--samples", "4") == 0
     capsys.readouterr()
     assert train("run", "--samples", "8") == 2
-    assert "loader.datasets was 2, is 1" in capsys.readouterr().err
+    assert "of a run with other settings (loader.datasets " in capsys.readouterr().err
     assert train("run", *options, "--loader.blend-weights", "1", "3", "--samples", "8") == 2
-    assert "loader.blend_weights was [], is [1.0, 3.0]" in capsys.readouterr().err
+    assert "of a run with other settings (loader.blend_weights " in capsys.readouterr().err
 
 
 def test_heads_of_any_dataset_of_a_blend_are_not_held_out(train, other, capsys):
@@ -81,7 +81,7 @@ def test_a_stream_trains_and_says_that_a_resume_skips_the_remainder_of_its_epoch
     saved = json.loads((tmp_path / "run" / "checkpoints" / "000000000008" / "checkpoint.json").read_text())
     assert json.loads(saved["loader"])["epoch"] == 2
     assert train("run", "--samples", "24") == 2
-    assert "loader.sequential was True, is False" in capsys.readouterr().err
+    assert "loader.sequential " in capsys.readouterr().err
 
 
 def test_streams_of_cached_latents_are_refused(train, capsys):
