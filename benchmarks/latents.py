@@ -1,9 +1,9 @@
 """Cached latents against decoding pixels: the same 8-of-125-view batches at 512 px by the same loader, in samples/s.
 
-Pixels come twice: in memory that workers use again, and in the shared memory that torch allocates for each batch.
+Pixels are measured twice: in memory that workers reuse, and in the shared memory that torch allocates for each batch.
 
-A dataset of textured heads is made first, and random latents with Stable Diffusion's cells (4 channels, 8 px) in the place
-of encoded ones, for no reader can tell. `python benchmarks/latents.py` prints a table and a JSON line.
+A dataset of textured heads is made first, with random latents of Stable Diffusion's shape (4 channels, 8 px cells) instead of
+encoded ones, which are read at the same speed. `python benchmarks/latents.py` prints a table and a JSON line.
 """
 
 import io

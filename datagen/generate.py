@@ -66,7 +66,7 @@ def make_plan(config: GenerateConfig, source: HeadSource, rejection: Rejection |
 
 
 def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Dataset:
-    """Make the missing shards of a dataset and return it; heads that the judge rejects are recorded as filtered.
+    """Make the missing shards of a dataset and return it; heads that early rejection drops are recorded as filtered.
 
     Raises:
         PlanMismatch: the folder holds a dataset of another plan; nothing was written.
@@ -84,7 +84,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
             if dataset.done(shard)["outcomes"][schema.FAILED]:
                 storage.remove(dataset.file(shard, DONE))
     pending = dataset.pending()
-    # Workers of a running cluster do not stand in this folder.
+    # Workers of a running cluster have another working directory.
     config = replace(config, out=storage.root if storage.is_local else config.out, source=config.source.absolute())
     already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
     with JobProgress("generate", plan.identities, already) as progress:
@@ -139,7 +139,7 @@ class GenerateWorker:
                 # Not an error of this head: the device may be lost to this process.
                 raise WorkerIsBroken(f"{type(error).__name__} at stage {stage}: {error}") from error
             except Exception as error:
-                # An exception of one head concerns that head alone: it becomes a row with its stage and reason.
+                # An exception fails this head alone: it becomes a row with its stage and reason.
                 tracebacks[identity] = traceback.format_exc()
                 if attempt == IDENTITY_ATTEMPTS:
                     self._add_failed(writer, identity, stage, f"{type(error).__name__}: {error}")

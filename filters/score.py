@@ -121,7 +121,7 @@ def score_shard(
 ) -> Iterator[Event]:
     """Score the kept identities of a shard, `ahead` of which are prepared before the one that is scored.
 
-    An identity whose pictures do not decode, or that the pool gave up because its workers died, gets NaN everywhere.
+    An identity whose pictures do not decode, or that the pool gave up because its workers died, gets NaN in every column.
     """
     shard, sha256 = unit.index, tar_sha256(dataset, unit.index)
     views = dataset.views(shard)

@@ -1,4 +1,4 @@
-"""The interface of scorers: pictures of one identity in, numbers about the identity and its views out, no judgement."""
+"""The interface of scorers, which compute numbers about an identity and its views from its pictures; limits are in policies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -43,7 +43,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
         MissingFile: a file is missing; the message names it.
         UserError: a photo or a setting cannot be used.
     """
-    # Cheap checks come before face models, and those before the multiview model.
+    # Cheap checks come before the face models are loaded, and those before the multiview model.
     check_outputs(config.out, config.files.outputs, config.files.fps)
     require_device(config.device)
     photos = [read_photo(file) for file in config.photos]
@@ -65,7 +65,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     if (identity := portraits[0].identity) is None:
         notes.append(f"without identity: {portraits[0].without_identity}")
     elif (used := preprocess.faces.arcface) and about.recogniser not in ("", used.sha256):
-        notes.append("the model was trained with another recogniser, so it may see another person in this identity")
+        notes.append("the model was trained with another recogniser, so the views may show another person")
     files = {} if identity is None else {f"{IDENTITY}.safetensors": save({IDENTITY: identity.contiguous()})}
     notes += write_outputs(sampled, config.out, config.files.outputs, config.files.fps, files)
     yield f"{config.out}: {len(sampled)} views"
@@ -112,7 +112,7 @@ def heads(config: HeadsConfig) -> Iterator[str]:
     print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
     scale = config.sampler.scale or sampler.scale + EXTRA_GUIDANCE_WITHOUT_PHOTO
     for number, (folder, identity) in enumerate(zip(folders, identities, strict=True)):
-        # Between two people the noise stays, so that nothing else changes; otherwise each head has its own.
+        # Between two people all heads have the same noise, so that only the identity changes; otherwise each has its own.
         seed = config.sampler.seed + (0 if len(known) == 2 else number)
         of_head = replace(sampler, config=replace(config.sampler, seed=seed, scale=scale))
         with step(f"sampling head {number + 1} of {config.heads}", of_head.evaluations(plan)) as advance:

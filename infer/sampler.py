@@ -57,7 +57,7 @@ class ViewSampler:
         return self.config.scale or self.model.about.scale
 
     def evaluations(self, plan: ViewPlan) -> int:
-        """How often the network is evaluated for a plan: once per step, or twice except in the last step by Heun's method."""
+        """How often the network is evaluated for a plan: once per step; with Heun's method twice, except in the last step."""
         return len(plan.calls) * (self.config.steps if self.config.sampler != "heun" else 2 * self.config.steps - 1)
 
     @torch.inference_mode()
@@ -105,7 +105,7 @@ class ViewSampler:
             sampled = self._call(plan, call, latents, identity, evaluated)
             latents.update(zip(call.sampled, sampled, strict=True))
         wanted = list(plan.wanted)
-        # View by view, so that their number does not matter for the memory.
+        # View by view, so that memory does not grow with their number.
         parts = self.model.decode(torch.stack([latents[position] for position in wanted])[None])
         pictures = [part[0].float().cpu() for part in parts]
         return HeadViews(
@@ -185,7 +185,7 @@ def inpaint_normals(
         return guide_towards(denoise(model.network, model.process, conditions, x, sigma), known, is_image, strength)
 
     sigmas = DDPM().legacy_sigmas(steps)
-    # The purpose keeps its first wording, which keys the noise.
+    # The purpose must not be renamed, because it keys the noise.
     initial = initial_latents(gaussian(seed, "own normals", [0], known), sigmas[0])
     return euler(guided_denoiser, initial.to(known), sigmas)[0, 0, len(image) :]
 

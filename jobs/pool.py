@@ -2,7 +2,7 @@
 
 A worker's `run` is a generator of events, so the same code is iterated here or streamed from an actor. An exception of a
 worker stops the job, because workers handle errors of single items themselves. The driver replaces an actor that dies or
-falls silent, and gives up an item that was fatal to ATTEMPTS actors: its unit runs again without it.
+reports nothing for too long, and gives up an item that was fatal to ATTEMPTS actors: its unit runs again without it.
 """
 
 import logging
@@ -74,7 +74,8 @@ class PoolConfig:
         )
         if self.ray.startswith("ray://"):
             raise UserError(
-                f"--ray is {self.ray!r}; Ray's client cannot stream, give auto or host:6379 on a node of it"
+                f"--ray is {self.ray!r}; Ray's client cannot stream results, so run the command on a node of the cluster "
+                "with auto or host:6379"
             )
 
 
@@ -154,7 +155,7 @@ class _RayPool:
         self.lost = (errors.RayActorError, errors.OutOfMemoryError, errors.NodeDiedError)
 
     def _capacity(self) -> int:
-        """The number of workers to start; one that does not fit would wait forever and look silent."""
+        """The number of workers to start; one that does not fit would wait forever and be replaced as stalled."""
         has, config = self.ray.cluster_resources(), self.config
         fit = workers_that_fit(config, has.get("CPU", 0), has.get("GPU", 0))
         if fit == 0:
@@ -183,7 +184,7 @@ class _RayPool:
             self.ray.shutdown()
 
     def _start(self, running: "dict[Any, _Running]", actor: Any, unit: Unit) -> None:
-        # One unread event stops the actor, so its last event names the item it died at.
+        # The actor waits while one event is unread, so the last event names the item at which it died.
         stream = actor.run.options(num_returns="streaming", _generator_backpressure_num_objects=1).remote(unit)
         running[stream] = _Running(actor, unit)
 

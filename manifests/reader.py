@@ -57,7 +57,7 @@ class OpenFile:
         self.descriptor = descriptor
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # A default argument, because at exit the names of a module may be gone before its objects.
+        # A default argument, because at exit the globals of a module may be deleted before its objects.
         close(self.descriptor)
 
 
@@ -90,7 +90,7 @@ class Reader:
             self.fetched += len(data)
             for k in positions[span.first : span.last]:
                 start = starts[k] - span.begin
-                # A slice of all bytes is the same object, so a member that was read alone is not copied.
+                # A slice of all bytes is the same object in CPython, so a member that was read alone is not copied.
                 members[k] = data[start : start + sizes[k]]
                 if len(members[k]) < sizes[k]:
                     reason = (

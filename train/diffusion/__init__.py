@@ -1,1 +1,1 @@
-"""The noise process, the scene as a network meets it, and the loss."""
+"""Noise processes, conditions, samplers and the loss."""

@@ -16,7 +16,7 @@ C = TypeVar("C", bound="Conditions")
 class Conditions(ABC):
     """Conditions of b scenes: a dataclass whose tensors, and tensors in mappings, have the scene as their first axis.
 
-    A family declares its conditions as fields of a subclass; whatever is no tensor and no mapping belongs to all scenes alike.
+    A family declares its conditions as fields of a subclass; fields of other types are shared by all scenes.
     """
 
     droppable: ClassVar[tuple[str, ...]]
@@ -29,7 +29,7 @@ class Conditions(ABC):
     @property
     @abstractmethod
     def is_target(self) -> Bool[Tensor, "b v"]:
-        """Views that are to be made; the others are given."""
+        """Views that are to be generated; the others are given."""
 
     def with_given(self, x: Float[Tensor, "b v c h w"]) -> Float[Tensor, "b v c h w"]:
         """The latents, with those of given views replaced by the clean ones."""

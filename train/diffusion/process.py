@@ -31,7 +31,7 @@ class Scalings(NamedTuple):
 class NoiseProcess(Protocol):
     """How data is noised, what a network predicts of it, and at which noise levels it is sampled.
 
-    The loss is the mean square of the difference to `target`: in the space of the network's output all levels weigh the same.
+    The loss is the mean square of the difference to `target`, without a weight: all noise levels count the same.
     """
 
     def sample_sigma(self, normal: Float[Tensor, " b"], targets: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -49,7 +49,7 @@ class NoiseProcess(Protocol):
         ...
 
     def sigmas(self, steps: int) -> Float64[Tensor, " n"]:
-        """Falling noise levels of a sampler with some number of steps, and the level at which it ends."""
+        """Falling noise levels of a sampler with some number of steps, followed by the level at which it ends."""
         ...
 
 
@@ -62,7 +62,7 @@ def append_dims(values: Float[Tensor, " b"], tensor: Float[Tensor, " b *c"]) -> 
 class EDM:
     """EDM's process with v-prediction at unit data variance.
 
-    Sources: Karras et al. 2022; SpinMeRound, section 3.3 (whose c_skip lost its exponent in print) and its released code.
+    Sources: Karras et al. 2022; SpinMeRound, section 3.3 (whose printed c_skip lacks an exponent) and its released code.
     """
 
     noise: NoiseLevels = field(default_factory=NoiseLevels)
@@ -87,8 +87,8 @@ class EDM:
     ) -> Float[Tensor, " b *c"]:
         """v = (noise - sigma clean) / sqrt(1 + sigma^2).
 
-        EDM's loss, (1 + sigma^2) / sigma^2 |D - clean|^2, is the plain square of the difference to it: the weight cancels
-        c_out^2.
+        EDM's loss, (1 + sigma^2) / sigma^2 |D - clean|^2, equals the unweighted square of the difference between the
+        network's output and v, because the weight cancels c_out^2.
         """
         s = append_dims(sigma, clean)
         return (noise - s * clean) * (s**2 + 1).rsqrt()

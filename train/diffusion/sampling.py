@@ -120,5 +120,5 @@ def sample(
     """Clean latents of all views from standard normal noise; those of given views are returned as they are."""
     x = sampler(denoiser, initial_latents(noise, sigmas[0], shared_noise), sigmas)
     end = float(sigmas[-1])
-    # A schedule that ends above zero leaves the state of that level, which is variance-preserving in its own terms.
+    # A schedule that ends above zero leaves the state of that level, which is scaled to unit variance.
     return conditions.with_given(x if end == 0 else x * (1 + end**2) ** -0.5)

@@ -30,7 +30,7 @@ def read_about(folder: str | Path) -> tuple[ModelConfig, About]:
 
 
 def load_model(folder: str | Path, device: str = "cpu") -> "Model":
-    """Read a model from its folder, every weight in its place; nothing is downloaded.
+    """Read a model and all of its weights from its folder; nothing is downloaded.
 
     Raises:
         MissingFile: the folder or a part of it is not there.

@@ -18,7 +18,7 @@ from train.run.config import OptimizerConfig, RayConfig, TrainConfig, Validation
 from weights.embedded import HEADS64
 
 DATA = ""
-"""Stands for the dataset, which every run must name."""
+"""Placeholder for the dataset, which every run must name."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ EDM = TrainConfig(
     micro=4,
     device="cuda",
 )
-"""Phase A: Arc2Face's UNet learns EDM's process on single pictures."""
+"""Phase A: Arc2Face's UNet is fine-tuned to EDM's process on single pictures."""
 
 ONE_VIEW = replace(
     EDM,
@@ -47,14 +47,14 @@ ONE_VIEW = replace(
     samples=600_000 * 8,
     micro=1,
 )
-"""Phase B: seven views and all normals from one picture."""
+"""Phase B: seven views, and the normals of all eight, from one given view."""
 
 SPINMEROUND = replace(
     ONE_VIEW,
     loader=replace(ONE_VIEW.loader, recipe=MultiView(conditions=(0, 1, 3))),
     samples=1_000_000 * 8,
 )
-"""Phase C: from none, one or three."""
+"""Phase C: views and normals from no, one or three given views."""
 
 HEADS64_RUN = TrainConfig(
     LoaderConfig(
@@ -69,7 +69,7 @@ HEADS64_RUN = TrainConfig(
         sigma_max=80.0,
     ),
     vae=str(HEADS64 / "vae"),
-    # Of 16 x 16 cells a quarter of the noise hides what it hides of 64 x 64.
+    # On 16 x 16 latent cells, a quarter of the noise level removes as much of the image as on 64 x 64.
     objective=Objective(NoiseLevels(mean=-0.4, std=1.4)),
     optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.7, weight_decay=0.0),
     validation=ValidationConfig(every=16_000, scale=2.0),
@@ -78,7 +78,7 @@ HEADS64_RUN = TrainConfig(
     save_every=8_000,
     snapshot_every=24_000,
 )
-"""A model of procedural heads at 64 px that a person can train in an hour or two on a few cores."""
+"""A model of procedural heads at 64 px, trained in one to six hours on two cores (see docs/training.md)."""
 
 SMALL = replace(
     HEADS64_RUN,
@@ -94,7 +94,7 @@ SMALL = replace(
     snapshot_every=240,
     log_every=10,
 )
-"""For tests and the demo: a few dozen steps, which teach it little."""
+"""A tiny model for tests and the demo: too few steps for usable views."""
 
 SUMMARIES = {
     "spinmeround-edm": "First stage: Arc2Face's UNet learns the EDM process on single pictures.",
@@ -104,7 +104,7 @@ SUMMARIES = {
     "spinmeround-no-identity": "Ablation of spinmeround without identity embeddings.",
     "spinmeround-no-normals": "Ablation of spinmeround that makes pictures without normals.",
     "small": "A few dozen steps of a tiny model, for tests and the demo.",
-    "heads64": "A model of procedural heads at 64 px, trained in an hour or two on a few cores.",
+    "heads64": "A model of procedural heads at 64 px, trained in one to six hours on two cores.",
     "heads64-no-input": "Ablation of heads64 without given views.",
     "heads64-no-identity": "Ablation of heads64 without identity embeddings.",
     "heads64-no-normals": "Ablation of heads64 that makes pictures without normals.",

@@ -68,7 +68,7 @@ class Model(ABC):
 
     @property
     def shared_noise(self) -> bool:
-        """Whether all views of a scene are sampled from one noise."""
+        """Whether all views of a scene are sampled from the same noise."""
         return False
 
     @property
@@ -134,7 +134,7 @@ def save_model(model: Model, folder: Path, weights: Mapping[str, Tensor] | None 
         config.save_config(folder / name)
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         save_tensors(own, folder / name / WEIGHTS)
-    # Its very files: saved anew they would have another hash, by which cached latents know their autoencoder.
+    # The original files are copied, because their hash identifies the autoencoder of cached latents.
     (folder / VAE).mkdir(parents=True, exist_ok=True)
     for name in (CONFIG, WEIGHTS):
         if (source := Path(model.vae.folder) / name).resolve() != (folder / VAE / name).resolve():
@@ -161,7 +161,7 @@ def load_weights(model: Model, folder: Path) -> None:
 
 
 def without_memory(model: Model) -> nn.Module:
-    """The network of a model on the meta device, where operations are counted and not computed."""
+    """The network of a model on the meta device, to count operations without computing them."""
     with torch.device("meta"):
         return model.config.build(model.vae).network
 

@@ -51,7 +51,7 @@ def run(config: TrainConfig) -> Path:
     """Train, and return the folder of the model; the same config resumes a run that was stopped.
 
     Raises:
-        FileNotFoundError, ValueError: whatever is known to fail, before the first step, in one line.
+        FileNotFoundError, ValueError: the run cannot work; raised before the first step, with a message of one line.
         OSError: a checkpoint could not be written, or a process of the loader was killed.
         KeyboardInterrupt: the run was asked to stop (SIGTERM, Ctrl-C), and has saved its state.
     """
@@ -194,13 +194,16 @@ def latents_of(model: Model, batch: Batch, cached: bool, seed: int, places: list
 
 
 def check_finite(batch: Batch, latents: Tensor) -> None:
-    """Raise ValueError that names the view if latents hold NaN; looked at once per line of the log, for it waits."""
+    """Raise UserError that names the view if latents are not finite.
+
+    Called in one step per line of the log only, because it waits for the device.
+    """
     bad = ~torch.isfinite(latents).flatten(2).all(2)
     if bad.any():
         scene, view = (int(i) for i in bad.nonzero()[0])
         raise UserError(
             f"identity {int(batch.identity[scene])}, view {int(batch.view[scene, view])} holds numbers that are not finite; "
-            "check the data with spinset verify --deep, and make its latents anew with spinset latents"
+            "check the data with spinset verify --deep, and make its latents again with spinset latents"
         )
 
 
@@ -213,7 +216,7 @@ def write_numbers(
         UserError: too many steps in a row were skipped.
     """
     losses_sum, counted = ranks.mean(meter.losses).tolist()
-    # JSON knows no number for the mean of an empty set.
+    # JSON has no number for the mean of an empty set.
     loss = {"loss": losses_sum / counted} if counted else {}
     gradient = {"grad_norm": float(norm)} if torch.isfinite(norm) else {}
     skipped, in_row = int(optimizer.skipped), int(optimizer.skipped_in_row)
@@ -242,24 +245,24 @@ def passed(before: int, now: int, every: int) -> bool:
 def stop_signals(speaks: bool) -> Iterator[Callable[[], bool]]:
     """Tell whether SIGTERM or Ctrl-C came; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    With `speaks` the first signal is acknowledged on the screen, for the micro-batch in hand may take seconds.
+    With `speaks` the first signal is acknowledged on stderr, because the current micro-batch may take seconds.
     """
     came = False
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        # torchrun passes SIGTERM on to workers that a scheduler has told already; only a second Ctrl-C is impatience.
+        # torchrun passes on a SIGTERM that workers may have received from the scheduler already, so a second one is ignored.
         if came and number == signal.SIGINT:
             raise KeyboardInterrupt
         if speaks and not came:
-            # Not by print, which may be what the signal interrupted.
+            # Not by print, because the signal may have interrupted a print.
             os.write(2, b"\ntrain: stopping after this micro-batch; Ctrl-C again stops at once, without saving\n")
         came = True
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     try:
         before = [signal.signal(number, note) for number in numbers]
-    except ValueError:  # not in the main thread, where Ray runs it: signals are its business there
+    except ValueError:  # under Ray this is not the main thread, and Ray handles signals
         yield lambda: False
         return
     try:

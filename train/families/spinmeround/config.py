@@ -21,7 +21,7 @@ class SpinMeRoundConfig(ModelConfig):
 
     unet: UNetShape = field(default_factory=UNetShape)
     rays: RayMaps | None = field(default_factory=RayMaps)
-    """Encoding of the rays; None for a model of single pictures, which has no views to tell apart."""
+    """Encoding of the rays; None for a model of single pictures, which has no view directions to encode."""
     identity: IdentityShape = field(default_factory=IdentityShape)
     normals: bool = True
     """Generate normals together with the pictures, instead of pictures alone."""
@@ -36,8 +36,8 @@ class SpinMeRoundConfig(ModelConfig):
         check_ranges(self, "--model.", sigma_max=(0.01, 100_000))
         if self.unet.context != self.identity.width:
             raise UserError(
-                f"unet.context is {self.unet.context} and identity.width {self.identity.width}; they are equal, "
-                "for the UNet reads those tokens"
+                f"unet.context is {self.unet.context} and identity.width {self.identity.width}; they must be equal, "
+                "because the UNet reads those tokens"
             )
 
     @property
@@ -65,7 +65,7 @@ class SpinMeRoundConfig(ModelConfig):
         return SpinMeRound(self, network, vae, about or About(), tokens=build_tokens(self.identity))
 
     def conflict(self, other: ModelConfig) -> str:
-        """The first setting whose change would feed other inputs to the same weights."""
+        """The first setting that differs and changes the inputs of the same weights; empty if none does."""
         assert isinstance(other, SpinMeRoundConfig)
         if other.rays is None:  # a model of single pictures, whose inputs are a part of these
             return ""

@@ -29,7 +29,7 @@ class NullCondition:
     """Replacements of a given view and an identity that are left out."""
 
     latents: Float[Tensor, "c h w"]
-    """The autoencoder's code of mid-grey for every member; not zeros."""
+    """The autoencoder's latents of mid-grey for every member, which are not zeros."""
     context: Float[Tensor, "n d"]
     """Tokens of the empty prompt."""
 
@@ -68,7 +68,7 @@ class SpinMeRoundConditions(Conditions):
     def dropped(self, drop: Bool[Tensor, "b k"]) -> "SpinMeRoundConditions":
         """Scenes without their given views or without their identity.
 
-        A given view becomes mid-grey without a direction: its rays are zeroed (its mask is 0 already); rays of targets stay.
+        A given view becomes mid-grey and its rays become zeros (its mask is 0 already); the rays of target views stay.
         """
         views, identity = drop.unbind(1)
         removed = self.given & views[:, None, None, None, None]
@@ -135,7 +135,7 @@ class SpinMeRound(Model):
         """Replacements at a latent resolution of `cells`; computed once."""
         if cells not in self._nulls:
             size = cells * self.vae.factor
-            # In single precision wherever it is first asked for.
+            # In single precision, whatever the precision of the first caller.
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 grey = torch.zeros(1, 1, 3, size, size, device=self.device)
                 latents = self.encode(*[grey] * len(self.config.members))[0, 0]
