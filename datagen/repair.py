@@ -148,7 +148,7 @@ def _has_meshes(dataset: Dataset, shard: int) -> bool:
         if dataset.done(shard).get("meshes"):
             return True
     except DamagedData:
-        pass  # Only the files tell.
+        pass  # The record is lost, so look for the files.
     return any(dataset.storage.exists(mesh_file(identity)) for identity in dataset.plan.identities_of(shard))
 
 

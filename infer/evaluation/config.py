@@ -30,7 +30,7 @@ def _recogniser(config: EvaluateConfig) -> str:
 
 
 def check_embedded(config: EvaluateConfig, source: str) -> bool:
-    """Whether embedded models judge people of a source that they do not know, which only --allow-embedded permits.
+    """Whether embedded models measure people of a source that they were not trained on, which --allow-embedded permits.
 
     Raises:
         UserError: they would, and are not allowed to.

@@ -17,7 +17,7 @@ from train.networks.config import CONFIG, WEIGHTS, require_vae
 from weights.files import sha256
 
 SHIFTS = ("shift_factor", "latents_mean", "latents_std")
-"""Other ways than a factor to bring latents to unit variance, which the families trained here do not know."""
+"""Settings that normalise latents other than by a factor; no model family here supports them."""
 
 
 @dataclass(frozen=True, eq=False)

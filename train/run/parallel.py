@@ -74,10 +74,10 @@ def joined(device: str) -> Iterator[Ranks]:
             local = gpu_index(device)
         check_devices(local, torch.cuda.device_count())
         torch.cuda.set_device(local)
-    # gloo beside nccl, for checkpoints are written in the background from the CPU.
+    # gloo in addition to nccl, because checkpoints are written in the background from the CPU.
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     if own := not dist.is_initialized():
-        # A process alone is a group of one: nothing else has to know the difference.
+        # A single process is a group of one, so that other code needs no special case.
         store: Any = dist.HashStore  # pyright: ignore[reportPrivateImportUsage]
         alone: Any = {"store": store(), "rank": 0, "world_size": 1} if world == 1 else {}
         dist.init_process_group(backend, timeout=TIMEOUT, **alone)

@@ -10,7 +10,7 @@ from manifests.errors import UserError
 
 Family = Literal["panohead", "spherehead"]
 
-# The official renderer sees no density closer than this to the x and z faces of its box.
+# The official renderer ignores density closer than this to the x and z faces of its box.
 CROP = 0.1
 
 PLANE_AXES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))

@@ -64,7 +64,7 @@ class PanoHead:
     @torch.no_grad()
     def render(self, cameras: Cameras, resolution: int) -> RenderedViews:
         """Render square pictures, resized from the resolution of the network where it differs."""
-        # A CPU gains nothing from more than one view of 512 px at once; a GPU wants many.
+        # A CPU gains nothing from more than one view of 512 px at once; a GPU is faster with many.
         pixels = 1 << (22 if self.device.type == "cuda" else 18)
         step = max(1, pixels // self.identity.config.resolution**2)
         with self._convolutions():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Points come last, where element-wise operations run along them; only the gather wants them first.
+# Points come last, where element-wise operations run along them; only the gather needs them first.
 Rows = Int[Tensor, "p t n"]
 Weights = Float[Tensor, "p t n"]
 

@@ -119,7 +119,7 @@ class SpinMeRound(Model):
 
     @property
     def shared_noise(self) -> bool:
-        """As the config says."""
+        """As the config states."""
         return self.config.shared_noise
 
     @property
