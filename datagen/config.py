@@ -192,7 +192,7 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class RepairConfig:
-    """Make damaged shards again from the dataset's plan, and prove that their bytes equal what was lost."""
+    """Make damaged shards again from the dataset's plan, and prove that their bytes equal the recorded ones."""
 
     out: Positional[str]
     """Folder or address of the dataset."""

@@ -19,7 +19,7 @@ class ClipConfig:
     """CLIP model, prompts and views of the scorer clip_janus, which finds faces in views of the back."""
 
     model: str = ""
-    """Model of open_clip: a name (with --clip.checkpoint) or local-dir:FOLDER; by default the one for procedural heads."""
+    """Model of open_clip: a name together with a checkpoint, or local-dir:FOLDER; by default the one for procedural heads."""
     checkpoint: str = ""
     """Path of the weights of a named model, as .safetensors or .pt."""
     templates: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class ClipConfig:
     min_turn: float = 90.0
     """Smallest azimuth of scored views, in degrees from the front."""
     table: str = "clip_janus"
-    """Name of the table that is written; another name keeps the scores of several models."""
+    """Name of the score table; different names keep the scores of several models."""
 
     def __post_init__(self) -> None:
         if bad := [t for t in self.templates if t.count("{}") != 1]:
@@ -62,7 +62,7 @@ class ArcFaceConfig:
     min_detection: float = 0.5
     """Lowest detection score that counts as a face, from 0 to 1."""
     table: str = "arcface"
-    """Name of the table that is written; another name keeps the scores of several recognisers."""
+    """Name of the score table; different names keep the scores of several recognisers."""
 
     def __post_init__(self) -> None:
         bounds = {"max_turn": (0, 180), "back_turn": (0, 180), "max_elevation": (0, 90), "min_detection": (0, 1)}

@@ -35,7 +35,7 @@ class DirectionsConfig:
     views: int = 48
     """Number of views, evenly spaced around the head; 48, 88 and 128 fill whole calls of the model."""
     azimuths: tuple[float, ...] = ()
-    """Azimuths of the views in degrees from the photo, instead of --views."""
+    """Azimuths of the views in degrees, from the photo or from the front, instead of --views."""
     elevations: tuple[float, ...] = (0.0,)
     """Elevations in degrees; every azimuth is viewed at each of them."""
 
@@ -112,7 +112,7 @@ class ViewsConfig:
     """Make views all around a person, from one photo or several."""
 
     model: Positional[str]
-    """Folder of a model, or heads64 for the embedded model, which knows procedural heads only."""
+    """Folder of a model, or heads64 for the embedded model, trained on procedural heads only."""
     photos: Positional[tuple[str, ...]]
     """Photos of the person; the first defines the front, and each further one needs its --photo-azimuths."""
     out: str
@@ -146,7 +146,7 @@ class HeadsConfig:
     """Make new people: without any input, from an identity alone, or between two identities."""
 
     model: Positional[str]
-    """Folder of a model, or heads64 for the embedded model, which knows procedural heads only."""
+    """Folder of a model, or heads64 for the embedded model, trained on procedural heads only."""
     out: str
     """Folder or address to write to, with one folder for each head."""
     heads: int = 1
@@ -187,7 +187,7 @@ class EvaluateConfig:
     """Measure a model on held-out people as a paper does (MODEL --data), or one folder of pictures against another (--pair)."""
 
     model: Positional[str] = ""
-    """Folder of a model, or heads64 for the embedded model, which knows procedural heads only."""
+    """Folder of a model, or heads64 for the embedded model, trained on procedural heads only."""
     data: str = ""
     """Folder or address of a dataset of held-out people, or the folder of another set (--layout)."""
     pair: tuple[str, ...] = ()

@@ -4,6 +4,8 @@ import io
 import stat
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +45,15 @@ def read_photo(path: str | Path) -> Photo:
     """
     name, file = printable(path), Path(path)
     head = _head(file, name)
+    formats = FORMATS
+    if _is_heic(head) and find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+        formats = (*FORMATS, "HEIF")
     # Pillow warns of odd metadata and of large pictures, which are read all the same.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=formats)
         except UnidentifiedImageError as error:
             raise UserError(f"{name} is {_kind(head)}; JPEG, PNG, WebP, TIFF, AVIF, GIF and BMP work") from error
         except Image.DecompressionBombError as error:
@@ -84,9 +90,13 @@ def _head(file: Path, name: str) -> bytes:
     return head
 
 
+def _is_heic(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
+
 def _kind(head: bytes) -> str:
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "HEIC, which is not read here: export it as JPEG"
+    if _is_heic(head) and not find_spec("pillow_heif"):
+        return "HEIC, which needs pillow-heif: install spinset[heif], or export it as JPEG"
     return "not a picture that is known here, or cut off at its start"
 
 

@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "SVG": (content("photo.svg", SVG), "not a picture that is known here.*JPEG, PNG"),
     "PDF": (content("photo.pdf", b"%PDF-1.7\n" + bytes(100)), "not a picture that is known here"),
     "EPS": (saved("eps"), "not a picture that is known here"),
-    "HEIC": (content("photo.heic", HEIC), "HEIC, which is not read here: export it as JPEG"),
+    "HEIC, cut off": (content("photo.heic", HEIC), "damaged|not a picture that is known here, or cut off"),
     "zeros": (content("photo.png", bytes(5000)), "not a picture that is known here"),
     "noise": (content("photo.jpg", np.random.default_rng(0).bytes(5000)), "not a picture that is known here"),
     "JPEG, its first bytes": (content("photo.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF"), "not a picture|damaged"),
@@ -400,3 +400,28 @@ def test_what_is_transparent_does_not_bleed_when_a_picture_is_scaled(tmp_path):
     photo = read_photo(tmp_path / "photo.png")
     assert photo.alpha is not None
     assert (photo.rgb[photo.alpha > 20] > 250).all()
+
+
+def heic(folder: Path) -> Path:
+    import pillow_heif
+
+    pixels = np.zeros((80, 96, 3), np.uint8)
+    pixels[:, :48] = (200, 30, 30)
+    heif = pillow_heif.from_bytes("RGB", (96, 80), pixels.tobytes())
+    heif.save(str(folder / "photo.heic"), quality=95)
+    return folder / "photo.heic"
+
+
+def test_the_heic_of_a_phone_is_read(tmp_path):
+    photo = read_photo(heic(tmp_path))
+    assert photo.rgb.shape == (80, 96, 3) and photo.alpha is None
+    assert np.abs(photo.rgb[40, 20].astype(int) - (200, 30, 30)).max() < 12
+    assert photo.rgb[40, 80].max() < 12
+
+
+def test_heic_without_its_reader_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("infer.photo.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"photo.heic is HEIC, which needs pillow-heif: install spinset\[heif\], or export"
+    ):
+        read_photo(heic(tmp_path))

@@ -70,7 +70,7 @@ class LoaderConfig:
     blend: tuple[str, ...] = ()
     """Folders or addresses of further datasets of the same rig and resolution; each batch comes from one of all of them."""
     blend_weights: tuple[float, ...] = ()
-    """Relative number of batches from --data and from each dataset of --loader.blend, in this order; equal without it."""
+    """Relative number of batches from --data and from each dataset of --loader.blend, in this order; equal by default."""
     sequential: bool = False
     """Stream whole shards, for object storage; the order is shuffled in a buffer only, and a resume begins a new epoch."""
     buffer: int = 100

@@ -164,7 +164,7 @@ class TrainConfig:
     save_every: int = 50_000
     """Number of samples between two checkpoints; the last step is always followed by one."""
     snapshot_every: int = 200_000
-    """Number of samples between two snapshots of the averages, which are kept: 1.7 GB per average at the released size."""
+    """Number of samples between two snapshots of the averages; all are kept, 1.7 GB per average at the released size."""
     keep: int = 2
     """Number of checkpoints that are kept."""
     wandb: str = ""
