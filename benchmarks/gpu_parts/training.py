@@ -13,7 +13,7 @@ from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import IdentityShape, UNetShape
 from train.networks.unet import checkpoint_activations, compile_blocks
 from train.run.log import PEAK
-from train.run.parallel import joined, spread
+from train.run.parallel import distribute, process_group
 
 TOY_SHAPE = SpinMeRoundConfig(
     UNetShape(channels=(16, 32), attention=(False, True), blocks=1, heads=2, context=512, groups=8),
@@ -110,5 +110,5 @@ def step_of(
         compile_blocks(network)
     forward = None
     if variant.fsdp:
-        forward = spread(network, stack.enter_context(joined(device)), sharded=True, bf16=True)
+        forward = distribute(network, stack.enter_context(process_group(device)), sharded=True, bf16=True)
     return ours(network, scene, latents, forward)

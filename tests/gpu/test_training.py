@@ -16,7 +16,7 @@ from manifests.storage import Storage
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.run.config import OptimizerConfig, TrainConfig
 from train.run.optimizer import Optimizer
-from train.run.parallel import clip, joined, spread
+from train.run.parallel import clip, distribute, process_group
 from train.run.trainer import run
 
 
@@ -50,8 +50,8 @@ def gradients(sharded: bool, bf16: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = SpinMeRoundNetwork(SHAPE).to("cuda")
     x, condition = torch.randn(2, 3, 8, 8, 8, device="cuda"), torch.randn(2, 3, network.condition, 8, 8, device="cuda")
-    with joined("cuda") as ranks:
-        forward = spread(network, ranks, sharded, bf16)
+    with process_group("cuda") as ranks:
+        forward = distribute(network, ranks, sharded, bf16)
         with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
             out = forward(x, condition, torch.zeros(2, device="cuda"), torch.randn(2, 1, 512, device="cuda"))
         out.float().square().mean().backward()
@@ -65,8 +65,8 @@ def test_fsdp_on_one_card_has_the_gradients_of_one_process():
 
 
 def test_autocast_gradients_are_close_to_single_precision(record_property):
-    exact, half = gradients(False, False), gradients(False, True)
-    apart = torch.stack([(half[n] - g).norm() for n, g in exact.items()]).norm()
+    exact, autocasting = gradients(False, False), gradients(False, True)
+    apart = torch.stack([(autocasting[n] - g).norm() for n, g in exact.items()]).norm()
     relative = (apart / torch.stack([g.norm() for g in exact.values()]).norm()).item()
     record_property("relative error of bf16", f"{relative:.3f}")
     assert relative < 0.1

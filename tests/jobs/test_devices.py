@@ -15,7 +15,7 @@ from train.data.config import LatentsConfig
 from train.families.presets import PRESETS
 from train.run.config import RayConfig
 from train.run.launch_ray import launch
-from train.run.parallel import joined
+from train.run.parallel import process_group
 
 CONFIGS = {
     "generate": lambda device: GenerateConfig("out", device=device),
@@ -64,5 +64,5 @@ def test_a_gpu_by_its_index_is_for_one_process(monkeypatch):
     with pytest.raises(UserError, match="Ray chooses the GPU of each worker; give --device cuda"):
         launch(CONFIGS["train"]("cuda:1"), RayConfig("local"))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="each of 2 processes takes a GPU of its own"), joined("cuda:1"):
+    with pytest.raises(UserError, match="each of 2 processes takes a GPU of its own"), process_group("cuda:1"):
         pass

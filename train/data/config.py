@@ -81,7 +81,7 @@ class LoaderConfig:
         shares = {"random_background": (0, 1), "blend_weights": (1e-6, 1e6)}
         check_ranges(self, "--loader.", **counts, **shares, seed=(0, MAX_SEED), batch=(1, 10_000_000))
         check_ranges(
-            self, "--loader.", resolution=(0, 4096), workers=(0, 1024), prefetch=(1, 1000), cache_gb=(0.001, 1e6)
+            self, "--loader.", resolution=(0, 4096), workers=(0, 1024), prefetch=(1, 10**9), cache_gb=(1e-6, 1e6)
         )
         choices = {"tail": TAILS, "start_method": ("fork", "forkserver", "spawn")}
         for name, known in choices.items():

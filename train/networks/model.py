@@ -160,7 +160,7 @@ def load_weights(model: Model, folder: Path) -> None:
         fill(encoder, folder / name / TEXT_WEIGHTS)
 
 
-def without_memory(model: Model) -> nn.Module:
+def meta_network(model: Model) -> nn.Module:
     """The network of a model on the meta device, to count operations without computing them."""
     with torch.device("meta"):
         return model.config.build(model.vae).network

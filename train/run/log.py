@@ -96,7 +96,7 @@ class Log:
         self._file.flush()
         self.console.print(f"train: {text}", soft_wrap=True)
 
-    def alive(self, samples_seen: int, meter: "Meter") -> None:
+    def heartbeat(self, samples_seen: int, meter: "Meter") -> None:
         """Show speed and time left if nothing was shown for some seconds; the first call always shows them."""
         if self.enabled and time.monotonic() - self._shown > SILENCE:
             self._show(samples_seen, meter.numbers(samples_seen, self.total)[1])
@@ -134,7 +134,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        self.started, self.waited, self.samples, self.steps = time.perf_counter(), 0.0, 0, 0
+        self.started, self.data_wait, self.samples, self.steps = time.perf_counter(), 0.0, 0, 0
         self.losses = torch.zeros(2, device=self.device)
         """The sum of the finite losses of scenes, and their number."""
 
@@ -158,7 +158,7 @@ class Meter:
         """
         seconds = time.perf_counter() - self.started
         rate = self.samples / seconds
-        found = {"samples_per_s": rate, "data_wait": self.waited / seconds}
+        found = {"samples_per_s": rate, "data_wait": self.data_wait / seconds}
         note = f"{rate:.3g} samples/s, waited {100 * found['data_wait']:.1f}% for data"
         if self.peak:
             found["mfu"] = 3 * self.flops * rate / self.peak

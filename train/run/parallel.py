@@ -57,7 +57,7 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def process_group(device: str) -> Iterator[Ranks]:
     """Join the other processes that torchrun or Ray started, if there are any.
 
     Raises:
@@ -97,16 +97,16 @@ def check_devices(local: int, devices: int) -> None:
         )
 
 
-def spread(network: nn.Module, ranks: Ranks, sharded: bool, bf16: bool) -> Callable[..., Any]:
+def distribute(network: nn.Module, ranks: Ranks, sharded: bool, bf16: bool) -> Callable[..., Any]:
     """The network as all ranks run it: FSDP2's shards, DDP's copies, or itself if there is one rank.
 
     Blocks are compiled, and set to checkpoint their activations, before this: the wrapped modules are those that run.
     """
     if sharded:
         # Inputs stay in single precision: noise levels and ray maps need it.
-        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         mesh = dist.device_mesh.init_device_mesh(ranks.device.type, (ranks.world,))
-        options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": half} if bf16 else {})}
+        options: dict[str, Any] = {"mesh": mesh, **({"mp_policy": policy} if bf16 else {})}
         for block in blocks(network):
             fully_shard(block, **options)
         # A root would keep its weights gathered after validation, in which the averages took their place.
@@ -129,7 +129,7 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def gathering(network: Callable[..., Any], last: bool) -> Iterator[None]:
+def accumulating(network: Callable[..., Any], last: bool) -> Iterator[None]:
     """Gradients of several micro-batches are summed over the ranks once, with the last of them."""
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(last)

@@ -94,16 +94,16 @@ def check_same_kind(folder: Path, config: TrainConfig) -> None:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class StartState:
     """State in which a run starts."""
 
     seen: int = 0
     """Samples that were trained on before."""
-    place: Path | None = None
+    checkpoint: Path | None = None
     """The checkpoint that was loaded."""
     history: tuple[str, ...] = ()
     """Events of the run before, as the model's description states them."""
-    news: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
     """Events that this start adds to the history."""
 
 
@@ -114,7 +114,7 @@ def resume(
     optimizer: Optimizer,
     loader: AnyLoader,
     files: dict[str, str],
-) -> Beginning:
+) -> StartState:
     """Load the newest checkpoint of the run or, if it has none, the one it branches from.
 
     Raises:
@@ -122,48 +122,48 @@ def resume(
             seen more samples than are asked for.
         FileNotFoundError: there is no checkpoint to branch from.
     """
-    place = checkpoints.latest()
-    branches = place is None and config.branch != ""
+    checkpoint = checkpoints.latest()
+    branches = checkpoint is None and config.branch != ""
     if branches:
-        place = Path(config.branch)
-        if not (place / DONE).is_file():
-            raise MissingFile(f"--branch is {place}, which has no {DONE}; give a checkpoint, RUN/checkpoints/N")
-    if place is None:
-        return Beginning()
-    about = about_checkpoint(place)
-    seen, there, here = about["seen"], about["config"], config.as_json()
+        checkpoint = Path(config.branch)
+        if not (checkpoint / DONE).is_file():
+            raise MissingFile(f"--branch is {checkpoint}, which has no {DONE}; give a checkpoint, RUN/checkpoints/N")
+    if checkpoint is None:
+        return StartState()
+    about = about_checkpoint(checkpoint)
+    seen, saved, here = about["seen"], about["config"], config.as_json()
     if seen >= config.samples + config.loader.batch:
-        raise UserError(f"{place} has seen {seen} samples, --samples is {config.samples}; give more")
-    old, new = fixed_settings(there), fixed_settings(here)
+        raise UserError(f"{checkpoint} has seen {seen} samples, --samples is {config.samples}; give more")
+    old, new = fixed_settings(saved), fixed_settings(here)
     # What is not recorded, in checkpoints of older versions, cannot be compared.
     old_files = {**files, **about["files"]}
-    news: list[str] = []
+    events: list[str] = []
     if branches:
         differ = differences({**old, "files": old_files}, {**new, "files": files}, most=None)
-        news.append(f"branched from {place} at {seen} samples{differ and ': '}{differ}")
+        events.append(f"branched from {checkpoint} at {seen} samples{differ and ': '}{differ}")
     else:
         if old != new:
             other = old["precision"] != new["precision"]
             those = f"--precision {old['precision']}" if other else "those"
             raise UserError(
-                f"{place} is of a run with other settings ({differences(old, new)}); give {those}, another --out, or begin "
-                f"another run with --branch {place}"
+                f"{checkpoint} is of a run with other settings ({differences(old, new)}); give {those}, another --out, or "
+                f"begin another run with --branch {checkpoint}"
             )
         if changed := [name for name in old_files if old_files[name] != files.get(name)]:
             option = changed[0].replace("_", "-")
-            raise UserError(f"{place} was trained with other weights of --{option}; give those, or another --out")
-        if there["samples"] != config.samples:
-            news.append(f"--samples {config.samples} instead of {there['samples']} from {seen} samples on")
+            raise UserError(f"{checkpoint} was trained with other weights of --{option}; give those, or another --out")
+        if saved["samples"] != config.samples:
+            events.append(f"--samples {config.samples} instead of {saved['samples']} from {seen} samples on")
     try:
         if note := loader.resume(about["loader"]):
-            news.append(note)
+            events.append(note)
     except UserError:
         if not branches:
             raise
-        news.append("the data differ from those of the branch's origin, their order begins at its start")
-    checkpoints.load(place, tensors)
+        events.append("the data differ from those of the branch's origin, their order begins at its start")
+    checkpoints.load(checkpoint, tensors)
     optimizer.steps = about["steps"]
-    return Beginning(seen, place, (*about["history"], *news), tuple(news))
+    return StartState(seen, checkpoint, (*about["history"], *events), tuple(events))
 
 
 def files_of(config: TrainConfig, model: Model) -> dict[str, str]:

@@ -25,14 +25,14 @@ from train.data.loader import open_loader
 from train.data.stream import lost_workers
 from train.diffusion.objective import draw, gaussian, losses
 from train.diffusion.precision import autocast, precision_line, resolve_precision
-from train.networks.model import Model, without_memory
+from train.networks.model import Model, meta_network
 from train.networks.unet import checkpoint_activations, compile_blocks
 from train.run.checkpoint import Checkpoints
 from train.run.config import TrainConfig
 from train.run.ema import Ema
 from train.run.log import Log, Meter, forward_flops, open_console
 from train.run.optimizer import Optimizer
-from train.run.parallel import Ranks, clip, gathering, joined, spread
+from train.run.parallel import Ranks, accumulating, clip, distribute, process_group
 from train.run.run_folder import BEST, MODEL, best_loss, export, locked, snapshot, write_config
 from train.run.start import (
     about_run,
@@ -56,7 +56,7 @@ def run(config: TrainConfig) -> Path:
         KeyboardInterrupt: the run was asked to stop (SIGTERM, Ctrl-C), and has saved its state.
     """
     with ExitStack() as stack:
-        ranks = stack.enter_context(joined(config.device))
+        ranks = stack.enter_context(process_group(config.device))
         config, precision = with_precision(config, ranks)
         share, micro, out = config.loader.batch // ranks.world, config.micro_batch(ranks.world), Path(config.out)
         console = open_console(ranks.is_first)
@@ -74,7 +74,7 @@ def run(config: TrainConfig) -> Path:
             checkpoint_activations(model.network)
         if config.compile:
             compile_blocks(model.network)
-        network = spread(model.network, ranks, config.strategy == "fsdp", config.precision == "bf16")
+        network = distribute(model.network, ranks, config.strategy == "fsdp", config.precision == "bf16")
         optimizer, ema = Optimizer(model.network, config.optim), Ema(model.network, config.ema)
         files = files_of(config, model)
         stack.enter_context(locked(out, ranks))
@@ -84,12 +84,12 @@ def run(config: TrainConfig) -> Path:
         samples_seen = saved = start.seen
         if ranks.is_first:
             write_config(config, out)
-        meter, half = Meter(ranks.device, ranks.world), autocast(config.precision, ranks.device)
+        meter, autocasting = Meter(ranks.device, ranks.world), autocast(config.precision, ranks.device)
         log = stack.enter_context(Log(out, config.samples, samples_seen, console, config.wandb, config.as_json()))
-        if start.place is not None:
-            line = f"train: {start.place} loaded, at {samples_seen} of {config.samples} samples"
+        if start.checkpoint is not None:
+            line = f"train: {start.checkpoint} loaded, at {samples_seen} of {config.samples} samples"
             console.print(line, soft_wrap=True)
-        for text in start.news:
+        for text in start.events:
             log.note(samples_seen, text)
         about = about_run(loader, resolution, config.validation.scale, start.history)
 
@@ -105,7 +105,7 @@ def run(config: TrainConfig) -> Path:
         def validate() -> None:
             if validation is None:
                 return
-            with ema.in_place(), half:
+            with ema.in_place(), autocasting:
                 found = level_losses(model, network, process, validation, config.micro)
                 drawn = [draw_grid(model, network, validation, config.validation)] if config.validation.pictures else []
             loss = found["validation/loss"]
@@ -123,7 +123,7 @@ def run(config: TrainConfig) -> Path:
                 # The state of the data before this step: a run that is stopped within it repeats the whole step.
                 state, waiting = loader.state(), time.perf_counter()
                 batch = next(batches).to(ranks.device, non_blocking=True)
-                meter.waited += time.perf_counter() - waiting
+                meter.data_wait += time.perf_counter() - waiting
 
                 for begin in range(0, share, micro):
                     if ranks.any(stop()):
@@ -139,16 +139,16 @@ def run(config: TrainConfig) -> Path:
                     if meter.steps == 0:
                         check_finite(part, z)
                     draws = draw(config.objective, config.seed, places, z, len(model.droppable))
-                    with gathering(network, last=begin + micro == share), half:
+                    with accumulating(network, last=begin + micro == share), autocasting:
                         conditions = model.conditions_of(part, z)
                         if not meter.flops:
-                            meter.flops = forward_flops(without_memory(model), conditions, z)
+                            meter.flops = forward_flops(meta_network(model), conditions, z)
                         sigma = process.sample_sigma(draws.level, conditions.is_target.sum(1).float())
                         loss = losses(network, process, conditions.dropped(draws.drop), z, draws.noise, sigma)
                         # Gradients are averaged over the ranks, while the loss is a sum over them.
                         (loss.sum() * ranks.world / config.loader.batch).backward()
                     meter.add(loss.detach(), len(part) * ranks.world)
-                    log.alive(samples_seen, meter)
+                    log.heartbeat(samples_seen, meter)
 
                 before, samples_seen = samples_seen, samples_seen + config.loader.batch
                 norm = clip(optimizer.weights.values(), config.optim.clip)
@@ -242,10 +242,10 @@ def passed(before: int, now: int, every: int) -> bool:
 
 
 @contextmanager
-def stop_signals(speaks: bool) -> Iterator[Callable[[], bool]]:
+def stop_signals(visible: bool) -> Iterator[Callable[[], bool]]:
     """Tell whether SIGTERM or Ctrl-C came; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    With `speaks` the first signal is acknowledged on stderr, because the current micro-batch may take seconds.
+    With `visible` the first signal is acknowledged on stderr, because the current micro-batch may take seconds.
     """
     came = False
 
@@ -254,7 +254,7 @@ def stop_signals(speaks: bool) -> Iterator[Callable[[], bool]]:
         # torchrun passes on a SIGTERM that workers may have received from the scheduler already, so a second one is ignored.
         if came and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if speaks and not came:
+        if visible and not came:
             # Not by print, because the signal may have interrupted a print.
             os.write(2, b"\ntrain: stopping after this micro-batch; Ctrl-C again stops at once, without saving\n")
         came = True

@@ -15,7 +15,7 @@ from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions
 from train.networks.attention import set_view_attention
 from train.networks.config import FILE, About, IdentityShape
-from train.networks.model import Model, save_model, without_memory
+from train.networks.model import Model, meta_network, save_model
 from train.networks.unet import run_unet
 from train.networks.vae import load_vae
 from train.run.log import forward_flops
@@ -169,7 +169,7 @@ def test_a_family_that_is_not_known_is_refused(folder):
 def test_operations_of_the_released_size(tmp_path):
     """For 8 views of 512 px; a multiplication and an addition are two operations."""
     vae = replace(load_vae(write_vae(tmp_path / "vae")), channels=4, factor=8)
-    network = without_memory(replace(SHAPE.build(vae), config=SpinMeRoundConfig()))
+    network = meta_network(replace(SHAPE.build(vae), config=SpinMeRoundConfig()))
     rays, latents = torch.empty(1, 8, 144, 64, 64, device="meta"), torch.empty(1, 8, 8, 64, 64, device="meta")
     context, given = torch.empty(1, 77, 768, device="meta"), torch.zeros(1, 8, dtype=torch.bool, device="meta")
     null = NullCondition(latents[0, 0], context[0])
