@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geometry.directions import FOCAL, RADIUS
 from manifests.dataset import Dataset
 from manifests.embeddings import recogniser_of
 from manifests.errors import MissingFile, UserError
@@ -76,6 +77,17 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
             part.load_state_dict(weights)
     freeze(model.network, config.trained)
     return model.to(device)
+
+
+def check_lens(loader: AnyLoader) -> None:
+    """Raise UserError if a dataset has another lens than the one that ray maps and sampled views assume."""
+    for part in loader.parts:
+        rig = Dataset(part.config.data).plan.rig
+        if (lens := (rig.get("radius", RADIUS), rig.get("focal", FOCAL))) != (RADIUS, FOCAL):
+            raise UserError(
+                f"{part.config.data} has the rig {rig['id']}, whose cameras stand at {lens[0]:.4g} with a focal length of "
+                f"{lens[1]:.4g} image widths; multiview models are trained with {RADIUS:g} and {FOCAL:g}, give another dataset"
+            )
 
 
 def text_encoder_file(config: TrainConfig, name: str) -> Path:

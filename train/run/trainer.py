@@ -36,6 +36,7 @@ from train.run.parallel import Ranks, accumulating, clip, distribute, process_gr
 from train.run.run_folder import BEST, MODEL, best_loss, export, locked, snapshot, write_config
 from train.run.start import (
     about_run,
+    check_lens,
     files_of,
     lineage,
     loader_config,
@@ -68,6 +69,8 @@ def run(config: TrainConfig) -> Path:
         model = open_model(config, ranks.device)
         process = config.model.process(config.objective.noise)
         loader = open_loader(loader_config(config), ranks.rank, ranks.world)
+        if config.model.multiview:
+            check_lens(loader)
         resolution = resolution_of(config.loader)
         validation = open_validation(config, model, loader, resolution) if config.validation.data else None
         if config.checkpoint_activations:

@@ -616,3 +616,13 @@ def test_two_ranks_on_one_gpu_are_refused(local, devices):
         UserError, match=rf"rank {local} .* no GPU, there are {devices}; start at most {devices} processes"
     ):
         check_devices(local, devices)
+
+
+def test_a_rig_with_another_lens_is_refused(make, tmp_path):
+    """FaceLift's cameras stand closer; ray maps and sampled views assume PanoHead's."""
+    rig = {"id": "facelift-6", "azimuth": [0.0, 120.0, 240.0], "azimuth_jitter": 0.0, "elevation_jitter": 0.0}
+    dataset = make(identities=6, views=3, rig={**rig, "radius": 0.678, "focal": 1.0723})
+    with pytest.raises(
+        UserError, match=r"has the rig facelift-6, whose cameras stand at 0.678 .* trained with 2.7 and 4.2647"
+    ):
+        run(tiny_config(dataset, tmp_path))
