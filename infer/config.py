@@ -19,7 +19,7 @@ INPAINT_STRENGTH = {"released": 6.103515625, "paper": 0.6103515625}
 
 It is 2 a / (8 64 64) for a weight a of 1e5 (released code) or 1e4 (paper) at 64 x 64 latents. Above 1, the step
 goes beyond the photo."""
-SAMPLERS = ("euler", "heun")
+SAMPLERS = ("euler", "heun", "ddim")
 AZIMUTH, ELEVATION = (-360, 360), (-89.9, 89.9)
 """Bounds of angles in degrees; views from straight above or below have no upright direction."""
 STEPS, SCALE = (1, 1000), (1, 100)
@@ -61,7 +61,7 @@ class SamplerConfig:
     scale: float = 0.0
     """Guidance scale, 1 or more; 0 takes that of the model. The paper uses 3, and 3.5 for heads from an identity alone."""
     sampler: str = "euler"
-    """Sampler: euler evaluates the network once a step, as released; heun evaluates it twice."""
+    """Sampler: euler evaluates the network once a step, as released, heun twice, and ddim once, for models of DDPM."""
     seed: int = 0
     """Seed of the noise."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -161,7 +161,7 @@ def unreadable(folder: Path) -> Path:
     path = saved("png")(folder)
     path.chmod(0)
     if os.access(path, os.R_OK):
-        pytest.skip("whoever runs this may read everything")
+        pytest.skip("this user may read every file, such as root")
     return path
 
 

@@ -8,10 +8,12 @@ from runs import SHAPE
 from tiny_vae import write_vae
 from torch import Tensor, nn
 
+from infer.config import SAMPLERS as OPTIONS
 from infer.config import SamplerConfig
 from infer.make import interpolate_identities
 from infer.sampler import ViewSampler, inpaint_normals
 from infer.views import plan_views, ring
+from train.diffusion.sampling import SAMPLERS
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import About
 from train.networks.model import Model
@@ -138,9 +140,14 @@ def test_identities_between_two_are_of_unit_length():
     [
         ({"steps": 0}, r"--steps is 0"),
         ({"scale": 0.5}, r"--scale is 0.5; it must be from 1 to 100"),
-        ({"sampler": "ddim"}, r"--sampler is 'ddim'"),
+        ({"sampler": "dpm"}, r"--sampler is 'dpm'; it must be one of euler, heun, ddim"),
     ],
 )
 def test_settings_that_cannot_be(change, says):
     with pytest.raises(ValueError, match=says):
         SamplerConfig(**change)
+
+
+def test_the_options_name_the_samplers_there_are():
+    """The options are listed without importing torch."""
+    assert tuple(SAMPLERS) == OPTIONS

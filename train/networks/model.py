@@ -62,11 +62,6 @@ class Model(ABC):
         return self.conditions(Cameras(batch.c2w, batch.K), batch.is_condition, latents, batch.identity_embedding)
 
     @property
-    @abstractmethod
-    def droppable(self) -> tuple[str, ...]:
-        """Names of the conditions that training drops."""
-
-    @property
     def shared_noise(self) -> bool:
         """Whether all views of a scene are sampled from the same noise."""
         return False
@@ -166,7 +161,7 @@ def meta_network(model: Model) -> nn.Module:
         return model.config.build(model.vae).network
 
 
-def part_of(weight: str, parts: Mapping[str, object]) -> str:
+def full_name(weight: str, parts: Mapping[str, object]) -> str:
     """The full name of a weight of the network; names without a part are those of the UNet, as older snapshots have them."""
     return weight if weight.split(".")[0] in parts else f"{UNET}.{weight}"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manifests.errors import MissingFile, UserError
 from train.networks.config import FILE, UNET, WEIGHTS, read_card
-from train.networks.model import Model, part_of, save_model
+from train.networks.model import Model, full_name, save_model
 from train.run.config import EmaConfig, TrainConfig, power_name
 from train.run.ema import Ema, Snapshot, mixture
 from train.run.parallel import Ranks, whole
@@ -107,7 +107,7 @@ def average(run: Path, dest: Path, sigma_rel: float) -> None:
     averaged: dict[str, Tensor] = {}
     for file, share in zip(files, shares.tolist(), strict=True):
         for name, weight in load_file(file).items():
-            full = part_of(name, parts)
+            full = full_name(name, parts)
             averaged[full] = averaged.get(full, torch.zeros(())) + weight.float() * share
     for full, weight in averaged.items():
         part, name = full.split(".", 1)

@@ -141,11 +141,11 @@ def run(config: TrainConfig) -> Path:
                     z = latents_of(model, part, config.latents, config.seed, places)
                     if meter.steps == 0:
                         check_finite(part, z)
-                    draws = draw(config.objective, config.seed, places, z, len(model.droppable))
                     with accumulating(network, last=begin + micro == share), autocasting:
                         conditions = model.conditions_of(part, z)
                         if not meter.flops:
                             meter.flops = forward_flops(meta_network(model), conditions, z)
+                        draws = draw(config.objective, config.seed, places, z, len(conditions.droppable))
                         sigma = process.sample_sigma(draws.level, conditions.is_target.sum(1).float())
                         loss = losses(network, process, conditions.dropped(draws.drop), z, draws.noise, sigma)
                         # Gradients are averaged over the ranks, while the loss is a sum over them.

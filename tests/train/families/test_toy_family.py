@@ -3,7 +3,7 @@
 It is the size of a family's own file, and it trains, resumes, is exported and samples like the first one.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,8 +114,6 @@ class ToyNetwork(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Toy(Model):
-    droppable: tuple[str, ...] = field(default=ToyConditions.droppable, kw_only=True)
-
     def conditions(self, cameras: Any, is_condition: Tensor, clean: Tensor, embedding: Tensor | None) -> ToyConditions:
         hint = clean.new_zeros(*clean.shape[:2], 3, *(self.vae.factor * side for side in clean.shape[3:]))
         return ToyConditions(clean[:, :1], hint)

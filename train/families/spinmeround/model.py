@@ -114,10 +114,6 @@ class SpinMeRound(Model):
     _nulls: dict[int, NullCondition] = field(default_factory=dict, kw_only=True)
 
     @property
-    def droppable(self) -> tuple[str, ...]:
-        return SpinMeRoundConditions.droppable
-
-    @property
     def shared_noise(self) -> bool:
         """As the config states."""
         return self.config.shared_noise
