@@ -17,6 +17,7 @@ from filters.report import selection_sections
 from filters.score import score
 from filters.scorer import read_pictures
 from filters.select import select
+from geometry.cameras import orbit
 from infer.config import DirectionsConfig, PortraitConfig, SamplerConfig, ViewsConfig
 from infer.make import views
 from infer.outputs.pictures import sheet
@@ -132,7 +133,8 @@ def look_around(out: str, held_out: Dataset) -> Section:
     for line in views(asked):
         print(line)
     pictures, normals = (torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (rgb, normal))
-    truth = HeadViews(pictures, normals, azimuth, np.zeros(16, np.float32), np.zeros(16, bool))
+    level, none_given = np.zeros(16, np.float32), np.zeros(16, bool)
+    truth = HeadViews(pictures, normals, azimuth, level, none_given, orbit(azimuth.astype(float), level.astype(float)))
     made = np.asarray(Image.open(f"{folder}/sheet.png").convert("RGB"))
     about = read_about(HEADS64)[1]
     body = render(

@@ -170,6 +170,25 @@ def from_view_rotation(rotation: Float[Tensor, "*b 3 3"], radius: float = RADIUS
     return Cameras(c2w, intrinsics(focal)[0].to(rotation).expand_as(rotation))
 
 
+def spinmeround_rotation(
+    pitch: Float[Tensor, " v"], yaw: Float[Tensor, " v"], roll: Float[Tensor, " v"]
+) -> Float[Tensor, "v 3 3"]:
+    """World-to-OpenGL rotations of SpinMeRound's head poses in degrees: R = Rz(roll) Ry(yaw) Rx(pitch).
+
+    The head is pitched before it is turned, so that pitch is the elevation of the camera at yaw 0 only; at yaw 90 it rolls the
+    camera about its optical axis. Ry turns the other way than the textbook's. Source: SpinMeRound's released ray maps and
+    the label builder of its cropping code.
+    """
+    # Multiplied first and divided then, as there: its last digits matter to the octaves of a ray map.
+    radians = [angle * math.pi / 180 for angle in (pitch, yaw, roll)]
+    (cp, cy, cr), (sp, sy, sr) = [r.cos() for r in radians], [r.sin() for r in radians]
+    zero, one = torch.zeros_like(cp), torch.ones_like(cp)
+    Rx = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], dim=-1).reshape(-1, 3, 3)
+    Ry = torch.stack([cy, zero, -sy, zero, one, zero, sy, zero, cy], dim=-1).reshape(-1, 3, 3)
+    Rz = torch.stack([cr, -sr, zero, sr, cr, zero, zero, zero, one], dim=-1).reshape(-1, 3, 3)
+    return Rz @ Ry @ Rx
+
+
 def _rigid(rotation: Float[Tensor, "*b 3 3"], translation: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 4 4"]:
     matrix = torch.zeros(*rotation.shape[:-2], 4, 4, dtype=rotation.dtype, device=rotation.device)
     matrix[..., :3, :3] = rotation

@@ -38,9 +38,14 @@ class DirectionsConfig:
     """Azimuths of the views in degrees, from the photo or from the front, instead of --views."""
     elevations: tuple[float, ...] = (0.0,)
     """Elevations in degrees; every azimuth is viewed at each of them."""
+    angles: Literal["orbit", "spinmeround"] = "orbit"
+    """Meaning of the angles: orbit takes azimuths and elevations of the camera; spinmeround takes yaw and pitch of the head as
+    SpinMeRound's released code does, where pitch equals the elevation at yaw 0 and rolls the view at yaw 90."""
 
     def __post_init__(self) -> None:
         check_ranges(self, views=(1, 10_000), azimuths=AZIMUTH, elevations=ELEVATION)
+        if self.angles not in ("orbit", "spinmeround"):
+            raise UserError(f"--angles is {self.angles!r}; it must be orbit or spinmeround")
         if not self.elevations:
             raise UserError("--elevations is empty; give one elevation or more")
 

@@ -47,7 +47,8 @@ def views(config: ViewsConfig) -> Iterator[str]:
     check_outputs(config.out, config.files.outputs, config.files.fps)
     require_device(config.device)
     photos = [read_photo(file) for file in config.photos]
-    plan = plan_views(*config.directions.of_views, photos=(0.0, *config.photo_azimuths))
+    azimuths = (0.0, *config.photo_azimuths)
+    plan = plan_views(*config.directions.of_views, photos=azimuths, angles=config.directions.angles)
     about = read_about(model_folder(config.model))[1]
     with step("reading the photos"):
         preprocess = load_preprocessor(with_recogniser(config, about), config.device)
@@ -102,7 +103,7 @@ def heads(config: HeadsConfig) -> Iterator[str]:
         check_outputs(folder, config.files.outputs, config.files.fps)
     require_device(config.device)
     known = [read_identity(file) for file in config.identities]
-    plan = plan_views(*config.directions.of_views, photos=())
+    plan = plan_views(*config.directions.of_views, photos=(), angles=config.directions.angles)
     if known and not read_about(model_folder(config.model))[1].identity:
         raise UserError(f"{config.model} was trained without identities; leave out --identities")
     sampler = open_sampler(config.model, config.sampler, config.device)

@@ -114,6 +114,7 @@ class ViewSampler:
             plan.azimuth[wanted].astype(np.float32),
             plan.elevation[wanted].astype(np.float32),
             np.array([position in given for position in wanted]),
+            plan.cameras[wanted],
         )
 
     def _call(

@@ -8,13 +8,14 @@ to its middle beside it, the more frontal of two that are equally near.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
-from geometry.cameras import Cameras, orbit
+from geometry.cameras import Cameras, from_view_rotation, orbit, spinmeround_rotation
 from geometry.directions import turned, wrapped
 from manifests.errors import UserError
 
@@ -41,6 +42,8 @@ class HeadViews:
     """Elevations in degrees."""
     is_given: Bool[np.ndarray, " v"]
     """Whether a view is one of the photos."""
+    cameras: Cameras
+    """The cameras of the views."""
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -48,11 +51,6 @@ class HeadViews:
     @property
     def resolution(self) -> int:
         return self.rgb.shape[-1]
-
-    @property
-    def cameras(self) -> Cameras:
-        """The cameras of the views, on the orbit of the training data."""
-        return orbit(self.azimuth.astype(np.float64), self.elevation.astype(np.float64))
 
 
 def to_bytes(pictures: Float32[Tensor, "*v 3 h w"]) -> UInt8[np.ndarray, "*v h w 3"]:
@@ -108,11 +106,13 @@ def plan_views(
     photos: Sequence[float] = (0.0,),
     photo_elevation: float = 0.0,
     stages: int = 2,
+    angles: Literal["orbit", "spinmeround"] = "orbit",
 ) -> ViewPlan:
     """Plan how views in any directions are sampled.
 
     `photos` are the azimuths of the photos, the first of them 0, all at `photo_elevation`; without photos the front is sampled
-    together with the anchors. With one stage all views are sampled from the photos alone, without anchors.
+    together with the anchors. With one stage all views are sampled from the photos alone, without anchors. `angles` says
+    whether directions are those of cameras on an orbit, or yaw and pitch of the head (see `spinmeround_rotation`).
 
     Raises:
         UserError: no views are asked for, one is seen from straight above or below, or two photos share a direction.
@@ -150,7 +150,12 @@ def plan_views(
         calls = [SamplerCall(tuple(given), tuple(group.tolist())) for group in groups]
     calls = [SamplerCall(call.given, tuple(p for p in call.sampled if p not in given)) for call in calls]
     a, e = np.array(directions).T
-    return ViewPlan(a, e, orbit(a, e), tuple(given), tuple(call for call in calls if call.sampled), tuple(wanted))
+    if angles == "orbit":
+        cameras = orbit(a, e)
+    else:
+        yaw, pitch = torch.tensor(a), torch.tensor(e)
+        cameras = from_view_rotation(spinmeround_rotation(pitch, yaw, torch.zeros_like(yaw)).float())
+    return ViewPlan(a, e, cameras, tuple(given), tuple(call for call in calls if call.sampled), tuple(wanted))
 
 
 def _between_anchors(directions: list[tuple[float, float]], positions: list[int]) -> list[SamplerCall]:

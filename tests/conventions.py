@@ -34,24 +34,6 @@ def panohead_v(elevation: Float[Tensor, " v"]) -> Float[Tensor, " v"]:
     return math.pi / 2 * (1 - torch.sin(torch.deg2rad(elevation)))
 
 
-def spinmeround_rotation(
-    pitch: Float[Tensor, " v"], yaw: Float[Tensor, " v"], roll: Float[Tensor, " v"]
-) -> Float[Tensor, "v 3 3"]:
-    """SpinMeRound's R = Rz(roll) Ry(yaw) Rx(pitch) from degrees, where Ry turns the other way than the textbook's.
-
-    R takes the world to OpenGL camera axes, so it equals `Cameras.view_rotation`. Source: SpinMeRound's ray maps and
-    the label builder of its cropping code.
-    """
-    # Multiplied first and divided then, as there: its last digits matter to the octaves of a ray map.
-    radians = [angle * math.pi / 180 for angle in (pitch, yaw, roll)]
-    (cp, cy, cr), (sp, sy, sr) = [r.cos() for r in radians], [r.sin() for r in radians]
-    zero, one = torch.zeros_like(cp), torch.ones_like(cp)
-    Rx = torch.stack([one, zero, zero, zero, cp, -sp, zero, sp, cp], dim=-1).reshape(-1, 3, 3)
-    Ry = torch.stack([cy, zero, -sy, zero, one, zero, sy, zero, cy], dim=-1).reshape(-1, 3, 3)
-    Rz = torch.stack([cr, -sr, zero, sr, cr, zero, zero, zero, one], dim=-1).reshape(-1, 3, 3)
-    return Rz @ Ry @ Rx
-
-
 def _rotation(quaternion: Float[Tensor, "v 4"]) -> Float[Tensor, "v 3 3"]:
     w, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
     entries = [

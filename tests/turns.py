@@ -15,7 +15,10 @@ def head_turn(azimuths: tuple[float, ...] = AROUND, resolution: int = 96, seed: 
     """A procedural head at eye level without normals; the first view is given."""
     pictures, _, _ = turntable(seed, azimuths, resolution)
     azimuth = np.array(azimuths, np.float32)
-    return HeadViews(2 * pictures.float() - 1, None, azimuth, np.zeros_like(azimuth), np.arange(len(azimuth)) == 0)
+    level, first = np.zeros_like(azimuth), np.arange(len(azimuth)) == 0
+    return HeadViews(
+        2 * pictures.float() - 1, None, azimuth, level, first, orbit(azimuth.astype(float), level.astype(float))
+    )
 
 
 def ball_turn(azimuth, elevation, resolution: int = 48, radius: float = 0.2) -> HeadViews:
@@ -32,5 +35,5 @@ def ball_turn(azimuth, elevation, resolution: int = 48, radius: float = 0.2) -> 
     seen = torch.where(on, normals @ cameras.view_rotation[:, None].transpose(-1, -2), 0.0)
     first = np.arange(len(azimuth)) == 0
     return HeadViews(
-        rgb.permute(0, 3, 1, 2).contiguous(), seen.permute(0, 3, 1, 2).contiguous(), azimuth, elevation, first
+        rgb.permute(0, 3, 1, 2).contiguous(), seen.permute(0, 3, 1, 2).contiguous(), azimuth, elevation, first, cameras
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conventions import from_colmap, from_opengl, panohead_v, spinmeround_rotation
+from conventions import from_colmap, from_opengl, panohead_v
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -22,6 +22,7 @@ from geometry.cameras import (
     intrinsics,
     orbit,
     panohead_look_at,
+    spinmeround_rotation,
     to_colmap,
     to_opengl,
 )

@@ -1,9 +1,8 @@
 import pytest
 import torch
-from conventions import spinmeround_rotation
 from safetensors.torch import load_file
 
-from geometry.cameras import orbit
+from geometry.cameras import orbit, spinmeround_rotation
 from geometry.raymaps import encode, ray_maps, relative_rotations, released_rays
 from train.networks.config import RayMaps
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geometry.cameras import azimuth_elevation
 from infer.views import ANCHORS, ONE_STAGE_VIEWS, SECOND_STAGE_VIEWS, nearest_anchors, plan_views, ring
 
 
@@ -50,6 +52,18 @@ def test_any_directions_are_made_once_and_from_what_is_there(directions, photos)
     wanted = list(plan.wanted)
     assert np.allclose(np.cos(np.radians(plan.azimuth[wanted] - azimuth)), 1, atol=1e-9)
     assert np.allclose(plan.elevation[wanted], elevation, atol=1e-5)
+
+
+def test_released_angles_roll_the_view_of_a_side_instead_of_raising_it():
+    azimuth, elevation = np.array([0.0, 90.0, 90.0]), np.array([16.0, 0.0, 16.0])
+    orbit_plan, released = (plan_views(azimuth, elevation, stages=1, angles=a) for a in ("orbit", "spinmeround"))
+    wanted = list(released.wanted)
+    ours, theirs = (azimuth_elevation(plan.cameras[wanted].c2w)[1] for plan in (orbit_plan, released))
+    assert torch.allclose(ours, torch.tensor([16.0, 0.0, 16.0]), atol=1e-3)
+    assert torch.allclose(theirs, torch.tensor([16.0, 0.0, 0.0]), atol=1e-3)
+    # From the side both cameras of the released code stand in one place, and the second is rolled by the pitch.
+    level, rolled = released.cameras[wanted].view_rotation[1:]
+    assert torch.rad2deg(torch.atan2(*(rolled @ level.T)[:2, 0].flip(0).abs())).item() == pytest.approx(16, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from geometry.cameras import orbit
 from infer.outputs.pictures import level_ring, rings
 from infer.views import HeadViews
 
@@ -11,7 +12,7 @@ from infer.views import HeadViews
 def turn(azimuth, elevation) -> HeadViews:
     n = len(azimuth)
     angles = (np.array(a, np.float32) for a in (azimuth, elevation))
-    return HeadViews(torch.zeros(n, 3, 4, 4), None, *angles, np.zeros(n, bool))
+    return HeadViews(torch.zeros(n, 3, 4, 4), None, *angles, np.zeros(n, bool), orbit(np.zeros(n), np.zeros(n)))
 
 
 @pytest.mark.parametrize("elevation", [[0, 0, 0, 0], [0, 10, 0, -10]])

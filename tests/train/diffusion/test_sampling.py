@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conventions import spinmeround_rotation
 from safetensors.torch import load_file
 
+from geometry.cameras import spinmeround_rotation
 from geometry.raymaps import ray_maps
 from train.diffusion.process import EDM, append_dims
 from train.diffusion.sampling import denoise, euler, guided, initial_latents, predict, sample
