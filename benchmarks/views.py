@@ -19,8 +19,7 @@ from torch import Tensor
 
 from geometry.cameras import orbit
 from infer.config import SamplerConfig
-from infer.sampler import ViewSampler, direction_number, open_sampler
-from infer.views import plan_views, ring
+from infer.views import ViewSampler, direction_number, open_sampler, plan_views, ring
 from train.diffusion.objective import gaussian
 from train.diffusion.precision import resolve_precision
 from train.diffusion.sampling import denoise, initial_latents

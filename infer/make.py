@@ -17,8 +17,7 @@ from infer.config import HeadsConfig, PortraitConfig, ViewsConfig
 from infer.outputs.write import check_outputs, write_outputs
 from infer.photo import read_photo
 from infer.portrait import load_preprocessor
-from infer.sampler import ViewSampler, open_sampler
-from infer.views import ViewPlan, plan_views
+from infer.views import ViewPlan, ViewSampler, open_sampler, plan_views
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError

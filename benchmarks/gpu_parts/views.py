@@ -10,8 +10,7 @@ from train_step import flops
 from gpu_parts.common import Budget, Table, percent, seconds
 from gpu_parts.training import TOY_SHAPE
 from infer.config import SamplerConfig
-from infer.sampler import ViewSampler
-from infer.views import plan_views, ring
+from infer.views import ViewSampler, plan_views, ring
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About
 from train.networks.model import Model

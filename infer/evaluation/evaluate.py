@@ -44,7 +44,7 @@ from infer.evaluation.results import TRUTH, Row, RowFile, measure_all, results_o
 from infer.metrics.likeness import FaceEmbedder
 from infer.metrics.pixels import to_unit
 from infer.portrait import PhotoPreprocessor, Portrait
-from infer.sampler import ViewSampler, open_sampler
+from infer.views import ViewSampler, open_sampler
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError

@@ -12,8 +12,7 @@ from geometry.cameras import Cameras, orbit
 from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut, StoredPeople
 from infer.metrics.likeness import cosines
-from infer.sampler import ViewSampler
-from infer.views import ViewPlan, from_bytes, plan_views, to_bytes
+from infer.views import ViewPlan, ViewSampler, from_bytes, plan_views, to_bytes
 from manifests.draws import generator
 from manifests.errors import UserError
 

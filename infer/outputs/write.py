@@ -1,21 +1,46 @@
-"""Writes the outputs of views to a folder: pictures, films, a page, cameras and surfaces."""
+"""Writes the outputs of views to a folder: pictures, films, a page, cameras for tools of reconstruction, and surfaces."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from exports.cameras import Points, colmap_files, nerfstudio_files
 from infer.config import DEFAULT, OUTPUTS
-from infer.outputs.camera_files import colmap, nerfstudio
-from infer.outputs.pictures import gif, mp4, png_files, sheet
+from infer.outputs.pictures import file_names, gif, mp4, png_files, sheet, viewer
 from infer.outputs.splat import check_splat, splats
 from infer.outputs.surface import ColouredMesh, coloured_mesh
-from infer.outputs.viewer import viewer
 from infer.views import HeadViews
 from jobs.progress import step
 from manifests.errors import UserError
 from manifests.pictures import encode_picture
 from manifests.storage import Storage
+
+POINTS = 20_000
+"""Most points of a cloud: enough to initialise splats or bundle adjustment, and below 1 MB."""
+
+
+def nerfstudio(views: HeadViews, mesh: ColouredMesh | None) -> Iterator[tuple[str, bytes]]:
+    """transforms.json and sparse_pc.ply for images/.
+
+    The pictures are over white, which methods that render a background must be set to.
+    """
+    frames = [{"file_path": f"images/{name}"} for name in file_names(views)]
+    return nerfstudio_files(views.cameras, views.resolution, frames, _points(mesh))
+
+
+def colmap(views: HeadViews, mesh: ColouredMesh | None) -> Iterator[tuple[str, bytes]]:
+    """sparse/0 for images/."""
+    return colmap_files(views.cameras, views.resolution, file_names(views), _points(mesh))
+
+
+def _points(mesh: ColouredMesh | None) -> Points | None:
+    """Every n-th vertex and its colour: marching cubes orders vertices by place, so these cover the whole head."""
+    if mesh is None:
+        return None
+    every = slice(None, None, -(-len(mesh.colours) // POINTS))
+    return Points(mesh.mesh.vertices[every], mesh.colours[every])
+
 
 SURFACE_OUTPUTS = ("nerfstudio", "colmap", "mesh", "splat")
 """Outputs that use a surface."""

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from infer.config import INPAINT_STRENGTH
-from infer.sampler import guide_towards
+from infer.views import guide_towards
 from train.diffusion.process import DDPM, append_dims
 from train.diffusion.sampling import euler
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from infer.config import SAMPLERS as OPTIONS
 from infer.config import SamplerConfig
 from infer.make import interpolate_identities
-from infer.sampler import ViewSampler, inpaint_normals
-from infer.views import plan_views, ring
+from infer.views import ViewSampler, inpaint_normals, plan_views, ring
 from train.diffusion.sampling import SAMPLERS
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import About

@@ -10,9 +10,9 @@ import torch
 import trimesh
 from turns import ball_turn
 
-from infer.outputs.camera_files import POINTS, colmap, nerfstudio
 from infer.outputs.pictures import file_names
 from infer.outputs.surface import coloured_mesh
+from infer.outputs.write import POINTS, colmap, nerfstudio
 
 SIZE = 48
 DIRECTIONS = ([0, 120, 240, 0, 120, 240], [-20, -20, -20, 40, 40, 40])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from turns import ball_turn
 
-from infer.outputs.viewer import place, viewer
+from infer.outputs.pictures import place, viewer
 from infer.views import to_bytes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
