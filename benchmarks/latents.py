@@ -27,7 +27,7 @@ from train.data.config import LoaderConfig
 from train.data.loader import open_loader
 from train.data.sampling import MultiView
 from train.networks.config import CONFIG, WEIGHTS
-from train.networks.vae import vae_sha256
+from train.networks.model import vae_sha256
 
 IDENTITIES, VIEWS, SIDE, BATCH, WORKERS, PAIRS = 4, 125, 512, 4, 2, 5
 STEPS = {"pixels, torch's memory": 6, "pixels": 6, "latents": 60}

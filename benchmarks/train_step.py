@@ -18,17 +18,15 @@ from rich.table import Table
 from torch import Tensor
 
 from train.diffusion.config import Objective
-from train.diffusion.objective import draw, losses
-from train.diffusion.precision import autocast, resolve_precision
-from train.diffusion.process import EDM, append_dims
+from train.diffusion.process import EDM, append_dims, draw, losses
 from train.families.presets import HEADS64_RUN
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions, SpinMeRoundNetwork
 from train.networks.config import RayMaps
+from train.networks.model import autocast, resolve_precision
 from train.run.config import EmaConfig, OptimizerConfig
-from train.run.ema import Ema
 from train.run.log import forward_flops
-from train.run.optimizer import Optimizer
+from train.run.optimizer import Ema, Optimizer
 from train.run.parallel import clip
 
 VIEWS, GIVEN = 8, 1

@@ -20,9 +20,8 @@ from torch import Tensor
 from geometry.cameras import orbit
 from infer.config import SamplerConfig
 from infer.views import ViewSampler, direction_number, open_sampler, plan_views, ring
-from train.diffusion.objective import gaussian
-from train.diffusion.precision import resolve_precision
-from train.diffusion.sampling import denoise, initial_latents
+from train.diffusion.process import denoise, gaussian, initial_latents
+from train.networks.model import resolve_precision
 
 
 @dataclass(frozen=True)

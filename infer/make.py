@@ -21,9 +21,9 @@ from infer.views import ViewPlan, ViewSampler, open_sampler, plan_views
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
-from train.diffusion.precision import precision_line
 from train.families import read_about
 from train.networks.config import About
+from train.networks.model import precision_line
 from weights.embedded import RECOGNISER, is_embedded, model_folder
 from weights.files import sha256
 

@@ -25,12 +25,9 @@ from infer.config import INPAINT_STRENGTH, SamplerConfig
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import UserError
-from train.diffusion.objective import gaussian
-from train.diffusion.precision import autocast
-from train.diffusion.process import DDPM
-from train.diffusion.sampling import SAMPLERS, denoise, euler, guided, initial_latents, sample
+from train.diffusion.process import DDPM, SAMPLERS, denoise, euler, gaussian, guided, initial_latents, sample
 from train.families import load_model
-from train.networks.model import Model
+from train.networks.model import Model, autocast
 from weights.embedded import model_folder
 
 ANCHORS = (45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)

@@ -11,11 +11,11 @@ from small import small_plan, write_shard
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.storage import Storage
-from train.diffusion import precision
+from train.networks import model
 
 # SPINSET_TEST_BF16=on or off runs the tests of this process as on a machine with or without bf16 instructions.
 if forced := os.environ.get("SPINSET_TEST_BF16"):
-    precision.native_bf16 = lambda device: {"on": True, "off": False}[forced]
+    model.native_bf16 = lambda device: {"on": True, "off": False}[forced]
 
 # Many small tensors: with two threads on a busy machine they take ten times as long as with one.
 torch.set_num_threads(1)

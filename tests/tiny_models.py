@@ -5,8 +5,17 @@ from typing import Any
 
 import torch
 
-from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
-from train.weights.convert import PARTS, TEXT, UNET, VAE, blank_model, write_part
+from train.weights.convert import (
+    CLIP_L_TEXT_CONFIG,
+    PARTS,
+    SD15_VAE_CONFIG,
+    TEXT,
+    UNET,
+    VAE,
+    blank_model,
+    sd15_unet_config,
+    write_part,
+)
 
 UNET_CONFIG = {
     **sd15_unet_config(153, 8),

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from manifests.errors import UserError
 from train.families import load_model
 from train.networks.config import FILE, UNET, VAE, WEIGHTS
-from train.networks.vae import vae_sha256
+from train.networks.model import vae_sha256
 from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 

@@ -25,8 +25,8 @@ from train.batch import Batch
 from train.data.config import LoaderConfig
 from train.data.loader import open_loader
 from train.data.sampling import SingleView
-from train.diffusion.precision import autocast
 from train.networks.config import WEIGHTS
+from train.networks.model import autocast
 from weights.embedded import HEADS64
 from weights.tensors import save_tensors
 

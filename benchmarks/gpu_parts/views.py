@@ -13,11 +13,10 @@ from infer.config import SamplerConfig
 from infer.views import ViewSampler, plan_views, ring
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About
-from train.networks.model import Model
-from train.networks.sd15 import SD15_VAE_CONFIG
-from train.networks.unet import compile_blocks
-from train.networks.vae import Vae
+from train.networks.model import Model, Vae
+from train.networks.parts import compile_blocks
 from train.run.log import PEAK
+from train.weights.convert import SD15_VAE_CONFIG
 
 VIEWS = 8
 """One call: the given view and seven that are made."""

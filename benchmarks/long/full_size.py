@@ -27,10 +27,8 @@ from infer.config import DirectionsConfig, FilesConfig, PortraitConfig, SamplerC
 from infer.make import views
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About
-from train.networks.model import save_model
-from train.networks.sd15 import SD15_VAE_CONFIG
-from train.networks.vae import load_vae
-from train.weights.convert import PARTS, blank_model, convert, names_in, read_config
+from train.networks.model import load_vae, save_model
+from train.weights.convert import PARTS, SD15_VAE_CONFIG, blank_model, convert, names_in, read_config
 from weights.embedded import EMBEDDED
 from weights.tensors import save_tensors
 

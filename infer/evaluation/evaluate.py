@@ -48,8 +48,8 @@ from infer.views import ViewSampler, open_sampler
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.diffusion.precision import resolve_precision
 from train.networks.config import EMBEDDING, About
+from train.networks.model import resolve_precision
 from weights.embedded import RECOGNISER, model_folder
 from weights.files import sha256
 

@@ -22,7 +22,7 @@ from manifests.errors import UserError
 from manifests.index import Subset, open_index
 from manifests.reader import Reader
 from manifests.selection import read_selection
-from train.data.pixels import PixelSource
+from train.data.sources import PixelSource
 
 MAX_ELEVATION = 30.0
 """Largest absolute elevation, in degrees, of an input view that is drawn at random."""

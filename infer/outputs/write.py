@@ -20,30 +20,9 @@ POINTS = 20_000
 """Most points of a cloud: enough to initialise splats or bundle adjustment, and below 1 MB."""
 
 
-def nerfstudio(views: HeadViews, mesh: ColouredMesh | None) -> Iterator[tuple[str, bytes]]:
-    """transforms.json and sparse_pc.ply for images/.
-
-    The pictures are over white, which methods that render a background must be set to.
-    """
-    frames = [{"file_path": f"images/{name}"} for name in file_names(views)]
-    return nerfstudio_files(views.cameras, views.resolution, frames, _points(mesh))
-
-
-def colmap(views: HeadViews, mesh: ColouredMesh | None) -> Iterator[tuple[str, bytes]]:
-    """sparse/0 for images/."""
-    return colmap_files(views.cameras, views.resolution, file_names(views), _points(mesh))
-
-
-def _points(mesh: ColouredMesh | None) -> Points | None:
-    """Every n-th vertex and its colour: marching cubes orders vertices by place, so these cover the whole head."""
-    if mesh is None:
-        return None
-    every = slice(None, None, -(-len(mesh.colours) // POINTS))
-    return Points(mesh.mesh.vertices[every], mesh.colours[every])
-
-
 SURFACE_OUTPUTS = ("nerfstudio", "colmap", "mesh", "splat")
 """Outputs that use a surface."""
+
 RECORD = "turn.json"
 """The file that lists the views, and the files of the folder that the next run may replace."""
 
@@ -130,6 +109,28 @@ def _files(
             yield "mesh.ply", mesh.ply()
         case "splat" if mesh is not None:
             yield "splat.ply", splats(views, mesh).ply()
+
+
+def _points(mesh: ColouredMesh | None) -> Points | None:
+    """Every n-th vertex and its colour: marching cubes orders vertices by place, so these cover the whole head."""
+    if mesh is None:
+        return None
+    every = slice(None, None, -(-len(mesh.colours) // POINTS))
+    return Points(mesh.mesh.vertices[every], mesh.colours[every])
+
+
+def colmap(views: HeadViews, mesh: ColouredMesh | None) -> Iterator[tuple[str, bytes]]:
+    """sparse/0 for images/."""
+    return colmap_files(views.cameras, views.resolution, file_names(views), _points(mesh))
+
+
+def nerfstudio(views: HeadViews, mesh: ColouredMesh | None) -> Iterator[tuple[str, bytes]]:
+    """transforms.json and sparse_pc.ply for images/.
+
+    The pictures are over white, which methods that render a background must be set to.
+    """
+    frames = [{"file_path": f"images/{name}"} for name in file_names(views)]
+    return nerfstudio_files(views.cameras, views.resolution, frames, _points(mesh))
 
 
 def _earlier_files(storage: Storage) -> set[str]:

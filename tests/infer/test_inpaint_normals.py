@@ -4,8 +4,7 @@ from safetensors.torch import load_file
 
 from infer.config import INPAINT_STRENGTH
 from infer.views import guide_towards
-from train.diffusion.process import DDPM, append_dims
-from train.diffusion.sampling import euler
+from train.diffusion.process import DDPM, append_dims, euler
 
 
 @pytest.fixture(scope="module")

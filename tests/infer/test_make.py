@@ -18,8 +18,7 @@ from manifests.storage import Storage
 from spinset import main
 from train.families import read_about
 from train.networks.config import About, write_card
-from train.networks.model import save_model
-from train.networks.vae import load_vae
+from train.networks.model import load_vae, save_model
 from weights.embedded import EMBEDDED as FILTERS
 from weights.embedded import HEADS64
 from weights.files import sha256

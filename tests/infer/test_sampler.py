@@ -12,11 +12,10 @@ from infer.config import SAMPLERS as OPTIONS
 from infer.config import SamplerConfig
 from infer.make import interpolate_identities
 from infer.views import ViewSampler, inpaint_normals, plan_views, ring
-from train.diffusion.sampling import SAMPLERS
+from train.diffusion.process import SAMPLERS
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import About
-from train.networks.model import Model
-from train.networks.vae import load_vae
+from train.networks.model import Model, load_vae
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from turntable import turntable
 
 from tools.train_vae import PATCH, build, difference
-from train.networks.vae import load_vae
+from train.networks.model import load_vae
 from weights.embedded import HEADS64
 
 SIDES = tuple(45.0 * i for i in range(8))

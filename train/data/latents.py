@@ -25,8 +25,8 @@ from manifests.reader import Reader
 from manifests.scores import tar_sha256
 from manifests.storage import Storage
 from train.data.config import LatentsConfig
-from train.data.pixels import PixelSource
-from train.networks.vae import load_vae
+from train.data.sources import PixelSource
+from train.networks.model import load_vae
 from weights.files import absolute
 
 MEMBERS = ("rgb", "alpha", "normal")

@@ -30,8 +30,8 @@ from manifests.reader import Reader
 from train.batch import Batch
 from train.data.batch_dataset import BatchDataset, Delivery
 from train.data.config import LoaderConfig
-from train.data.pixels import EncodedSource, PixelSource
 from train.data.sampling import SingleView, samples
+from train.data.sources import EncodedSource, PixelSource
 from train.data.stream import data_loader, lost_workers
 
 RESTART = "the stream begins a new epoch: what was left of the last one is skipped"

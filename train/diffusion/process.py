@@ -1,21 +1,27 @@
-"""Noise processes: EDM with v-prediction and DDPM with epsilon-prediction, both as x = z + sigma n.
+"""Noise processes, EDM with v-prediction and DDPM with epsilon-prediction, and what is computed under them: loss and samples.
 
-Networks are wrapped as D(x; sigma) = c_skip x + c_out F(c_in x, c_noise) (Karras et al. 2022, equation 7), so that one set of
-samplers and one guidance rule serve every process. A variance-preserving state x_t of DDPM is x / sqrt(1 + sigma^2) here, with
-sigma^2 = (1 - alpha_bar) / alpha_bar.
+Both are written as x = z + sigma n. Networks are wrapped as D(x; sigma) = c_skip x + c_out F(c_in x, c_noise) (Karras et al.
+2022, equation 7), so that one loss, one guidance rule and one set of samplers serve every process. A variance-preserving state
+x_t of DDPM is x / sqrt(1 + sigma^2) here, with sigma^2 = (1 - alpha_bar) / alpha_bar.
+
+Every draw is a function of (seed, purpose, place), where the place counts all samples that a run has seen: no rank, worker,
+micro-batch or restart changes it.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from manifests.draws import generator
 from manifests.errors import UserError
-from train.diffusion.config import NoiseLevels
+from train.diffusion.conditions import Conditions
+from train.diffusion.config import NoiseLevels, Objective
 
 
 class Scalings(NamedTuple):
@@ -176,3 +182,169 @@ class DDPM:
             raise UserError(
                 f"--steps is {steps}; this schedule has {self.timesteps} noise levels, give 1 to {self.timesteps}"
             )
+
+
+Network = Callable[[Tensor, Tensor, Conditions], Tensor]
+"""F(c_in x, c_noise, conditions): the raw network."""
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""D(x, sigma): the estimate of the clean latents from noisy ones and their noise level."""
+
+Sampler = Callable[[Denoiser, Tensor, Tensor], Tensor]
+"""Latents at the last of some falling noise levels, from a denoiser and latents at the first level."""
+
+
+def predict(
+    network: Network,
+    process: NoiseProcess,
+    conditions: Conditions,
+    x: Float[Tensor, "b v c h w"],
+    sigma: Float[Tensor, " b"],
+) -> Float[Tensor, "b v c h w"]:
+    """The network's raw output F for noisy latents; given views enter clean."""
+    c_in, c_noise = process.scalings(sigma)[2:]
+    return network(conditions.with_given(x) * append_dims(c_in, x), c_noise, conditions)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The random draws of b scenes."""
+
+    noise: Float[Tensor, "b v c h w"]
+    level: Float[Tensor, " b"]
+    """Standard normal numbers from which the noise process makes noise levels."""
+    drop: Bool[Tensor, "b k"]
+    """Conditions that are dropped, in the order of `Conditions.droppable`."""
+
+
+def draw(
+    objective: Objective, seed: int, places: Sequence[int], like: Float[Tensor, "b v c h w"], droppable: int
+) -> Draws:
+    """The draws of scenes at some places of a run, for latents of the shape of `like`."""
+    numbers = [generator(seed, "level", place) for place in places]
+    level = torch.tensor([rng.standard_normal() for rng in numbers])
+    drop = torch.tensor([[rng.random() for _ in range(droppable)] for rng in numbers]) < objective.drop
+    if objective.drop_mode == "joint":
+        drop = drop[:, :1].expand_as(drop)
+    return Draws(gaussian(seed, "noise", places, like), level.to(like.device), drop.to(like.device))
+
+
+def gaussian(seed: int, purpose: str, places: Sequence[int], like: Float[Tensor, " b *c"]) -> Float[Tensor, " b *c"]:
+    """Standard normal numbers, drawn on the device of `like` and place by place."""
+    out = torch.empty_like(like, dtype=torch.float32)
+    on_device = torch.Generator(like.device)
+    for of_scene, place in zip(out, places, strict=True):
+        on_device.manual_seed(int(generator(seed, purpose, place).integers(2**63)))
+        of_scene.normal_(generator=on_device)
+    return out
+
+
+def losses(
+    network: Network,
+    process: NoiseProcess,
+    conditions: Conditions,
+    latents: Float[Tensor, "b v c h w"],
+    noise: Float[Tensor, "b v c h w"],
+    sigma: Float[Tensor, " b"],
+) -> Float[Tensor, " b"]:
+    """Mean square error of the network's prediction over the target views of each scene, at given noise levels."""
+    x = conditions.with_given(latents + append_dims(sigma, latents) * noise)
+    output = predict(network, process, conditions, x, sigma).float()
+    error = (output - process.target(latents, noise, sigma)).square().mean((2, 3, 4))
+    is_target = conditions.is_target.float()
+    return (error * is_target).sum(1) / is_target.sum(1)
+
+
+def denoise(
+    network: Network,
+    process: NoiseProcess,
+    conditions: Conditions,
+    x: Float[Tensor, "b v c h w"],
+    sigma: Float[Tensor, " b"],
+) -> Float[Tensor, "b v c h w"]:
+    """D(x; sigma); its values for given views have no meaning."""
+    c_skip, c_out = process.scalings(sigma)[:2]
+    output = predict(network, process, conditions, x, sigma)
+    return append_dims(c_skip, x) * conditions.with_given(x) + append_dims(c_out, x) * output
+
+
+def guided(network: Network, process: NoiseProcess, conditions: Conditions, scale: float) -> Denoiser:
+    """Classifier-free guidance D_u + scale (D_c - D_u), both branches in one batch; scale 1 evaluates D_c alone."""
+    if scale == 1:
+        return lambda x, sigma: denoise(network, process, conditions, x, sigma)
+    both = conditions.null().cat(conditions)
+
+    def branches(x: Tensor, sigma: Tensor) -> Tensor:
+        d_u, d_c = denoise(network, process, both, x.repeat(2, 1, 1, 1, 1), sigma.repeat(2)).chunk(2)
+        return d_u + scale * (d_c - d_u)
+
+    return branches
+
+
+def initial_latents(
+    noise: Float[Tensor, "b v c h w"], sigma: float | Float64[Tensor, ""], shared: bool = False
+) -> Float[Tensor, "b v c h w"]:
+    """Latents at the first noise level over data of unit variance; `shared` takes the noise of the first view for all."""
+    return (noise[:, :1].expand_as(noise) if shared else noise) * (1 + float(sigma) ** 2) ** 0.5
+
+
+def euler(denoise: Denoiser, x: Float[Tensor, " b *c"], sigmas: Float64[Tensor, " n"]) -> Float[Tensor, " b *c"]:
+    """Euler's method along the probability-flow ODE, one evaluation a step."""
+    for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+        slope = (x - denoise(x, x.new_full((len(x),), sigma))) / sigma
+        x = x + (following - sigma) * slope
+    return x
+
+
+def heun(denoise: Denoiser, x: Float[Tensor, " b *c"], sigmas: Float64[Tensor, " n"]) -> Float[Tensor, " b *c"]:
+    """Heun's method (EDM, algorithm 1): two evaluations a step, one in the last."""
+    for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+        slope = (x - denoise(x, x.new_full((len(x),), sigma))) / sigma
+        guess = x + (following - sigma) * slope
+        if following > 0:
+            after = (guess - denoise(guess, x.new_full((len(x),), following))) / following
+            guess = x + (following - sigma) * (slope + after) / 2
+        x = guess
+    return x
+
+
+def ddim(
+    denoise: Denoiser,
+    x: Float[Tensor, " b *c"],
+    sigmas: Float64[Tensor, " n"],
+    eta: float = 0.0,
+    noise: Callable[[int], Float[Tensor, " b *c"]] | None = None,
+) -> Float[Tensor, " b *c"]:
+    """DDIM (Song et al. 2021, equations 12 and 16) in terms of noise levels; with eta 0 it is Euler's method.
+
+    With eta > 0 each step from level t to level s replaces a part of the predicted noise by `noise(step)`, with a standard
+    deviation of eta s sqrt(1 - s^2 / t^2); eta 1 is DDPM's ancestral sampler.
+    """
+    assert eta == 0 or noise is not None
+    for step, (sigma, following) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
+        clean = denoise(x, x.new_full((len(x),), sigma))
+        epsilon = (x - clean) / sigma
+        added = eta * following * (1 - (following / sigma) ** 2) ** 0.5
+        x = clean + (following**2 - added**2) ** 0.5 * epsilon
+        if added and noise is not None:
+            x = x + added * noise(step)
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "ddim": ddim}
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    conditions: Conditions,
+    noise: Float[Tensor, "b v c h w"],
+    sigmas: Float64[Tensor, " n"],
+    sampler: Sampler = euler,
+    shared_noise: bool = False,
+) -> Float[Tensor, "b v c h w"]:
+    """Clean latents of all views from standard normal noise; those of given views are returned as they are."""
+    x = sampler(denoiser, initial_latents(noise, sigmas[0], shared_noise), sigmas)
+    end = float(sigmas[-1])
+    # A schedule that ends above zero leaves the state of that level, which is scaled to unit variance.
+    return conditions.with_given(x if end == 0 else x * (1 + end**2) ** -0.5)

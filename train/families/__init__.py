@@ -36,8 +36,7 @@ def load_model(folder: str | Path, device: str = "cpu") -> "Model":
         MissingFile: the folder or a part of it is not there.
         UserError: a part is damaged, or weights do not fit the config.
     """
-    from train.networks.model import load_weights
-    from train.networks.vae import load_vae
+    from train.networks.model import load_vae, load_weights
 
     config, about = read_about(folder)
     model = config.build(load_vae(str(Path(folder) / VAE), device), about)

@@ -11,8 +11,7 @@ from train.diffusion.config import NoiseLevels
 
 if TYPE_CHECKING:
     from train.diffusion.process import NoiseProcess
-    from train.networks.model import Model
-    from train.networks.vae import Vae
+    from train.networks.model import Model, Vae
 
 FILE, UNET, VAE, TEXT = "model.json", "unet", "vae", "text_encoder"
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"

@@ -1,34 +1,127 @@
-"""A multiview model: its networks, its autoencoder, and the folder that they are saved to.
+"""A multiview model: its networks, its autoencoder, the precision they compute in, and the folder that they are saved to.
 
 The folder holds `model.json`, one folder for each part of the network (such as `unet/`) and `vae/` as diffusers saves them, and
-one for each text encoder as transformers does; everything is safetensors and JSON.
+one for each text encoder as transformers does; everything is safetensors and JSON. An autoencoder is a diffusers AutoencoderKL
+folder that the user brings.
 """
 
+import hashlib
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from geometry.cameras import Cameras
 from manifests.errors import MissingFile, UserError
 from train.batch import Batch
 from train.diffusion.conditions import Conditions
+from train.diffusion.config import Precision
 from train.diffusion.process import NoiseProcess
-from train.networks.config import CONFIG, UNET, VAE, WEIGHTS, About, ModelConfig, Stem, write_card
-from train.networks.vae import Vae
+from train.networks.config import CONFIG, UNET, VAE, WEIGHTS, About, ModelConfig, Stem, require_vae, write_card
+from weights.files import sha256
 from weights.tensors import save_tensors
 
 TEXT_WEIGHTS = "model.safetensors"
 """File name of transformers' models."""
+
+
+SHIFTS = ("shift_factor", "latents_mean", "latents_std")
+"""Settings that normalise latents other than by a factor; no model family here supports them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vae:
+    """A loaded autoencoder."""
+
+    model: torch.nn.Module
+    folder: str
+    """Where it was loaded from."""
+    sha256: str
+    scaling_factor: float
+    """Latents times this have about unit variance."""
+    factor: int
+    """Pixels of a side per latent cell."""
+    channels: int
+    patch: int = 1
+    """Pixels of a side that the network reads and writes as channels of one place: an autoencoder of 3 p^2 channels in and out
+    works on patches, which costs little and keeps every pixel in reach."""
+
+    @torch.inference_mode()
+    def posterior(self, images: Float32[Tensor, "n 3 h w"]) -> Float32[Tensor, "n 2 c _ _"]:
+        """Mean and standard deviation of the latents of images in [-1, 1], not scaled."""
+        images = images.to(next(self.model.parameters()).device)
+        # Plain float32, the same at every run: these numbers are kept for years.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with exact, torch.autocast(images.device.type, enabled=False):
+            latents: Any = self.model.encode(pixel_unshuffle(images, self.patch)).latent_dist  # pyright: ignore[reportCallIssue]
+        return torch.stack([latents.mean, latents.std], 1)
+
+    def decode(self, latents: Float[Tensor, "n c i j"]) -> Float[Tensor, "n 3 h w"]:
+        """Images of latents that are not scaled, about in [-1, 1]."""
+        return pixel_shuffle(self.model.decode(latents).sample, self.patch)  # pyright: ignore[reportCallIssue]
+
+
+def load_vae(folder: str, device: str = "cpu") -> Vae:
+    """Load an autoencoder; nothing is downloaded and no pickle is opened.
+
+    Raises:
+        FileNotFoundError: the folder lacks its config or its safetensors.
+        ValueError: the config is damaged.
+        ValueError: the weights are not all there, or not this model's; its latents are shifted, not only scaled; or its
+            channels are neither colours nor patches of them.
+    """
+    sha256 = vae_sha256(folder)
+    # Importing diffusers takes seconds, which only encoding and decoding need.
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    try:
+        loaded: Any = AutoencoderKL.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"{folder} does not load as an AutoencoderKL ({str(error).splitlines()[0]})") from error
+    model, info = loaded
+    if wrong := [*info["missing_keys"], *info["unexpected_keys"]]:
+        raise UserError(f"{folder} is not whole: {len(wrong)} weights are missing or unknown (first: {wrong[0]})")
+    if shifted := [name for name in SHIFTS if model.config.get(name) is not None]:
+        raise UserError(f"{folder} has a {shifted[0]}; only autoencoders with a scaling_factor alone are supported")
+    read, written = model.config.in_channels, model.config.out_channels
+    patch = math.isqrt(read // 3)
+    if not read == written == 3 * patch**2:
+        raise UserError(
+            f"{folder} has {read} channels in and {written} out; 3 are colours, 3 p^2 patches of p x p pixels"
+        )
+    factor = patch * 2 ** (len(model.config.block_out_channels) - 1)
+    scaling = float(model.config.scaling_factor)
+    return Vae(model.to(device).eval(), folder, sha256, scaling, factor, model.config.latent_channels, patch)
+
+
+def vae_sha256(folder: str) -> str:
+    """Hash of an autoencoder's weights and settings, without the version of the library that saved it.
+
+    Raises:
+        FileNotFoundError: the folder lacks its config or its safetensors.
+    """
+    require_vae(folder)
+    try:
+        config = json.loads((Path(folder) / CONFIG).read_bytes())
+        settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{folder}/{CONFIG} is not the config of an autoencoder ({error})") from error
+    weights = sha256(Path(folder) / WEIGHTS)
+    return hashlib.sha256(json.dumps([weights, settings], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,3 +291,38 @@ def misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
         return ""
     there, here = (shapes.get(wrong[0], "not there") for shapes in (given, expected))
     return f"{len(wrong)} weights differ (first: {wrong[0]} is {there} in the file, {here} in the model)"
+
+
+def native_bf16(device: torch.device | str) -> bool:
+    """Whether the device computes in bf16 natively.
+
+    A processor without these instructions emulates them: a convolution then takes 30 to 50 times as long as in fp32.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    # oneDNN, which computes convolutions and matrix products, also heeds ONEDNN_MAX_CPU_ISA.
+    return has_instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def resolve_precision(precision: Precision, device: torch.device | str) -> Literal["bf16", "fp32"]:
+    """The precision itself, or for auto bf16 where the device computes in it natively and fp32 elsewhere."""
+    if precision == "auto":
+        return "bf16" if native_bf16(device) else "fp32"
+    return precision
+
+
+def precision_line(precision: Precision, device: torch.device | str) -> str:
+    """One line that states the precision and why it was chosen."""
+    kind = "GPU" if torch.device(device).type == "cuda" else "CPU"
+    why = f"this {kind} {'has' if native_bf16(device) else 'has no'} bf16 instructions"
+    if precision != "auto":
+        why = f"set by --precision; {why}"
+    return f"precision: {resolve_precision(precision, device)} ({why})"
+
+
+def autocast(precision: Precision, device: torch.device | str) -> torch.autocast:
+    """The context in which a network runs in this precision, over weights in fp32."""
+    return torch.autocast(
+        torch.device(device).type, torch.bfloat16, enabled=resolve_precision(precision, device) == "bf16"
+    )

@@ -15,16 +15,13 @@ from manifests.embeddings import recogniser_of
 from manifests.errors import MissingFile, UserError
 from manifests.order import State
 from manifests.plan import json_differences
-from train.data.blend import BlendState
 from train.data.config import LoaderConfig
-from train.data.loader import AnyLoader
+from train.data.loader import AnyLoader, BlendState
 from train.networks.config import FILE, VAE, WEIGHTS, About, read_card
-from train.networks.model import TEXT_WEIGHTS, Model, fill, misfits, read_weights
-from train.networks.vae import load_vae
-from train.run.checkpoint import DONE, Checkpoints, about_checkpoint
+from train.networks.model import TEXT_WEIGHTS, Model, fill, load_vae, misfits, read_weights
 from train.run.config import TrainConfig, fixed_settings
-from train.run.ema import Ema
-from train.run.optimizer import Optimizer, freeze
+from train.run.optimizer import Ema, Optimizer, freeze
+from train.run.run_folder import DONE, Checkpoints, about_checkpoint
 from weights.files import sha256
 
 

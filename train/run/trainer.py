@@ -20,20 +20,16 @@ from torch import Tensor
 from manifests.errors import UserError
 from manifests.order import State
 from train.batch import Batch
-from train.data.blend import BlendState
-from train.data.loader import open_loader
+from train.data.loader import BlendState, open_loader
 from train.data.stream import lost_workers
-from train.diffusion.objective import draw, gaussian, losses
-from train.diffusion.precision import autocast, precision_line, resolve_precision
-from train.networks.model import Model, meta_network
-from train.networks.unet import checkpoint_activations, compile_blocks
-from train.run.checkpoint import Checkpoints
+from train.diffusion.process import draw, gaussian, losses
+from train.networks.model import Model, autocast, meta_network, precision_line, resolve_precision
+from train.networks.parts import checkpoint_activations, compile_blocks
 from train.run.config import TrainConfig
-from train.run.ema import Ema
 from train.run.log import Log, Meter, forward_flops, open_console
-from train.run.optimizer import Optimizer
+from train.run.optimizer import Ema, Optimizer
 from train.run.parallel import Ranks, accumulating, clip, distribute, process_group
-from train.run.run_folder import BEST, MODEL, best_loss, export, locked, snapshot, write_config
+from train.run.run_folder import BEST, MODEL, Checkpoints, best_loss, export, locked, snapshot, write_config
 from train.run.start import (
     about_run,
     check_lens,

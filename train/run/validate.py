@@ -14,9 +14,7 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.batch import Batch
 from train.data.loader import AnyLoader, open_loader
-from train.diffusion.objective import gaussian, losses
-from train.diffusion.process import NoiseProcess
-from train.diffusion.sampling import Network, guided, sample
+from train.diffusion.process import Network, NoiseProcess, gaussian, guided, losses, sample
 from train.networks.model import Model
 from train.run.config import TrainConfig, ValidationConfig
 

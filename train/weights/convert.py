@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from manifests.errors import MissingFile, UserError
 from train.families.spinmeround.config import SpinMeRoundConfig
-from train.networks.config import About, write_card
-from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
+from train.networks.config import About, UNetShape, write_card
 from train.weights.checkpoint_file import one_line, read_checkpoint
 from weights.tensors import save_tensors
 
@@ -57,6 +56,40 @@ class Part:
     """File of weights in the folder."""
     released: Config
     """Config of the released weights."""
+
+
+SD15_VAE_CONFIG: Config = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
+"""Config of diffusers' AutoencoderKL."""
+
+
+CLIP_L_TEXT_CONFIG: Config = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "projection_dim": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+"""Config of transformers' CLIPTextModel."""
+
+
+def sd15_unet_config(in_channels: int = 4, out_channels: int = 4) -> dict[str, Any]:
+    """Config of diffusers' UNet2DConditionModel; SpinMeRound's differs only in its 153 input and 8 output channels."""
+    return UNetShape().diffusers(in_channels, out_channels)
 
 
 UNET = Part("unet", "diffusion_pytorch_model.safetensors", sd15_unet_config())

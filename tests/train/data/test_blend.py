@@ -6,9 +6,8 @@ from itertools import islice
 import pytest
 
 from manifests.dataset import Dataset
-from train.data.blend import Blend
 from train.data.config import LoaderConfig
-from train.data.loader import open_loader
+from train.data.loader import Blend, open_loader
 from train.data.sampling import RandomK
 
 

@@ -24,11 +24,11 @@ from manifests.storage import Storage
 from spinset import main
 from train.batch import Batch
 from train.data.config import LatentsConfig, LoaderConfig
-from train.data.latent_source import LatentSource, open_latents
 from train.data.latents import LatentsWorker, make_latents
 from train.data.loader import Loader, open_loader
 from train.data.sampling import RandomK
-from train.networks.vae import load_vae, vae_sha256
+from train.data.sources import LatentSource, open_latents
+from train.networks.model import load_vae, vae_sha256
 
 INLINE = PoolConfig(inline=True)
 KEYS = [(0, 0, 0), (0, 0, 1)]

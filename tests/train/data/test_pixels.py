@@ -12,7 +12,7 @@ from manifests.dataset import Dataset
 from manifests.errors import DamagedData
 from manifests.index import open_index
 from manifests.reader import Reader
-from train.data.pixels import EncodedSource, PixelSource, over
+from train.data.sources import EncodedSource, PixelSource, over
 
 
 def pixels_of(dataset: Dataset, resolution: int = 16, **kwargs) -> PixelSource:

@@ -7,7 +7,7 @@ import torch
 from manifests.cache import LookAhead
 from train.data.config import LoaderConfig
 from train.data.loader import open_loader
-from train.data.slots import HELD, SIZE, _alive
+from train.data.stream import HELD, SLOT_BYTES, _alive
 
 
 def batches(dataset, workers: int, epochs: int = 1):
@@ -32,7 +32,7 @@ def test_memory_is_used_again(make):
     for batch in batches(make(), 2, epochs=3):
         (slots,) = _alive.values()
         start = np.frombuffer(slots.memory, np.uint8).ctypes.data
-        numbers.append((batch.rgb.data_ptr() - start) // SIZE)
+        numbers.append((batch.rgb.data_ptr() - start) // SLOT_BYTES)
     assert len(numbers) == 27
     assert set(numbers) <= set(range(2 + HELD))
     assert max(numbers.count(number) for number in set(numbers)) > 1
@@ -71,7 +71,7 @@ def test_writing_to_a_batch_changes_no_other(make):
 
 @pytest.mark.parametrize("size", [4096, 8192])
 def test_what_does_not_fit_arrives_all_the_same(make, monkeypatch, size):
-    monkeypatch.setattr("train.data.slots.SIZE", size)
+    monkeypatch.setattr("train.data.stream.SLOT_BYTES", size)
     dataset = make(identities=2)
     for pair in zip(batches(dataset, 1), batches(dataset, 0), strict=True):
         assert same(*pair)
@@ -81,7 +81,7 @@ def test_a_kernel_that_promises_no_memory_is_heeded(make, monkeypatch):
     def refused(*_):
         raise OSError("Cannot allocate memory")
 
-    monkeypatch.setattr("train.data.slots.mmap.mmap", refused)
+    monkeypatch.setattr("train.data.stream.mmap.mmap", refused)
     dataset = make(identities=2)
     for pair in zip(batches(dataset, 1), batches(dataset, 0), strict=True):
         assert same(*pair)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from train.diffusion.conditions import Conditions
-from train.diffusion.process import DDPM
-from train.diffusion.sampling import guided
+from train.diffusion.process import DDPM, guided
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from train.diffusion.config import NoiseLevels, Objective
-from train.diffusion.objective import draw, gaussian, losses
-from train.diffusion.process import DDPM, EDM, append_dims
-from train.diffusion.sampling import guided
+from train.diffusion.process import DDPM, EDM, append_dims, draw, gaussian, guided, losses
 from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions
 
 LIKE = torch.zeros(400, 2, 3, 2, 2)

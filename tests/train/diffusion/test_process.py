@@ -7,8 +7,7 @@ from hashed import hashed
 from safetensors.torch import load_file
 
 from train.diffusion.config import NoiseLevels
-from train.diffusion.process import DDPM, EDM, append_dims
-from train.diffusion.sampling import ddim, euler, heun
+from train.diffusion.process import DDPM, EDM, append_dims, ddim, euler, heun
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from geometry.cameras import spinmeround_rotation
 from geometry.raymaps import ray_maps
-from train.diffusion.process import EDM, append_dims
-from train.diffusion.sampling import denoise, euler, guided, initial_latents, predict, sample
+from train.diffusion.process import EDM, append_dims, denoise, euler, guided, initial_latents, predict, sample
 from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions
 
 

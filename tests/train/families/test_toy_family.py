@@ -21,13 +21,10 @@ from train.batch import Batch
 from train.data.sampling import MultiView
 from train.diffusion.conditions import Conditions
 from train.diffusion.config import NoiseLevels
-from train.diffusion.process import DDPM
-from train.diffusion.sampling import ddim, guided, sample
-from train.networks.attention import recorded_tokens
+from train.diffusion.process import DDPM, ddim, guided, sample
 from train.networks.config import About, ModelConfig, UNetShape, read_card
-from train.networks.model import Model, load_weights
-from train.networks.unet import build_unet, run_unet
-from train.networks.vae import Vae, load_vae
+from train.networks.model import Model, Vae, load_vae, load_weights
+from train.networks.parts import build_unet, recorded_tokens, run_unet
 from train.run.run_folder import average
 from train.run.trainer import run
 

@@ -13,11 +13,9 @@ from manifests.errors import UserError
 from train.families import load_model
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions
-from train.networks.attention import set_view_attention
 from train.networks.config import FILE, About, IdentityShape
-from train.networks.model import Model, meta_network, save_model
-from train.networks.unet import run_unet
-from train.networks.vae import load_vae
+from train.networks.model import Model, load_vae, meta_network, save_model
+from train.networks.parts import run_unet, set_view_attention
 from train.run.log import forward_flops
 
 

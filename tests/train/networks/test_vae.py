@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_vae import write_vae
 
 from train.networks.config import CONFIG, WEIGHTS
-from train.networks.vae import load_vae, vae_sha256
+from train.networks.model import load_vae, vae_sha256
 
 ROOT = Path(__file__).parents[3]
 
@@ -100,5 +100,5 @@ def test_what_is_not_there_is_not_fetched(folder, name):
 
 
 def test_loading_data_does_not_import_diffusers():
-    code = "import sys, train.data.loader, train.data.latents, train.data.latent_source; sys.exit('diffusers' in sys.modules)"
+    code = "import sys, train.data.loader, train.data.latents, train.data.sources; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

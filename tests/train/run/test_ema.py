@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from train.run.config import EmaConfig
-from train.run.ema import Ema, Snapshot, gamma_of, mixture, power_beta
+from train.run.optimizer import Ema, Snapshot, gamma_of, mixture, power_beta
 
 
 def profile(gamma: float, steps: int) -> np.ndarray:

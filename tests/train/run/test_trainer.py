@@ -22,15 +22,14 @@ from manifests.errors import UserError
 from train.data.config import LatentsConfig, LoaderConfig
 from train.data.latents import make_latents
 from train.data.sampling import MultiView, SingleView
-from train.diffusion import precision
 from train.diffusion.config import NoiseLevels, Objective
 from train.families import load_model
 from train.families.presets import PRESETS
+from train.networks import model
 from train.networks.config import RayMaps, UNetShape
-from train.run.checkpoint import whole_ones
 from train.run.config import EmaConfig, OptimizerConfig, TrainConfig
 from train.run.parallel import check_devices
-from train.run.run_folder import average
+from train.run.run_folder import average, whole_ones
 from train.run.trainer import run
 from train.run.validate import QUANTILES
 from weights.embedded import HEADS64
@@ -260,17 +259,17 @@ def test_another_runs_checkpoint_is_refused(config):
 
 def test_another_precision_is_refused_by_the_option_that_goes_on(config, monkeypatch):
     """As when a run moves to a machine on which auto is something else."""
-    monkeypatch.setattr(precision, "native_bf16", lambda device: True)
+    monkeypatch.setattr(model, "native_bf16", lambda device: True)
     run(replace(config, precision="auto"))
     assert json.loads((Path(config.out) / "config.json").read_text())["precision"] == "bf16"
-    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    monkeypatch.setattr(model, "native_bf16", lambda device: False)
     with pytest.raises(ValueError, match=r"\(precision was .bf16., is .fp32.\); give --precision bf16, another --out"):
         run(replace(config, precision="auto"))
     run(replace(config, precision="bf16"))
 
 
 def test_the_precision_is_said_once_and_recorded(config, capsys, monkeypatch):
-    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    monkeypatch.setattr(model, "native_bf16", lambda device: False)
     run(replace(config, precision="auto", samples=4))
     assert capsys.readouterr().err.count("precision: fp32 (this CPU has no bf16 instructions)") == 1
     assert json.loads((Path(config.out) / "config.json").read_text())["precision"] == "fp32"

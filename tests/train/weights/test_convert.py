@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TEXT_CONFIG, write_pipeline
 from torch import Tensor
 
-from train.networks.sd15 import sd15_unet_config
-from train.networks.vae import load_vae
+from train.networks.model import load_vae
 from train.weights.convert import (
     OLD_VAE_ATTENTION,
     PARTS,
@@ -22,6 +21,7 @@ from train.weights.convert import (
     blank_model,
     convert,
     read_config,
+    sd15_unet_config,
 )
 
 SCHEDULE = ("betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "posterior_mean_coef1", "logvar")

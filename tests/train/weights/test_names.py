@@ -10,8 +10,19 @@ from hashed import hashed
 from official import KEYS, load_hashed
 from safetensors.torch import load_file
 
-from train.networks.sd15 import CLIP_L_TEXT_CONFIG, SD15_VAE_CONFIG, sd15_unet_config
-from train.weights.convert import LDM_UNET, LDM_VAE, TEXT, UNET, VAE, Part, blank_model, names_in
+from train.weights.convert import (
+    CLIP_L_TEXT_CONFIG,
+    LDM_UNET,
+    LDM_VAE,
+    SD15_VAE_CONFIG,
+    TEXT,
+    UNET,
+    VAE,
+    Part,
+    blank_model,
+    names_in,
+    sd15_unet_config,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SPINMEROUND: tuple[tuple[Part, dict[str, Any], int], ...] = (

@@ -10,7 +10,7 @@ from train.networks.config import About, IdentityShape, ModelConfig, RayMaps, UN
 if TYPE_CHECKING:
     from train.diffusion.process import EDM
     from train.families.spinmeround.model import SpinMeRound
-    from train.networks.vae import Vae
+    from train.networks.model import Vae
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SpinMeRoundConfig(ModelConfig):
     def build(self, vae: "Vae", about: About | None = None) -> "SpinMeRound":
         """A model with random weights over an autoencoder."""
         from train.families.spinmeround.model import SpinMeRound, SpinMeRoundNetwork
-        from train.networks.identity import build_tokens
+        from train.networks.parts import build_tokens
 
         network = SpinMeRoundNetwork(self, vae.channels)
         return SpinMeRound(self, network, vae, about or About(), tokens=build_tokens(self.identity))

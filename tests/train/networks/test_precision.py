@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.diffusion.precision import autocast, native_bf16, precision_line, resolve_precision
+from train.networks.model import autocast, native_bf16, precision_line, resolve_precision
 
 ROOT = Path(__file__).parents[3]
-PRINT = "from train.diffusion.precision import precision_line; print(precision_line({!r}, 'cpu'))"
+PRINT = "from train.networks.model import precision_line; print(precision_line({!r}, 'cpu'))"
 WITHOUT = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 """What makes PyTorch compute as on a processor with AVX2 only."""
 

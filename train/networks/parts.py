@@ -1,0 +1,271 @@
+"""The parts that model families are built from: the multiview UNet and its attention, and identities as its tokens.
+
+The UNet is Stable Diffusion's, whose self-attention runs over all views of a scene at once. No layer is added to it, so that
+its weights keep their names. An ArcFace embedding is one token, or takes the place of one word of a prompt of Arc2Face's text
+encoder. Sources: SpinMeRound, section 3.2 and its released weights; Arc2Face, section 3.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from manifests.errors import UserError
+from train.networks.config import IdentityShape, Stem, UNetShape
+
+KINDS_OF_BLOCKS = 64
+"""Largest number of block shapes that are compiled; each is compiled with gradients and without."""
+
+
+def build_unet(shape: UNetShape, in_channels: int, out_channels: int) -> nn.Module:
+    """diffusers' UNet2DConditionModel with attention across views, with random weights."""
+    # Importing diffusers takes seconds, which only building a network needs.
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(**shape.diffusers(in_channels, out_channels))
+    set_view_attention(unet, shape.joint_from)
+    return unet
+
+
+def run_unet(
+    unet: nn.Module,
+    x: Float[Tensor, "b v c h w"],
+    c_noise: Float[Tensor, " b"],
+    context: Float[Tensor, "b n d"],
+    banks: dict[str, Tensor] | None = None,
+    residuals: dict[str, Any] | None = None,
+) -> Float[Tensor, "b v _ h w"]:
+    """Apply a UNet to scenes, with one noise level and one context for all views of a scene.
+
+    `banks` are further tokens (b, k, d) for self-attention by layer, such as those of a reference network; `residuals` is what
+    a ControlNet adds to the skip connections and the middle block, by the names of diffusers.
+    """
+    views = x.shape[1]
+    out: Any = unet(
+        rearrange(x, "b v c h w -> (b v) c h w"),
+        repeat(c_noise, "b -> (b v)", v=views),
+        repeat(context, "b n d -> (b v) n d", v=views),
+        cross_attention_kwargs={"views": views, "banks": banks},
+        return_dict=False,
+        **(residuals or {}),
+    )[0]
+    return rearrange(out, "(b v) c h w -> b v c h w", v=views)
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    for module in network.children():
+        if hasattr(module, "enable_gradient_checkpointing"):
+            module.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile each residual and transformer block for itself: blocks of one shape share the compiled code.
+
+    Shapes are fixed, for they are the same at every step; there are more of them than torch would compile by default.
+    """
+    import torch._dynamo
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.transformers.transformer_2d import Transformer2DModel
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS_OF_BLOCKS)
+    for module in network.modules():
+        if isinstance(module, ResnetBlock2D | Transformer2DModel):
+            module.compile(dynamic=False)
+
+
+def grow(
+    weights: dict[str, Tensor],
+    unet: nn.Module,
+    latents: int,
+    stem: Stem,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Weights of a 2D model, extended to the wider first and last convolution of a multiview one with so many latent channels.
+
+    Latents of further members (normals) start from the weights of the image's, at both ends; condition channels as `stem` says.
+    All other weights, and convolutions that are as wide already, stay as they are. Source: SpinMeRound, section 3.2.
+
+    Raises:
+        ValueError: the convolutions are of no 2D model of 4 channels, nor of this one.
+    """
+    grown = dict(weights)
+    for name, bound in (("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0)):
+        want = unet.get_parameter(name)
+        have = weights.get(name, want.new_zeros(0))
+        if have.shape == want.shape:
+            continue
+        copies = latents // have.shape[bound] if have.ndim == want.ndim else 0
+        expected = [*want.shape[:bound], latents // max(copies, 1), *want.shape[bound + 1 :]]
+        if not copies or list(have.shape) != expected:
+            raise UserError(
+                f"{name} is {tuple(have.shape)}, this model's is {tuple(want.shape)}; give a 4-channel UNet"
+            )
+        if bound:
+            rest = torch.empty(len(want), want.shape[1] - latents, *want.shape[2:])
+            if stem.pose_init == "zero":
+                rest.zero_()
+            else:
+                limit = (want.shape[1] * want.shape[2] * want.shape[3]) ** -0.5
+                rest.uniform_(-limit, limit, generator=generator)
+            grown[name] = torch.cat([have * stem.scale] * copies + [rest.to(have)], 1)
+        else:
+            grown[name] = torch.cat([have] * copies)
+    return grown
+
+
+class ViewAttention:
+    """The processor of every attention layer of the UNet; holds no weights, so those of a 2D model are kept as they are.
+
+    Self-attention of a joint layer joins the tokens of all views of a scene to one sequence: SpinMeRound's and CAT3D's 3D
+    attention. Cross-attention stays per view.
+    """
+
+    def __init__(self, name: str, joint: bool):
+        self.name, self.joint = name, joint
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Float[Tensor, "bv n d"],
+        encoder_hidden_states: Float[Tensor, "bv m e"] | None = None,
+        attention_mask: None = None,
+        temb: Tensor | None = None,
+        views: int = 1,
+        banks: dict[str, Tensor] | None = None,
+    ) -> Float[Tensor, "bv n d"]:
+        """Attend; `views` of a scene follow each other, and `banks` holds further tokens (b k d) of each scene by layer.
+
+        The number of views is an argument, not a state, so that it survives activation checkpointing (the released
+        code loses it there and falls back to attention per view).
+        """
+        is_self = encoder_hidden_states is None
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        if is_self and self.joint:
+            q, k, v = (rearrange(x, "(b v) n d -> b (v n) d", v=views) for x in (q, k, v))
+        if is_self and banks is not None and self.name in banks:
+            bank = banks[self.name]
+            # Projected once per scene and only then repeated for its views.
+            further = (proj(bank).repeat_interleave(len(q) // len(bank), 0) for proj in (attn.to_k, attn.to_v))
+            k, v = (torch.cat(pair, 1) for pair in zip((k, v), further, strict=True))
+        out = _attend(q, k, v, attn.heads)
+        if is_self and self.joint:
+            out = rearrange(out, "b (v n) d -> (b v) n d", v=views)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+@contextmanager
+def recorded_tokens(unet: nn.Module) -> Iterator[dict[str, Float[Tensor, "bv n d"]]]:
+    """Record the inputs of the self-attention layers of a UNet while it runs: the banks of a reference network, by layer."""
+    banks: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        banks[name] = args[0]
+
+    layers = [(name, layer) for name, layer in unet.named_modules() if name.endswith("attn1")]
+    hooks = [layer.register_forward_pre_hook(partial(keep, name)) for name, layer in layers]
+    try:
+        yield banks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _attend(
+    q: Float[Tensor, "b n d"], k: Float[Tensor, "b m d"], v: Float[Tensor, "b m d"], heads: int
+) -> Float[Tensor, "b n d"]:
+    q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
+    return rearrange(scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+
+
+def set_view_attention(unet: Any, joint_from: int) -> None:
+    """Give every attention layer its processor; levels from `joint_from` on (0 is the finest) attend across views."""
+    levels = len(unet.config.block_out_channels)
+    processors = {}
+    for name in unet.attn_processors:
+        level = levels - 1  # that of the middle block
+        if (place := re.match(r"(down|up)_blocks\.(\d+)", name)) is not None:
+            level = int(place[2]) if place[1] == "down" else levels - 1 - int(place[2])
+        processors[name] = ViewAttention(name.removesuffix(".processor"), joint=level >= joint_from)
+    unet.set_attn_processor(processors)
+
+
+TOKENS = 77
+BEGIN, END = 49406, 49407
+PROMPT = (1125, 539, 320, 1014, 2533)
+"""photo of a id person, in CLIP's vocabulary; `id` is the word that is replaced."""
+ID = 1014
+
+
+class Arc2FaceTokens(nn.Module):
+    """transformers' CLIPTextModel, in whose prompt the embedding stands for a word; frozen, in single precision."""
+
+    def __init__(self, shape: IdentityShape, **config: Any):
+        super().__init__()
+        # Importing transformers takes seconds, which only building a network needs.
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        sizes = {
+            "hidden_size": shape.width,
+            "intermediate_size": 4 * shape.width,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "eos_token_id": 2,
+        }
+        self.text = CLIPTextModel(CLIPTextConfig(**{**sizes, **config})).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b n w"]:
+        """Tokens of embeddings of unit length."""
+        ids = self._prompt(PROMPT, embedding.device).expand(len(embedding), -1)
+        words = self.text.get_input_embeddings()(ids)
+        padded = torch.nn.functional.pad(embedding.to(words), (0, words.shape[-1] - embedding.shape[-1]))
+        words = torch.where((ids == ID)[..., None], padded[:, None], words)
+        return self._encode(words)
+
+    @torch.no_grad()
+    def null_tokens(self) -> Float[Tensor, "n w"]:
+        """Tokens of the empty prompt, through the same encoder."""
+        ids = self._prompt((), self.text.device)
+        return self._encode(self.text.get_input_embeddings()(ids))[0]
+
+    def _encode(self, words: Float[Tensor, "b n w"]) -> Float[Tensor, "b n w"]:
+        # Always in single precision, as the released code does.
+        with torch.autocast(words.device.type, enabled=False):
+            # CLIPTextModel itself takes words by their numbers only.
+            hidden = self.text.embeddings(inputs_embeds=words)
+            hidden = self.text.encoder(inputs_embeds=hidden, attention_mask=None, is_causal=True).last_hidden_state
+            return self.text.final_layer_norm(hidden)
+
+    @staticmethod
+    def _prompt(words: tuple[int, ...], device: torch.device) -> Tensor:
+        return torch.tensor([[BEGIN, *words, *[END] * (TOKENS - 1 - len(words))]], device=device)
+
+
+class IdentityToken(nn.Module):
+    """The embedding as the only token, scaled to about unit variance; it has no weights."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b 1 w"]:
+        scaled = embedding * embedding.shape[-1] ** 0.5
+        return torch.nn.functional.pad(scaled, (0, self.width - embedding.shape[-1]))[:, None]
+
+    def null_tokens(self) -> Float[Tensor, "1 w"]:
+        """Zeros."""
+        return torch.zeros(1, self.width)
+
+
+def build_tokens(shape: IdentityShape) -> Arc2FaceTokens | IdentityToken:
+    """The encoder of a shape, with random weights."""
+    return Arc2FaceTokens(shape) if shape.kind == "arc2face" else IdentityToken(shape.width)
