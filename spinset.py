@@ -407,8 +407,8 @@ def _require_dataset(url: str) -> Any:
 
 def _require_model(model: str) -> None:
     """Raise MissingFile unless this names a model; `heads64` is the embedded one."""
+    from train.families import model_folder
     from train.networks.config import model_file
-    from weights.embedded import model_folder
 
     model_file(model_folder(model))
 

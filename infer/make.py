@@ -24,7 +24,7 @@ from manifests.errors import MissingFile, UserError
 from train.families import read_about
 from train.networks.config import About
 from train.networks.model import precision_line
-from weights.embedded import RECOGNISER, is_embedded, model_folder
+from weights.embedded import RECOGNISER, is_embedded
 from weights.files import sha256
 
 IDENTITY = "identity"
@@ -48,7 +48,7 @@ def views(config: ViewsConfig) -> Iterator[str]:
     photos = [read_photo(file) for file in config.photos]
     azimuths = (0.0, *config.photo_azimuths)
     plan = plan_views(*config.directions.of_views, photos=azimuths, angles=config.directions.angles)
-    about = read_about(model_folder(config.model))[1]
+    about = read_about(config.model)[1]
     with step("reading the photos"):
         preprocess = load_preprocessor(with_recogniser(config, about), config.device)
         portraits = [preprocess(photo) for photo in photos]
@@ -103,7 +103,7 @@ def heads(config: HeadsConfig) -> Iterator[str]:
     require_device(config.device)
     known = [read_identity(file) for file in config.identities]
     plan = plan_views(*config.directions.of_views, photos=(), angles=config.directions.angles)
-    if known and not read_about(model_folder(config.model))[1].identity:
+    if known and not read_about(config.model)[1].identity:
         raise UserError(f"{config.model} was trained without identities; leave out --identities")
     sampler = open_sampler(config.model, config.sampler, config.device)
     identities: list[Tensor | None] = [known[0] if known else None] * config.heads
@@ -153,7 +153,7 @@ def interpolate_identities(
 def model_notes(sampler: ViewSampler, plan: ViewPlan) -> list[str]:
     """Remarks on what a model was trained on, and on numbers of given views in a plan that it was not trained on."""
     about = sampler.model.about
-    notes = [f"the model knows {about.knows} of {about.resolution} px"] if about.knows else []
+    notes = [f"the model knows {about.trained_on} of {about.resolution} px"] if about.trained_on else []
     if new := sorted({len(call.given) for call in plan.calls} - set(about.conditions)):
         numbers = " and ".join(map(str, new))
         notes.append(f"the model was not trained on {numbers} given views, which some of these were made from")

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -28,7 +28,6 @@ from manifests.errors import UserError
 from train.diffusion.process import DDPM, SAMPLERS, denoise, euler, gaussian, guided, initial_latents, sample
 from train.families import load_model
 from train.networks.model import Model, autocast
-from weights.embedded import model_folder
 
 ANCHORS = (45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)
 """Azimuths of the anchors. Source: SpinMeRound, section 3.4."""
@@ -51,7 +50,7 @@ class HeadViews:
     """Azimuths in degrees from the first photo, or from the front if there is none."""
     elevation: Float32[np.ndarray, " v"]
     """Elevations in degrees."""
-    is_given: Bool[np.ndarray, " v"]
+    is_condition: Bool[np.ndarray, " v"]
     """Whether a view is one of the photos."""
     cameras: Cameras
     """The cameras of the views."""
@@ -62,16 +61,6 @@ class HeadViews:
     @property
     def resolution(self) -> int:
         return self.rgb.shape[-1]
-
-
-def to_bytes(pictures: Float32[Tensor, "*v 3 h w"]) -> UInt8[np.ndarray, "*v h w 3"]:
-    """Pictures in [-1, 1] as 8-bit pixels with channels last."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1).cpu().numpy()
-
-
-def from_bytes(pixels: UInt8[np.ndarray, "*v h w 3"]) -> Float32[Tensor, "*v 3 h w"]:
-    """8-bit pixels with channels last as pictures in [-1, 1]."""
-    return torch.from_numpy(pixels).movedim(-1, -3).float() / 127.5 - 1
 
 
 @dataclass(frozen=True)
@@ -197,7 +186,7 @@ def open_sampler(model: str, config: SamplerConfig, device: str) -> "ViewSampler
     """
     require_device(device)
     with step("loading the model"):
-        opened = load_model(model_folder(model), device)
+        opened = load_model(model, device)
         if not opened.config.multiview:
             raise UserError(f"{model} makes single pictures; give one that was trained on several views")
         return ViewSampler(opened, config)

@@ -1,4 +1,4 @@
-"""A batch of views as the loader delivers it, from pixels or from cached latents, and the sources of its contents."""
+"""Batches of views as the loader delivers them, from pixels or from cached latents, and views as 8-bit pixels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -83,3 +83,22 @@ class Source(Protocol):
     ) -> dict[str, Any]:
         """Read fields of a batch by name, for rows of the index; raises DamagedData for a member that cannot be read."""
         ...
+
+
+def to_bytes(pictures: Float32[Tensor, "*v 3 h w"]) -> UInt8[np.ndarray, "*v h w 3"]:
+    """Pictures in [-1, 1] as 8-bit pixels with channels last."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1).cpu().numpy()
+
+
+def from_bytes(pixels: UInt8[np.ndarray, "*v h w 3"]) -> Float32[Tensor, "*v 3 h w"]:
+    """8-bit pixels with channels last as pictures in [-1, 1]."""
+    return torch.from_numpy(pixels).movedim(-1, -3).float() / 127.5 - 1
+
+
+def framed(views: Float32[Tensor, "v 3 h w"], is_condition: Bool[Tensor, " v"]) -> Float32[Tensor, "v 3 h w"]:
+    """Views in [-1, 1], the given ones with a dark frame of one pixel in 32."""
+    out, width = views.clone(), max(1, views.shape[-1] // 32)
+    for side in (slice(None, width), slice(-width, None)):
+        out[is_condition, :, side, :] = -1
+        out[is_condition, :, :, side] = -1
+    return out

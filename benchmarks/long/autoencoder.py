@@ -20,7 +20,7 @@ from geometry.directions import turned
 from infer.evaluation.held_out import MAX_ELEVATION, StoredPeople, choose_people
 from infer.metrics.likeness import FaceEmbedder, cosines
 from infer.metrics.pixels import psnr, to_unit
-from infer.views import to_bytes
+from train.batch import to_bytes
 from train.networks.model import load_vae
 from weights.embedded import EMBEDDED, HEADS64
 

@@ -48,9 +48,10 @@ from infer.views import ViewSampler, open_sampler
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
+from train.families import model_folder
 from train.networks.config import EMBEDDING, About
 from train.networks.model import resolve_precision
-from weights.embedded import RECOGNISER, model_folder
+from weights.embedded import RECOGNISER
 from weights.files import sha256
 
 MODEL, COPY, NEAREST = "model", "copy", "nearest"
@@ -257,7 +258,7 @@ def report(evaluation: Evaluation, out: Path, rows: list[Row], failed: dict[str,
         methods[NEAREST] = "nearest training head"
     facts = {
         "model": config_name(config.model),
-        "knows": about.knows,
+        "knows": about.trained_on,
         "samples_seen": about.samples_seen,
         "people": len(rows),
         "of": len(evaluation.people.names),
@@ -293,7 +294,7 @@ def _notes(evaluation: Evaluation, rows: list[Row]) -> list[str]:
     model, people, nearest = evaluation.sampler.model, evaluation.people, evaluation.nearest
     counts = sorted({len(row["targets"]) for row in rows})
     wanted = sum(targets.count for targets in evaluation.protocol.targets)
-    known = model.about.knows or "heads that its folder does not describe"
+    known = model.about.trained_on or "heads that its folder does not describe"
     notes = [f"The model knows {known}; {len(rows)} people were measured."]
     if counts != [wanted]:
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])

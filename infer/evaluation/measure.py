@@ -27,7 +27,7 @@ from infer.metrics.likeness import (
 )
 from infer.metrics.perceptual import PictureMetrics, picture_metrics
 from infer.metrics.pixels import normal_error, to_unit
-from infer.views import to_bytes
+from train.batch import to_bytes
 
 PictureEmbedder = Callable[[UInt8[np.ndarray, "v h w 3"]], Float32[np.ndarray, "v d"]]
 """An embedding of 8-bit sRGB pictures whose cosines measure similarity, such as CLIP's image tower."""

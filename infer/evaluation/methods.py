@@ -12,9 +12,10 @@ from geometry.cameras import Cameras, orbit
 from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut, StoredPeople
 from infer.metrics.likeness import cosines
-from infer.views import ViewPlan, ViewSampler, from_bytes, plan_views, to_bytes
+from infer.views import ViewPlan, ViewSampler, plan_views
 from manifests.draws import generator
 from manifests.errors import UserError
+from train.batch import from_bytes, to_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ from infer.evaluation.report import EvaluationReport, grid, save_strip
 from infer.evaluation.results import PERSON_METRICS, TRUTH, RowFile, measure_all, results_of, save_features
 from infer.metrics.pixels import to_unit
 from infer.photo import read_photo
-from infer.views import from_bytes
 from jobs.devices import require_device
 from manifests.errors import MissingFile, UserError
+from train.batch import from_bytes
 
 GENERATED = "generated"
 SUFFIXES = (".png", ".jpg", ".jpeg")

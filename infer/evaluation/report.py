@@ -19,9 +19,9 @@ from infer.evaluation.methods import EvaluatedViews
 from infer.evaluation.protocols import EvaluationProtocol, PaperTable, better
 from infer.evaluation.results import Result, Row, measured, worst
 from infer.metrics.figures import Figure
-from infer.views import to_bytes
 from manifests.pictures import encode_picture
 from pages.page import render
+from train.batch import to_bytes
 
 TILE, COLUMNS = 96, 8
 """Pixels of a view in the gallery, and the number of views of a person in it."""

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from geometry.directions import turned, wrapped
-from infer.views import HeadViews, to_bytes
+from infer.views import HeadViews
 from manifests.errors import UserError
 from manifests.pictures import encode_picture
 from pages.page import render
+from train.batch import framed, to_bytes
 
 SHEET_COLUMNS, TILE, LABEL = 12, 128, 18
 """Most views side by side in a contact sheet, and pixels of a tile's side and of the height of its label."""
@@ -74,7 +75,7 @@ def png_files(views: HeadViews) -> Iterator[tuple[str, bytes]]:
 def sheet(views: HeadViews) -> UInt8[np.ndarray, "h w 3"]:
     """A contact sheet: rings of pictures over their normals, from the highest; given views have a dark frame."""
     rows = [part for ring in rings(views) for part in np.array_split(ring, math.ceil(len(ring) / SHEET_COLUMNS))]
-    members = [_framed(views.rgb, torch.from_numpy(views.is_given))]
+    members = [framed(views.rgb, torch.from_numpy(views.is_condition))]
     if views.normal is not None:
         members.append(views.normal)
     row_height = len(members) * TILE + LABEL
@@ -90,15 +91,6 @@ def sheet(views: HeadViews) -> UInt8[np.ndarray, "h w 3"]:
             middle = (left + TILE / 2, top + row_height - LABEL / 2)
             draw.text(middle, text, fill="#555", font=font, anchor="mm")
     return np.asarray(image)
-
-
-def _framed(rgb: Float32[Tensor, "v 3 h w"], is_given: Bool[Tensor, " v"]) -> Float32[Tensor, "v 3 h w"]:
-    """Views in [-1, 1], the given ones with a dark frame of one pixel in 32."""
-    out, width = rgb.clone(), max(1, rgb.shape[-1] // 32)
-    for side in (slice(None, width), slice(-width, None)):
-        out[is_given, :, side, :] = -1
-        out[is_given, :, :, side] = -1
-    return out
 
 
 def gif(views: HeadViews, fps: float) -> bytes:
@@ -156,7 +148,7 @@ class ViewerImage:
     elevation: float
     place: str
     """The direction in words."""
-    is_given: bool
+    is_condition: bool
     rgb: str
     """The picture as a data URI."""
     normal: str | None
@@ -172,7 +164,7 @@ def viewer(views: HeadViews, title: str) -> str:
             round(float(azimuth[view]), 2),
             round(float(views.elevation[view]), 2),
             place(float(azimuth[view]), float(views.elevation[view])),
-            bool(views.is_given[view]),
+            bool(views.is_condition[view]),
             _webp(views.rgb[view]),
             None if views.normal is None else _webp(views.normal[view]),
         )

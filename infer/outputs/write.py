@@ -154,7 +154,7 @@ def _earlier_files(storage: Storage) -> set[str]:
 
 
 def _record(views: HeadViews, files: list[str]) -> bytes:
-    rows = zip(views.azimuth.tolist(), views.elevation.tolist(), views.is_given.tolist(), strict=True)
+    rows = zip(views.azimuth.tolist(), views.elevation.tolist(), views.is_condition.tolist(), strict=True)
     fields = {
         "resolution": views.resolution,
         "views": [{"azimuth": a, "elevation": e, "given": given} for a, e, given in rows],

@@ -58,7 +58,7 @@ def test_a_turntable_of_48_takes_nine_calls_of_both_branches_at_once(model, coun
     assert count() == [(2, 8)] * 9 * 3  # 50 steps as released, 3 here
     assert len(views) == 48
     assert views.rgb.shape == views.normal.shape == (48, 3, 16, 16)
-    assert views.is_given.tolist() == [True] + [False] * 47
+    assert views.is_condition.tolist() == [True] + [False] * 47
     assert np.allclose(views.azimuth % 360, ring(48))
 
 
@@ -96,7 +96,7 @@ def test_seeds_identities_and_photos_matter(model):
 def test_from_nothing_guidance_is_left_out(model, count):
     views = sampler(model).sample(plan_views(ring(8), np.zeros(8), photos=()), {}, None)
     assert count() == [(1, 8)] * 3
-    assert not views.is_given.any()
+    assert not views.is_condition.any()
 
 
 def test_models_without_normals(model):

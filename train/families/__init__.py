@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from manifests.errors import UserError
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import FILE, VAE, About, ModelConfig, read_card
+from weights.embedded import HEADS64
 
 if TYPE_CHECKING:
     from train.networks.model import Model
@@ -13,24 +14,30 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, type[ModelConfig]] = {SpinMeRoundConfig.family: SpinMeRoundConfig}
 
 
-def read_about(folder: str | Path) -> tuple[ModelConfig, About]:
-    """Read the config and the description of a model from its folder.
+def model_folder(model: str | Path) -> Path:
+    """The folder of a model; `heads64` names the embedded one."""
+    return HEADS64 if model == HEADS64.name else Path(model)
+
+
+def read_about(model: str | Path) -> tuple[ModelConfig, About]:
+    """Read the config and the description of a model from its folder, or of the embedded one by its name.
 
     Raises:
         MissingFile: the folder has no model.json.
         UserError: it is damaged, or of an unknown family or format.
     """
-    family, values, about = read_card(Path(folder))
+    folder = model_folder(model)
+    family, values, about = read_card(folder)
     if family not in FAMILIES:
         raise UserError(f"{folder} is a model of the family {family!r}; this spinset knows {', '.join(FAMILIES)}")
     try:
         return FAMILIES[family].from_json(values), about
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{Path(folder) / FILE} is damaged ({type(error).__name__}: {error})") from error
+        raise UserError(f"{folder / FILE} is damaged ({type(error).__name__}: {error})") from error
 
 
-def load_model(folder: str | Path, device: str = "cpu") -> "Model":
-    """Read a model and all of its weights from its folder; nothing is downloaded.
+def load_model(model: str | Path, device: str = "cpu") -> "Model":
+    """Read a model and all of its weights from its folder, or the embedded one by its name; nothing is downloaded.
 
     Raises:
         MissingFile: the folder or a part of it is not there.
@@ -38,8 +45,8 @@ def load_model(folder: str | Path, device: str = "cpu") -> "Model":
     """
     from train.networks.model import load_vae, load_weights
 
-    config, about = read_about(folder)
-    model = config.build(load_vae(str(Path(folder) / VAE), device), about)
-    load_weights(model, Path(folder))
-    model.network.eval()
-    return model.to(device)
+    (config, about), folder = read_about(model), model_folder(model)
+    loaded = config.build(load_vae(str(folder / VAE), device), about)
+    load_weights(loaded, folder)
+    loaded.network.eval()
+    return loaded.to(device)

@@ -130,7 +130,7 @@ class RayMaps:
 class About:
     """Description of a model in its model.json: its training data and its defaults."""
 
-    knows: str = ""
+    trained_on: str = ""
     """Heads that it was trained on; other heads are outside of its training data."""
     resolution: int = 512
     """Width and height of its views in pixels."""
@@ -228,6 +228,8 @@ def read_card(folder: Path) -> tuple[str, dict[str, Any], About]:
         about = card["about"]
         about["conditions"] = tuple(about["conditions"])
         about["history"] = tuple(about.get("history", ()))
+        if "knows" in about:  # the name that it has in models of earlier versions
+            about["trained_on"] = about.pop("knows")
         # Models from before there were several families do not name theirs.
         return card.get("family", "spinmeround"), dict(card["shape"]), About(**about)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

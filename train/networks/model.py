@@ -267,7 +267,7 @@ def fill(module: nn.Module, file: Path) -> None:
         UserError: it is no safetensors file, or its weights are others.
     """
     weights = read_weights(module, file)
-    if wrong := misfits(module, weights):
+    if wrong := mismatch(module, weights):
         raise UserError(f"{file} does not fit {type(module).__name__}: {wrong}")
     module.load_state_dict(weights)
 
@@ -282,7 +282,7 @@ def read_weights(module: nn.Module, file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} is no safetensors file, or is cut short ({error})") from error
 
 
-def misfits(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
+def mismatch(module: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """The number of weights that differ from a module's in name or shape, and the first; empty if none does."""
     expected = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
     given = {name: tuple(weight.shape) for name, weight in weights.items()}

@@ -81,7 +81,7 @@ def compile_blocks(network: nn.Module) -> None:
             module.compile(dynamic=False)
 
 
-def grow(
+def expand_channels(
     weights: dict[str, Tensor],
     unet: nn.Module,
     latents: int,

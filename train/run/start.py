@@ -18,7 +18,7 @@ from manifests.plan import json_differences
 from train.data.config import LoaderConfig
 from train.data.loader import AnyLoader, BlendState
 from train.networks.config import FILE, VAE, WEIGHTS, About, read_card
-from train.networks.model import TEXT_WEIGHTS, Model, fill, load_vae, misfits, read_weights
+from train.networks.model import TEXT_WEIGHTS, Model, fill, load_vae, mismatch, read_weights
 from train.run.config import TrainConfig, fixed_settings
 from train.run.optimizer import Ema, Optimizer, freeze
 from train.run.run_folder import DONE, Checkpoints, about_checkpoint
@@ -69,7 +69,7 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
                 weights = model.adapt(name, read_weights(part, file), config.stem, generator)
             except ValueError as error:
                 raise UserError(f"{file} does not fit: {error}") from error
-            if wrong := misfits(part, weights):
+            if wrong := mismatch(part, weights):
                 raise UserError(f"{file} does not fit: {wrong}")
             part.load_state_dict(weights)
     freeze(model.network, config.trained)
@@ -203,7 +203,7 @@ def about_run(loader: AnyLoader, resolution: int, scale: float, history: tuple[s
     """The description of the model of a run, before its first sample."""
     first = loader.parts[0].config
     return About(
-        knows=" and ".join(
+        trained_on=" and ".join(
             f"{len(part.batch_dataset.subset.identities)} {Dataset(part.config.data).plan.source['name']} heads"
             for part in loader.parts
         ),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.batch import Batch
+from train.batch import Batch, framed, to_bytes
 from train.data.loader import AnyLoader, open_loader
 from train.diffusion.process import Network, NoiseProcess, gaussian, guided, losses, sample
 from train.networks.model import Model
@@ -130,20 +130,7 @@ def draw_grid(
         made = model.decode(sample_scenes(model, network, batch, latents, SEED + place, settings.steps, settings.scale))
         given = batch.is_condition[0].cpu()
         rows += [validation.pictures[place], *(framed(part[0].cpu(), given) for part in made)]
-    return as_pixels(torch.cat([torch.cat(list(row), -1) for row in rows], -2))
-
-
-def framed(views: Float[Tensor, "v 3 h w"], is_condition: Tensor) -> Float[Tensor, "v 3 h w"]:
-    """Views, the given ones with a dark frame of one pixel in 32."""
-    out, width = views.clone(), max(1, views.shape[-1] // 32)
-    for side in (slice(None, width), slice(-width, None)):
-        out[is_condition, :, side, :] = -1
-        out[is_condition, :, :, side] = -1
-    return out
-
-
-def as_pixels(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return to_bytes(torch.cat([torch.cat(list(row), -1) for row in rows], -2))
 
 
 def save_picture(pixels: UInt8[np.ndarray, "h w 3"], file: Path) -> None:

@@ -12,11 +12,6 @@ KNOWN_SOURCE = "procedural"
 """The head source whose heads the embedded models were trained on."""
 
 
-def model_folder(model: str) -> Path:
-    """The folder of a model; `heads64` names the embedded one."""
-    return HEADS64 if model == HEADS64.name else Path(model)
-
-
 def is_embedded(model: str) -> bool:
     """Whether the value of an option for a model means an embedded one: an empty text, or a path in this folder."""
     return not model or Path(model.removeprefix("local-dir:")).resolve().is_relative_to(EMBEDDED.resolve())

@@ -28,10 +28,10 @@ from infer.evaluation.held_out import HeldOut, opaque_photo
 from infer.evaluation.importers.head_frame import HeadFrame, head_frame, straightened
 from infer.metrics.likeness import FaceEmbedder
 from infer.photo import Photo
-from infer.views import from_bytes
 from manifests.draws import generator
 from manifests.errors import MissingFile, UserError
 from manifests.pictures import decode_picture
+from train.batch import from_bytes
 from weights.files import existing, sha256
 
 T = TypeVar("T")

@@ -27,10 +27,10 @@ from infer.evaluation.methods import EvaluatedViews, copied_input, noise_seed, s
 from infer.evaluation.protocols import PROTOCOLS
 from infer.evaluation.results import ROWS_FILE
 from infer.metrics.likeness import FaceEmbedder
-from infer.views import to_bytes
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from spinset import main
+from train.batch import to_bytes
 from train.families import load_model
 from train.networks.model import save_model
 from train.run.trainer import run

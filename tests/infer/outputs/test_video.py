@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 from turns import ball_turn, head_turn
 
 from infer.outputs.pictures import gif, mp4
-from infer.views import to_bytes
+from train.batch import to_bytes
 
 
 @pytest.fixture(scope="module")

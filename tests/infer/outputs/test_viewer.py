@@ -15,7 +15,7 @@ from PIL import Image
 from turns import ball_turn
 
 from infer.outputs.pictures import place, viewer
-from infer.views import to_bytes
+from train.batch import to_bytes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NOT_THERE = "no Chromium or Chrome to open the page with"

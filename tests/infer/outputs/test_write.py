@@ -14,7 +14,7 @@ from turns import ball_turn
 from infer.config import OUTPUTS
 from infer.outputs.surface import coloured_mesh
 from infer.outputs.write import check_outputs, write_outputs
-from infer.views import to_bytes
+from train.batch import to_bytes
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import Stem, UNetShape
-from train.networks.parts import build_unet, checkpoint_activations, compile_blocks, grow, run_unet
+from train.networks.parts import build_unet, checkpoint_activations, compile_blocks, expand_channels, run_unet
 from train.weights.convert import UNET
 
 TINY = Path(__file__).parents[2] / "golden" / "spinmeround_unet.safetensors"
@@ -171,7 +171,7 @@ def test_residuals_are_added_to_skips_and_middle(small):
 def test_a_wider_stem_begins_as_the_old_one():
     old = build_unet(SMALL, 4, 4)
     new = build_unet(SMALL, 15, 8)
-    grown = grow(old.state_dict(), new, 8, Stem(pose_init="zero", scale=0.5))
+    grown = expand_channels(old.state_dict(), new, 8, Stem(pose_init="zero", scale=0.5))
     new.load_state_dict(grown)
     x, _, level, context = scene(v=1)
     image = x[:, :, :4]
@@ -185,7 +185,7 @@ def test_a_wider_stem_begins_as_the_old_one():
 
 def test_new_channels_are_drawn_as_pytorch_draws_them():
     old, new = build_unet(SMALL, 4, 4), build_unet(SMALL, 15, 8)
-    weight = grow(old.state_dict(), new, 8, Stem())["conv_in.weight"]
+    weight = expand_channels(old.state_dict(), new, 8, Stem())["conv_in.weight"]
     bound = (15 * 9) ** -0.5
     assert weight[:, 8:].abs().max() <= bound
     assert weight[:, 8:].std() == pytest.approx(bound / 3**0.5, rel=0.1)
@@ -194,7 +194,7 @@ def test_new_channels_are_drawn_as_pytorch_draws_them():
 
 def test_without_normals_rays_are_not_taken_for_them():
     old, new = build_unet(SMALL, 4, 4), build_unet(SMALL, 11, 4)
-    weight = grow(old.state_dict(), new, 4, Stem(pose_init="zero"))["conv_in.weight"]
+    weight = expand_channels(old.state_dict(), new, 4, Stem(pose_init="zero"))["conv_in.weight"]
     assert torch.equal(weight[:, :4], old.conv_in.weight)
     assert not weight[:, 4:].any()
 
@@ -203,7 +203,7 @@ def test_a_stem_of_another_kind_is_refused():
     new = build_unet(SMALL, 15, 8)
     wrong = {**new.state_dict(), "conv_in.weight": torch.zeros(16, 9, 3, 3)}
     with pytest.raises(ValueError, match=r"conv_in.weight is \(16, 9, 3, 3\).*give a 4-channel UNet"):
-        grow(wrong, new, 8, Stem())
+        expand_channels(wrong, new, 8, Stem())
 
 
 def test_the_released_size():

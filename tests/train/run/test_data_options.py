@@ -48,7 +48,7 @@ def test_a_blend_trains_and_resumes_bit_for_bit(train, other, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert history(tmp_path / "broken") == ["--samples 16 instead of 8 from 8 samples on"]
     about = json.loads((tmp_path / "broken" / "model" / "model.json").read_text())["about"]
-    assert about["knows"] == "6 noise heads and 5 noise heads"
+    assert about["trained_on"] == "6 noise heads and 5 noise heads"
     assert train("alone", "--samples", "16") == 0
     alone = weights(tmp_path / "alone")
     assert any(not torch.equal(ours[name], alone[name]) for name in ours)

@@ -61,7 +61,7 @@ def test_a_run_leaves_what_it_says(config, dataset, held_out):
     model = load_model(run(replace(config, validation=looks)))
     out = Path(config.out)
     assert model.about.samples_seen == 32
-    assert model.about.knows == "6 noise heads"
+    assert model.about.trained_on == "6 noise heads"
     assert model.about.conditions == (0, 1)
     assert not model.about.identity
     assert json.loads((out / "config.json").read_text())["samples"] == 32

@@ -17,7 +17,7 @@ from train.diffusion.conditions import Conditions
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import TEXT, RayMaps, Stem
 from train.networks.model import Model
-from train.networks.parts import Arc2FaceTokens, IdentityToken, build_unet, grow, run_unet
+from train.networks.parts import Arc2FaceTokens, IdentityToken, build_unet, expand_channels, run_unet
 
 MASK = 1
 """Channels of the mask, which is 1 where a view is to be made and 0 where it is given."""
@@ -124,7 +124,7 @@ class SpinMeRound(Model):
 
     def adapt(self, part: str, weights: dict[str, Tensor], stem: Stem, generator: torch.Generator) -> dict[str, Tensor]:
         """Weights of a UNet of 4 latent channels for the wider first and last convolution of this one."""
-        return grow(weights, self.parts[part], self.latent_channels, stem, generator)
+        return expand_channels(weights, self.parts[part], self.latent_channels, stem, generator)
 
     def null_condition(self, cells: int) -> NullCondition:
         """Replacements at a latent resolution of `cells`; computed once."""
