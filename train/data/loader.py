@@ -6,7 +6,7 @@ Each batch of a blend comes from one dataset, drawn by given weights, and a resu
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 
@@ -28,7 +28,7 @@ from train.data.config import LoaderConfig
 from train.data.sampling import open_control, samples, unable
 from train.data.sequential import SequentialLoader
 from train.data.sources import EncodedSource, PixelSource, open_latents
-from train.data.stream import Loader
+from train.data.stream import DatasetFacts, Loader
 
 FORMAT = 2
 """Version of the saved state; version 1 was written by Python callers only."""
@@ -147,24 +147,30 @@ def open_loader(
         UserError: what is known to go wrong later: the selection, members or embeddings are missing, identities cannot be
             sampled, the batch does not divide among the ranks, the datasets of a blend do not go together.
     """
-    if config.blend:
-        urls = (config.data, *config.blend)
-        parts = [replace(config, data=url, blend=(), blend_weights=()) for url in urls]
-        _check_blend(parts)
-        loaders = [_open_one(part, rank, world, source) for part in parts]
-        return Blend(loaders, config.blend_weights or (1.0,) * len(urls), config.seed)
-    return _open_one(config, rank, world, source)
+    check_ranks(config.batch, rank, world)
+    datasets = {url: Dataset(url) for url in (config.data, *config.blend)}
+    recognisers = {u: recogniser_of(d, config.embeddings) if config.embeddings else "" for u, d in datasets.items()}
+    _check_blend(datasets, recognisers, config.resolution)
+    parts = [
+        _open_one(
+            datasets[url],
+            replace(config, data=url, blend=(), blend_weights=()),
+            recognisers[url],
+            (rank, world),
+            source,
+        )
+        for url in (config.data, *config.blend)
+    ]
+    return Blend(parts, config.blend_weights or (1.0,) * len(parts), config.seed) if config.blend else parts[0]
 
 
-def _check_blend(parts: Sequence[LoaderConfig]) -> None:
-    """Raise UserError unless the batches of all parts have one shape and one meaning."""
-    datasets = {config.data: Dataset(config.data) for config in parts}
-    table, resolution = parts[0].embeddings, parts[0].resolution
+def _check_blend(datasets: Mapping[str, Dataset], recognisers: Mapping[str, str], resolution: int) -> None:
+    """Raise UserError unless the batches of all datasets have one shape and one meaning."""
     for what, values in {
         "rig": {url: dataset.plan.rig["id"] for url, dataset in datasets.items()},
         "resolution": {url: resolution or dataset.plan.resolution for url, dataset in datasets.items()},
         "background": {url: dataset.plan.background for url, dataset in datasets.items()},
-        "recogniser": {url: table and recogniser_of(dataset, table)[:12] for url, dataset in datasets.items()},
+        "recogniser": {url: recogniser[:12] for url, recogniser in recognisers.items()},
     }.items():
         first, *others = values
         for url in others:
@@ -175,14 +181,16 @@ def _check_blend(parts: Sequence[LoaderConfig]) -> None:
 
 
 def _open_one(
-    config: LoaderConfig, rank: int, world: int, source: Callable[[Dataset, Subset], Source] | None
+    dataset: Dataset,
+    config: LoaderConfig,
+    recogniser: str,
+    ranks: tuple[int, int],
+    source: Callable[[Dataset, Subset], Source] | None,
 ) -> Loader | SequentialLoader:
-    check_ranks(config.batch, rank, world)
-    dataset = Dataset(config.data)
     index = open_index(dataset)
     subset = index.select(read_selection(dataset, config.selection) if config.selection else None)
     subset, embeddings, left_out = _usable(dataset, subset, config)
-    if world > 1 and (missing := len(dataset.pending())):
+    if ranks[1] > 1 and (missing := len(dataset.pending())):
         raise UserError(
             f"{missing} shards of {config.data} are still to be made, and ranks could see different ones; finish it first"
         )
@@ -214,9 +222,10 @@ def _open_one(
         samples=samples(config.recipe, subset),
         **{name: getattr(config, name) for name in ("seed", "batch", "tail", "window")},
     )
+    facts = DatasetFacts(config.data, dataset.plan, subset.identities, recogniser)
     if config.sequential:
-        return SequentialLoader(config, batch_dataset, start, (rank, world), left_out)
-    return Loader(config, batch_dataset, _order(config, batch_dataset), start, (rank, world), cache, left_out)
+        return SequentialLoader(config, facts, batch_dataset, start, ranks, left_out)
+    return Loader(config, facts, batch_dataset, _order(config, batch_dataset), start, ranks, cache, left_out)
 
 
 def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:

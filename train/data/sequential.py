@@ -32,7 +32,7 @@ from train.data.batch_dataset import BatchDataset, Delivery
 from train.data.config import LoaderConfig
 from train.data.sampling import SingleView, samples
 from train.data.sources import EncodedSource, PixelSource
-from train.data.stream import data_loader, lost_workers
+from train.data.stream import DatasetFacts, data_loader, lost_workers
 
 RESTART = "the stream begins a new epoch: what was left of the last one is skipped"
 
@@ -69,12 +69,13 @@ class SequentialLoader:
     def __init__(
         self,
         config: LoaderConfig,
+        facts: DatasetFacts,
         batch_dataset: BatchDataset,
         start: State,
         ranks: tuple[int, int],
         left_out: dict[int, str],
     ):
-        self.config, self.batch_dataset, self.left_out = config, batch_dataset, left_out
+        self.config, self.facts, self.batch_dataset, self.left_out = config, facts, batch_dataset, left_out
         self.rank, self.world = ranks
         self._start, self._next_epoch = start, 0
         self.shards = np.unique(batch_dataset.subset.index.shard[batch_dataset.subset.rows])

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count, islice, repeat
 from multiprocessing import parent_process
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Dataset as Requests
@@ -32,6 +33,7 @@ from torch.utils.data import Dataset as Requests
 from manifests.cache import LookAhead, ShardCache
 from manifests.errors import UserError
 from manifests.order import START, GlobalBatch, Order, State
+from manifests.plan import Plan
 from train.batch import Batch
 from train.data.batch_dataset import BadMember, BatchDataset, Delivery
 from train.data.config import FOREVER, LoaderConfig
@@ -125,12 +127,25 @@ SHARED_MEMORY = Path("/dev/shm")
 """File system of shared memory on Linux; containers have 64 MB of it by default."""
 
 
+@dataclass(frozen=True, eq=False)
+class DatasetFacts:
+    """A dataset as a loader opened it."""
+
+    url: str
+    plan: Plan
+    identities: Int64[np.ndarray, " i"]
+    """Numbers of the identities that are loaded."""
+    recogniser: str
+    """SHA-256 of the weights that made the embeddings; empty if there are none, or if their table does not record it."""
+
+
 class Loader:
     """Batches of one rank, from the position of the run on; made by `open_loader`."""
 
     def __init__(
         self,
         config: LoaderConfig,
+        facts: DatasetFacts,
         batch_dataset: BatchDataset,
         order: Order,
         start: State,
@@ -138,7 +153,8 @@ class Loader:
         cache: ShardCache | None,
         left_out: dict[int, str],
     ):
-        self.config, self.batch_dataset, self.order, self.cache = config, batch_dataset, order, cache
+        self.config, self.facts, self.batch_dataset, self.order = config, facts, batch_dataset, order
+        self.cache = cache
         self.rank, self.world = ranks
         self.left_out = left_out
         """Identities that cannot be sampled, with the reasons."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfile
@@ -28,8 +28,8 @@ from manifests.errors import MissingFile, UserError
 from train.batch import Batch
 from train.diffusion.conditions import Conditions
 from train.diffusion.config import Precision
-from train.diffusion.process import NoiseProcess
-from train.networks.config import CONFIG, UNET, VAE, WEIGHTS, About, ModelConfig, Stem, require_vae, write_card
+from train.diffusion.process import NoiseProcess, gaussian
+from train.networks.config import CONFIG, VAE, WEIGHTS, About, ModelConfig, Stem, require_vae, write_card
 from weights.files import sha256
 from weights.tensors import save_tensors
 
@@ -154,6 +154,31 @@ class Model(ABC):
         """The conditions of training scenes, nothing dropped."""
         return self.conditions(Cameras(batch.c2w, batch.K), batch.is_condition, latents, batch.identity_embedding)
 
+    def latents_of(
+        self, batch: Batch, cached: bool, seed: int, places: Sequence[int], check: bool = False
+    ) -> Float[Tensor, "b v c i j"]:
+        """The latents of a batch: cached ones as they come, or of its pictures, drawn from the posterior.
+
+        Raises:
+            UserError: `check` is set and latents are not finite; it waits for the device.
+        """
+        assert isinstance(batch.rgb, Tensor)
+        members = [getattr(batch, name) for name in self.config.members]
+        if cached:
+            latents = torch.cat(members, 2).float()
+        else:
+            b, v, _, height, width = batch.rgb.shape
+            size = height // self.vae.factor, width // self.vae.factor
+            like = batch.rgb.new_empty(b, v, self.latent_channels, *size)
+            latents = self.encode(*members, noise=gaussian(seed, "posterior", places, like))
+        if check and (bad := ~torch.isfinite(latents).flatten(2).all(2)).any():
+            scene, view = (int(i) for i in bad.nonzero()[0])
+            raise UserError(
+                f"identity {int(batch.identity[scene])}, view {int(batch.view[scene, view])} holds numbers that are not "
+                "finite; check the data with spinset verify --deep, and make its latents again with spinset latents"
+            )
+        return latents
+
     @property
     def shared_noise(self) -> bool:
         """Whether all views of a scene are sampled from the same noise."""
@@ -254,11 +279,6 @@ def meta_network(model: Model) -> nn.Module:
         return model.config.build(model.vae).network
 
 
-def full_name(weight: str, parts: Mapping[str, object]) -> str:
-    """The full name of a weight of the network; names without a part are those of the UNet, as older snapshots have them."""
-    return weight if weight.split(".")[0] in parts else f"{UNET}.{weight}"
-
-
 def fill(module: nn.Module, file: Path) -> None:
     """Load safetensors into a module, all of them and nothing else.
 
@@ -326,3 +346,26 @@ def autocast(precision: Precision, device: torch.device | str) -> torch.autocast
     return torch.autocast(
         torch.device(device).type, torch.bfloat16, enabled=resolve_precision(precision, device) == "bf16"
     )
+
+
+def load_pretrained(model: Model, folder: Path, stem: Stem, seed: int) -> None:
+    """Fill the parts of a model from the folder of another, of which it may have wider convolutions.
+
+    Raises:
+        MissingFile: a part is not there.
+        UserError: a part is damaged, or its weights do not fit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, part in model.parts.items():
+        file = folder / name / WEIGHTS
+        if not file.is_file():
+            raise MissingFile(
+                f"--init is {folder}, which has no {name}/{WEIGHTS}; make it with spinset convert from the official file"
+            )
+        try:
+            weights = model.adapt(name, read_weights(part, file), stem, generator)
+        except ValueError as error:
+            raise UserError(f"{file} does not fit: {error}") from error
+        if wrong := mismatch(part, weights):
+            raise UserError(f"{file} does not fit: {wrong}")
+        part.load_state_dict(weights)

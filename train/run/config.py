@@ -7,7 +7,6 @@ from typing import Any, Literal
 from jobs.devices import check_device
 from manifests.draws import MAX_SEED
 from manifests.errors import UserError, check_ranges
-from manifests.order import check_ranks
 from train.data.config import FOREVER, LoaderConfig
 from train.diffusion.config import Objective, Precision
 from train.networks.config import ModelConfig, Stem
@@ -72,12 +71,6 @@ class OptimizerConfig:
         shares = {"cooldown": (0, 1), "betas": (0, 0.999999), "weight_decay": (0, 100)}
         counts = {"warmup": (0, MAX_SAMPLES), "max_skipped": (1, 1_000_000)}
         check_ranges(self, "--optim.", lr=(1e-12, 10), **counts, **shares, clip=(1e-6, 1e9))
-
-    def rate(self, seen: int, total: int) -> float:
-        """The learning rate after so many samples of a run."""
-        rise = min(1.0, seen / self.warmup) if self.warmup else 1.0
-        fall = min(1.0, (total - seen) / (self.cooldown * total)) if self.cooldown else 1.0
-        return self.lr * min(rise, max(fall, 0.0))
 
 
 @dataclass(frozen=True)
@@ -189,16 +182,6 @@ class TrainConfig:
             )
         if set(self.loader.members) != set(needed := (*self.model.members, *self.model.inputs)):
             raise UserError(f"--loader.members are {self.loader.members}; this model takes {' and '.join(needed)}")
-
-    def micro_batch(self, world: int) -> int:
-        """The size of every micro-batch: the largest divisor of a rank's share of the batch that is at most `micro`.
-
-        Raises:
-            UserError: the batch does not divide among the ranks.
-        """
-        check_ranks(self.loader.batch, 0, world)
-        share = self.loader.batch // world
-        return max(size for size in range(1, min(self.micro, share) + 1) if share % size == 0)
 
     def as_json(self) -> dict[str, Any]:
         """Every setting, as it stands."""

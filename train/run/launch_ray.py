@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.pool import init_ray
 from manifests.errors import UserError
+from manifests.order import check_ranks
 from train.run.config import RayConfig, TrainConfig
 
 
@@ -21,7 +22,7 @@ def launch(config: TrainConfig, ray: RayConfig) -> Path:
 
     if ":" in config.device:
         raise UserError(f"--device is {config.device}, but Ray chooses the GPU of each worker; give --device cuda")
-    config.micro_batch(ray.workers)
+    check_ranks(config.loader.batch, 0, ray.workers)
     config = with_absolute_paths(config)
     if started := not ray_.is_initialized():
         init_ray(ray.address, log_to_driver=True)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from manifests.errors import UserError
 from train.diffusion.conditions import Conditions
+from train.run.optimizer import Optimizer
+from train.run.parallel import Ranks
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 """Dense bf16 FLOP/s of devices by a part of their name, from the data sheets of their makers."""
@@ -176,3 +178,32 @@ def forward_flops(network: nn.Module, conditions: Conditions, latents: Float[Ten
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(latents[:1].to("meta"), torch.empty(1, device="meta"), conditions[:1].to("meta"))
     return float(counter.get_total_flops())
+
+
+def write_numbers(
+    log: Log, meter: Meter, optimizer: Optimizer, norm: Tensor, seen: int, total: int, ranks: Ranks
+) -> None:
+    """One line of the log, with the gradient norm of the last step before clipping.
+
+    Raises:
+        UserError: too many steps in a row were skipped.
+    """
+    losses_sum, counted = ranks.mean(meter.losses).tolist()
+    # JSON has no number for the mean of an empty set.
+    loss = {"loss": losses_sum / counted} if counted else {}
+    gradient = {"grad_norm": float(norm)} if torch.isfinite(norm) else {}
+    skipped, in_row = int(optimizer.skipped), int(optimizer.skipped_in_row)
+    numbers, note = meter.numbers(seen, total)
+    rate = optimizer.rate
+    missed = f", {skipped} steps skipped" if skipped else ""
+    said = f"loss {loss['loss']:.4f}" if loss else "no finite loss"
+    said += f", gradient norm {gradient['grad_norm']:.3g}" if gradient else ", gradient norm not finite"
+    log.write(
+        seen, {**loss, **gradient, "lr": rate, "skipped": skipped, **numbers}, f"{said}, lr {rate:.3g}, {note}{missed}"
+    )
+    if in_row >= optimizer.config.max_skipped:
+        raise UserError(
+            f"the gradients of {in_row} steps in a row were not finite, at {seen} samples; lower --optim.lr, or try "
+            "--precision fp32"
+        )
+    meter.reset()

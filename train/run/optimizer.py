@@ -43,6 +43,13 @@ def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
+def learning_rate(config: OptimizerConfig, seen: int, total: int) -> float:
+    """The learning rate after so many samples of a run."""
+    rise = min(1.0, seen / config.warmup) if config.warmup else 1.0
+    fall = min(1.0, (total - seen) / (config.cooldown * total)) if config.cooldown else 1.0
+    return config.lr * min(rise, max(fall, 0.0))
+
+
 class Optimizer:
     """Fused AdamW over the weights of a network that are trained, with its state under their names."""
 
@@ -86,6 +93,11 @@ class Optimizer:
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         return bad
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.adam.param_groups[0]["lr"]
 
     @property
     def moments(self) -> dict[str, Tensor]:

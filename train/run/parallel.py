@@ -20,6 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jobs.devices import gpu_index, require_device
 from manifests.errors import UserError
+from manifests.order import check_ranks
+from train.diffusion.config import Precision
+from train.networks.model import precision_line, resolve_precision
 
 TIMEOUT = timedelta(minutes=30)
 """Timeout of collectives: the first step compiles, and rank 0 writes pictures while the others wait."""
@@ -150,3 +153,23 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be spread over ranks, as a whole; all ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def micro_batch(batch: int, most: int, world: int) -> int:
+    """The size of every micro-batch: the largest divisor of a rank's share of the batch that is at most `most`.
+
+    Raises:
+        UserError: the batch does not divide among the ranks.
+    """
+    check_ranks(batch, 0, world)
+    share = batch // world
+    return max(size for size in range(1, min(most, share) + 1) if share % size == 0)
+
+
+def common_precision(precision: Precision, ranks: Ranks) -> tuple[Precision, str]:
+    """The precision of all ranks, and a line that states it; auto is bf16 only if every rank has bf16."""
+    own, line = resolve_precision(precision, ranks.device), precision_line(precision, ranks.device)
+    common = "fp32" if ranks.any(own == "fp32") else "bf16"
+    if common != own:
+        line = "precision: fp32 (the device of another rank has no bf16 instructions)"
+    return common, line

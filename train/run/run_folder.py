@@ -11,25 +11,29 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from manifests.errors import MissingFile, UserError
+from manifests.order import State
+from train.data.loader import BlendState
 from train.networks.config import FILE, UNET, WEIGHTS, read_card
-from train.networks.model import Model, full_name, save_model
+from train.networks.model import Model, save_model
 from train.run.config import EmaConfig, TrainConfig, power_name
-from train.run.optimizer import Ema, Snapshot, mixture
+from train.run.optimizer import Ema, Optimizer, Snapshot, mixture
 from train.run.parallel import Ranks, whole
 from weights.tensors import save_tensors
 
@@ -219,7 +223,7 @@ def average(run: Path, dest: Path, sigma_rel: float) -> None:
     averaged: dict[str, Tensor] = {}
     for file, share in zip(files, shares.tolist(), strict=True):
         for name, weight in load_file(file).items():
-            full = full_name(name, parts)
+            full = _full_name(name, parts)
             averaged[full] = averaged.get(full, torch.zeros(())) + weight.float() * share
     for full, weight in averaged.items():
         part, name = full.split(".", 1)
@@ -227,3 +231,44 @@ def average(run: Path, dest: Path, sigma_rel: float) -> None:
     shutil.copytree(run / MODEL, dest, dirs_exist_ok=True)
     for part in {full.split(".", 1)[0] for full in averaged}:
         save_tensors(parts[part], dest / part / WEIGHTS)
+
+
+def named_tensors(network: nn.Module, optimizer: Optimizer, ema: Ema) -> dict[str, Tensor]:
+    """Everything that a checkpoint holds; the tensors themselves, which loading fills."""
+    return {
+        **{f"network.{name}": weight.data for name, weight in network.named_parameters()},
+        **{f"adam.{name}": moment for name, moment in optimizer.moments.items()},
+        **{f"ema.{n}.{k}": weight for n, average in ema.averages.items() for k, weight in average.items()},
+    }
+
+
+def lineage(
+    config: TrainConfig, state: State | BlendState, files: dict[str, str], history: tuple[str, ...]
+) -> dict[str, Any]:
+    """The entries of checkpoint.json that state how it came about."""
+    return {
+        "loader": state.to_json(),
+        "config": config.as_json(),
+        "files": files,
+        "history": history,
+        "dataset": state.dataset,
+        "selection": state.selection,
+        "commit": commit(),
+        "torch": torch.__version__,
+    }
+
+
+@cache
+def commit() -> str:
+    """The git commit of this code, with a + if it was changed since; empty if it is no checkout, or git is not here."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return said.stdout.strip()
+
+
+def _full_name(weight: str, parts: Mapping[str, object]) -> str:
+    """The full name of a weight of the network; names without a part are those of the UNet, as older snapshots have them."""
+    return weight if weight.split(".")[0] in parts else f"{UNET}.{weight}"

@@ -1,105 +1,96 @@
-"""Before the first step: the model and its first weights, the config of the data, and the state of a resumed run."""
+"""Before the first step: the model and its first weights, its description, and the state of a resumed run."""
 
-import subprocess
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geometry.directions import FOCAL, RADIUS
-from manifests.dataset import Dataset
-from manifests.embeddings import recogniser_of
 from manifests.errors import MissingFile, UserError
-from manifests.order import State
 from manifests.plan import json_differences
 from train.data.config import LoaderConfig
-from train.data.loader import AnyLoader, BlendState
-from train.networks.config import FILE, VAE, WEIGHTS, About, read_card
-from train.networks.model import TEXT_WEIGHTS, Model, fill, load_vae, mismatch, read_weights
+from train.data.loader import AnyLoader
+from train.data.stream import DatasetFacts
+from train.networks.config import FILE, VAE, About, ModelConfig, read_card
+from train.networks.model import TEXT_WEIGHTS, Model, fill, load_pretrained, load_vae
 from train.run.config import TrainConfig, fixed_settings
-from train.run.optimizer import Ema, Optimizer, freeze
+from train.run.optimizer import Optimizer, freeze
 from train.run.run_folder import DONE, Checkpoints, about_checkpoint
 from weights.files import sha256
 
 
-def loader_config(config: TrainConfig) -> LoaderConfig:
-    """The loader's own config, with the autoencoder whose latents are cached."""
-    latents = vae_folder(config) if config.latents else ""
-    return replace(config.loader, latents=latents, pin_memory=config.device != "cpu")
+def open_model(config: TrainConfig, device: torch.device) -> tuple[Model, dict[str, str]]:
+    """The model with its first weights, of which `config.trained` are trained, and the hashes of its files.
 
-
-def vae_folder(config: TrainConfig) -> str:
-    return config.vae or str(Path(config.init) / VAE)
-
-
-def open_model(config: TrainConfig, device: torch.device) -> Model:
-    """The model with its first weights, of which `config.trained` are trained.
+    The files are those that a run reads at every step and does not train, by the options that name them.
 
     Raises:
         MissingFile, UserError: files are missing or do not fit; names them, and where they come from.
     """
-    from_convert = "make it with spinset convert from the official file"
     if not config.vae and not config.init:
         raise UserError(
             "--vae is needed: the folder of an AutoencoderKL, such as the vae folder of Stable Diffusion 1.5"
         )
-    vae = load_vae(vae_folder(config), str(device))
+    vae = load_vae(config.vae or str(Path(config.init) / VAE), str(device))
     with torch.random.fork_rng():
         # The one place where torch's own stream is used: the first weights of a network.
         torch.manual_seed(config.seed)
         model = config.model.build(vae)
+    files = {"vae": vae.sha256}
     for name, encoder in model.encoders.items():
-        file = text_encoder_file(config, name)
+        file = Path(config.text_encoder or f"{config.init}/{name}") / TEXT_WEIGHTS
         if not (config.text_encoder or config.init) or not file.is_file():
             raise MissingFile(
-                f"--text-encoder is needed: {file.parent} has no {file.name}; it is Arc2Face's encoder, {from_convert}"
+                f"--text-encoder is needed: {file.parent} has no {file.name}; it is Arc2Face's encoder, make it with spinset "
+                "convert from the official file"
             )
         fill(encoder, file)
+        files[name] = sha256(file)
     if config.init:
-        check_same_kind(Path(config.init), config)
-        generator = torch.Generator().manual_seed(config.seed)
-        for name, part in model.parts.items():
-            file = Path(config.init) / name / WEIGHTS
-            if not file.is_file():
-                raise MissingFile(f"--init is {config.init}, which has no {name}/{WEIGHTS}; {from_convert}")
-            try:
-                weights = model.adapt(name, read_weights(part, file), config.stem, generator)
-            except ValueError as error:
-                raise UserError(f"{file} does not fit: {error}") from error
-            if wrong := mismatch(part, weights):
-                raise UserError(f"{file} does not fit: {wrong}")
-            part.load_state_dict(weights)
+        check_same_kind(Path(config.init), config.model)
+        load_pretrained(model, Path(config.init), config.stem, config.seed)
     freeze(model.network, config.trained)
-    return model.to(device)
+    return model.to(device), files
 
 
-def check_lens(loader: AnyLoader) -> None:
-    """Raise UserError if a dataset has another lens than the one that ray maps and sampled views assume."""
-    for part in loader.parts:
-        rig = Dataset(part.config.data).plan.rig
-        if (lens := (rig.get("radius", RADIUS), rig.get("focal", FOCAL))) != (RADIUS, FOCAL):
-            raise UserError(
-                f"{part.config.data} has the rig {rig['id']}, whose cameras stand at {lens[0]:.4g} with a focal length of "
-                f"{lens[1]:.4g} image widths; multiview models are trained with {RADIUS:g} and {FOCAL:g}, give another dataset"
-            )
-
-
-def text_encoder_file(config: TrainConfig, name: str) -> Path:
-    return Path(config.text_encoder or f"{config.init}/{name}") / TEXT_WEIGHTS
-
-
-def check_same_kind(folder: Path, config: TrainConfig) -> None:
+def check_same_kind(folder: Path, config: ModelConfig) -> None:
     """Raise UserError if weights of a model to start from would load, but were trained on other inputs."""
     if not (folder / FILE).is_file():
         return
     family, values, _ = read_card(folder)
-    if family != config.model.family:
-        raise UserError(f"{folder} is a model of the family {family!r}, this run trains {config.model.family!r}")
-    if conflict := config.model.conflict(config.model.from_json(values)):
+    if family != config.family:
+        raise UserError(f"{folder} is a model of the family {family!r}, this run trains {config.family!r}")
+    if conflict := config.conflict(config.from_json(values)):
         raise UserError(f"{folder} was trained with {conflict}; give the same")
+
+
+def check_lens(datasets: Sequence[DatasetFacts]) -> None:
+    """Raise UserError if a dataset has another lens than the one that ray maps and sampled views assume."""
+    for dataset in datasets:
+        rig = dataset.plan.rig
+        if (lens := (rig.get("radius", RADIUS), rig.get("focal", FOCAL))) != (RADIUS, FOCAL):
+            raise UserError(
+                f"{dataset.url} has the rig {rig['id']}, whose cameras stand at {lens[0]:.4g} with a focal length of "
+                f"{lens[1]:.4g} image widths; multiview models are trained with {RADIUS:g} and {FOCAL:g}, give another dataset"
+            )
+
+
+def about_run(
+    datasets: Sequence[DatasetFacts], loader: LoaderConfig, resolution: int, scale: float, history: tuple[str, ...]
+) -> About:
+    """The description of the model of a run, before its first sample."""
+    return About(
+        trained_on=" and ".join(f"{len(one.identities)} {one.plan.source['name']} heads" for one in datasets),
+        resolution=resolution,
+        conditions=getattr(loader.recipe, "conditions", (0,)),
+        identity=bool(loader.embeddings),
+        recogniser=datasets[0].recogniser,
+        scale=scale,
+        history=history,
+    )
 
 
 @dataclass(frozen=True)
@@ -175,69 +166,6 @@ def resume(
     return StartState(seen, checkpoint, (*about["history"], *events), tuple(events))
 
 
-def files_of(config: TrainConfig, model: Model) -> dict[str, str]:
-    """The hashes of the weights that a run reads at every step and does not train, by the options that name them."""
-    return {"vae": model.vae.sha256, **{name: sha256(text_encoder_file(config, name)) for name in model.encoders}}
-
-
 def differences(there: Any, here: Any, most: int | None = 3) -> str:
     """The settings that differ, at most so many, with the values of both."""
     return ", ".join(f"{at} was {a}, is {b}" for at, a, b in json_differences(there, here)[:most])
-
-
-def named_tensors(network: nn.Module, optimizer: Optimizer, ema: Ema) -> dict[str, Tensor]:
-    """Everything that a checkpoint holds; the tensors themselves, which loading fills."""
-    return {
-        **{f"network.{name}": weight.data for name, weight in network.named_parameters()},
-        **{f"adam.{name}": moment for name, moment in optimizer.moments.items()},
-        **{f"ema.{n}.{k}": weight for n, average in ema.averages.items() for k, weight in average.items()},
-    }
-
-
-def resolution_of(config: LoaderConfig) -> int:
-    """Width and height in pixels of the views that are trained on."""
-    return config.resolution or Dataset(config.data).plan.resolution
-
-
-def about_run(loader: AnyLoader, resolution: int, scale: float, history: tuple[str, ...]) -> About:
-    """The description of the model of a run, before its first sample."""
-    first = loader.parts[0].config
-    return About(
-        trained_on=" and ".join(
-            f"{len(part.batch_dataset.subset.identities)} {Dataset(part.config.data).plan.source['name']} heads"
-            for part in loader.parts
-        ),
-        resolution=resolution,
-        conditions=getattr(first.recipe, "conditions", (0,)),
-        identity=bool(first.embeddings),
-        recogniser=recogniser_of(Dataset(first.data), first.embeddings) if first.embeddings else "",
-        scale=scale,
-        history=history,
-    )
-
-
-def lineage(
-    config: TrainConfig, state: State | BlendState, files: dict[str, str], history: tuple[str, ...]
-) -> dict[str, Any]:
-    """The entries of checkpoint.json that state how it came about."""
-    return {
-        "loader": state.to_json(),
-        "config": config.as_json(),
-        "files": files,
-        "history": history,
-        "dataset": state.dataset,
-        "selection": state.selection,
-        "commit": commit(),
-        "torch": torch.__version__,
-    }
-
-
-@cache
-def commit() -> str:
-    """The git commit of this code, with a + if it was changed since; empty if it is no checkout, or git is not here."""
-    command = ["git", "describe", "--always", "--dirty=+"]
-    try:
-        said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return said.stdout.strip()

@@ -13,34 +13,29 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from manifests.errors import UserError
 from manifests.order import State
-from train.batch import Batch
 from train.data.loader import BlendState, open_loader
 from train.data.stream import lost_workers
-from train.diffusion.process import draw, gaussian, losses
-from train.networks.model import Model, autocast, meta_network, precision_line, resolve_precision
+from train.diffusion.process import draw, losses
+from train.networks.model import Model, autocast, meta_network
 from train.networks.parts import checkpoint_activations, compile_blocks
 from train.run.config import TrainConfig
-from train.run.log import Log, Meter, forward_flops, open_console
-from train.run.optimizer import Ema, Optimizer
-from train.run.parallel import Ranks, accumulating, clip, distribute, process_group
-from train.run.run_folder import BEST, MODEL, Checkpoints, best_loss, export, locked, snapshot, write_config
-from train.run.start import (
-    about_run,
-    check_lens,
-    files_of,
+from train.run.log import Log, Meter, forward_flops, open_console, write_numbers
+from train.run.optimizer import Ema, Optimizer, learning_rate
+from train.run.parallel import accumulating, clip, common_precision, distribute, micro_batch, process_group
+from train.run.run_folder import (
+    BEST,
+    MODEL,
+    Checkpoints,
+    best_loss,
+    export,
     lineage,
-    loader_config,
+    locked,
     named_tensors,
-    open_model,
-    resolution_of,
-    resume,
+    snapshot,
+    write_config,
 )
+from train.run.start import about_run, check_lens, open_model, resume
 from train.run.validate import draw_grid, level_losses, open_validation, save_picture
 
 
@@ -54,28 +49,33 @@ def run(config: TrainConfig) -> Path:
     """
     with ExitStack() as stack:
         ranks = stack.enter_context(process_group(config.device))
-        config, precision = with_precision(config, ranks)
-        share, micro, out = config.loader.batch // ranks.world, config.micro_batch(ranks.world), Path(config.out)
+        precision, said = common_precision(config.precision, ranks)
+        config, out = replace(config, precision=precision), Path(config.out)
+        share, micro = config.loader.batch // ranks.world, micro_batch(config.loader.batch, config.micro, ranks.world)
         console = open_console(ranks.is_first)
         steps = -(-config.samples // config.loader.batch)
         work = f"{steps} steps of {config.loader.batch} samples, {micro} at once on each rank"
-        console.print(f"train: {ranks.described}, {precision}, {work}; loading", soft_wrap=True)
+        console.print(f"train: {ranks.described}, {said}, {work}; loading", soft_wrap=True)
 
         # Everything that can be refused is opened before the first step.
-        model = open_model(config, ranks.device)
+        model, files = open_model(config, ranks.device)
         process = config.model.process(config.objective.noise)
-        loader = open_loader(loader_config(config), ranks.rank, ranks.world)
+        latents = model.vae.folder if config.latents else ""
+        reading = replace(config.loader, latents=latents, pin_memory=config.device != "cpu")
+        loader = open_loader(reading, ranks.rank, ranks.world)
+        datasets = [part.facts for part in loader.parts]
         if config.model.multiview:
-            check_lens(loader)
-        resolution = resolution_of(config.loader)
-        validation = open_validation(config, model, loader, resolution) if config.validation.data else None
+            check_lens(datasets)
+        resolution = config.loader.resolution or datasets[0].plan.resolution
+        validation = None
+        if config.validation.data:
+            validation = open_validation(config.validation, config.loader, model, datasets, resolution)
         if config.checkpoint_activations:
             checkpoint_activations(model.network)
         if config.compile:
             compile_blocks(model.network)
-        network = distribute(model.network, ranks, config.strategy == "fsdp", config.precision == "bf16")
+        network = distribute(model.network, ranks, config.strategy == "fsdp", precision == "bf16")
         optimizer, ema = Optimizer(model.network, config.optim), Ema(model.network, config.ema)
-        files = files_of(config, model)
         stack.enter_context(locked(out, ranks))
         checkpoints = Checkpoints(out, ranks, config.keep)
         tensors = named_tensors(model.network, optimizer, ema)
@@ -83,14 +83,14 @@ def run(config: TrainConfig) -> Path:
         samples_seen = saved = start.seen
         if ranks.is_first:
             write_config(config, out)
-        meter, autocasting = Meter(ranks.device, ranks.world), autocast(config.precision, ranks.device)
+        meter, autocasting = Meter(ranks.device, ranks.world), autocast(precision, ranks.device)
         log = stack.enter_context(Log(out, config.samples, samples_seen, console, config.wandb, config.as_json()))
         if start.checkpoint is not None:
             line = f"train: {start.checkpoint} loaded, at {samples_seen} of {config.samples} samples"
             console.print(line, soft_wrap=True)
         for text in start.events:
             log.note(samples_seen, text)
-        about = about_run(loader, resolution, config.validation.scale, start.history)
+        about = about_run(datasets, config.loader, resolution, config.validation.scale, start.history)
 
         def save(state: State | BlendState) -> None:
             nonlocal saved
@@ -134,9 +134,7 @@ def run(config: TrainConfig) -> Path:
                         raise KeyboardInterrupt
                     part = batch.part(slice(begin, begin + micro))
                     places = [samples_seen + ranks.rank + ranks.world * (begin + i) for i in range(len(part))]
-                    z = latents_of(model, part, config.latents, config.seed, places)
-                    if meter.steps == 0:
-                        check_finite(part, z)
+                    z = model.latents_of(part, config.latents, config.seed, places, check=meter.steps == 0)
                     with accumulating(network, last=begin + micro == share), autocasting:
                         conditions = model.conditions_of(part, z)
                         if not meter.flops:
@@ -151,7 +149,7 @@ def run(config: TrainConfig) -> Path:
 
                 before, samples_seen = samples_seen, samples_seen + config.loader.batch
                 norm = clip(optimizer.weights.values(), config.optim.clip)
-                skipped = optimizer.step(norm, config.optim.rate(samples_seen, config.samples))
+                skipped = optimizer.step(norm, learning_rate(config.optim, samples_seen, config.samples))
                 ema.update(samples_seen, config.loader.batch, skipped)
                 meter.steps += 1
                 is_last = samples_seen >= config.samples
@@ -168,71 +166,6 @@ def run(config: TrainConfig) -> Path:
             checkpoints.finish()
         export(described(), ema, out / MODEL, ranks)
         return out / MODEL
-
-
-def with_precision(config: TrainConfig, ranks: Ranks) -> tuple[TrainConfig, str]:
-    """The config with its precision resolved, and a line that states it; auto is bf16 only if every rank has bf16."""
-    own = resolve_precision(config.precision, ranks.device)
-    common = "fp32" if ranks.any(own == "fp32") else "bf16"
-    line = precision_line(config.precision, ranks.device)
-    if common != own:
-        line = "precision: fp32 (the device of another rank has no bf16 instructions)"
-    return replace(config, precision=common), line
-
-
-def latents_of(model: Model, batch: Batch, cached: bool, seed: int, places: list[int]) -> Float[Tensor, "b v c h w"]:
-    """The latents of a batch: cached ones as they come, or of its pictures, drawn from the posterior."""
-    assert isinstance(batch.rgb, Tensor)
-    members = [getattr(batch, name) for name in model.config.members]
-    if cached:
-        return torch.cat(members, 2).float()
-    b, v, _, height, width = batch.rgb.shape
-    factor = model.vae.factor
-    like = batch.rgb.new_empty(b, v, model.latent_channels, height // factor, width // factor)
-    return model.encode(*members, noise=gaussian(seed, "posterior", places, like))
-
-
-def check_finite(batch: Batch, latents: Tensor) -> None:
-    """Raise UserError that names the view if latents are not finite.
-
-    Called in one step per line of the log only, because it waits for the device.
-    """
-    bad = ~torch.isfinite(latents).flatten(2).all(2)
-    if bad.any():
-        scene, view = (int(i) for i in bad.nonzero()[0])
-        raise UserError(
-            f"identity {int(batch.identity[scene])}, view {int(batch.view[scene, view])} holds numbers that are not finite; "
-            "check the data with spinset verify --deep, and make its latents again with spinset latents"
-        )
-
-
-def write_numbers(
-    log: Log, meter: Meter, optimizer: Optimizer, norm: Tensor, seen: int, total: int, ranks: Ranks
-) -> None:
-    """One line of the log, with the gradient norm of the last step before clipping.
-
-    Raises:
-        UserError: too many steps in a row were skipped.
-    """
-    losses_sum, counted = ranks.mean(meter.losses).tolist()
-    # JSON has no number for the mean of an empty set.
-    loss = {"loss": losses_sum / counted} if counted else {}
-    gradient = {"grad_norm": float(norm)} if torch.isfinite(norm) else {}
-    skipped, in_row = int(optimizer.skipped), int(optimizer.skipped_in_row)
-    numbers, note = meter.numbers(seen, total)
-    rate = optimizer.config.rate(seen, total)
-    missed = f", {skipped} steps skipped" if skipped else ""
-    said = f"loss {loss['loss']:.4f}" if loss else "no finite loss"
-    said += f", gradient norm {gradient['grad_norm']:.3g}" if gradient else ", gradient norm not finite"
-    log.write(
-        seen, {**loss, **gradient, "lr": rate, "skipped": skipped, **numbers}, f"{said}, lr {rate:.3g}, {note}{missed}"
-    )
-    if in_row >= optimizer.config.max_skipped:
-        raise UserError(
-            f"the gradients of {in_row} steps in a row were not finite, at {seen} samples; lower --optim.lr, or try "
-            "--precision fp32"
-        )
-    meter.reset()
 
 
 def passed(before: int, now: int, every: int) -> bool:

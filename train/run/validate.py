@@ -13,10 +13,12 @@ from torch import Tensor
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from train.batch import Batch, framed, to_bytes
-from train.data.loader import AnyLoader, open_loader
+from train.data.config import LoaderConfig
+from train.data.loader import open_loader
+from train.data.stream import DatasetFacts
 from train.diffusion.process import Network, NoiseProcess, gaussian, guided, losses, sample
 from train.networks.model import Model
-from train.run.config import TrainConfig, ValidationConfig
+from train.run.config import ValidationConfig
 
 QUANTILES = (-1.5, -0.75, 0.0, 0.75, 1.5)
 """Noise levels at which the loss is evaluated, as standard normal draws of the noise process."""
@@ -37,23 +39,24 @@ class Validation:
         return range(len(self.latents))
 
 
-def open_validation(config: TrainConfig, model: Model, training: AnyLoader, resolution: int) -> Validation:
+def open_validation(
+    look: ValidationConfig, own: LoaderConfig, model: Model, training: Sequence[DatasetFacts], resolution: int
+) -> Validation:
     """Read the scenes of the validation set, before the first step, at the resolution of the training.
 
     Raises:
         UserError: its heads are among those of `training`, its pictures are too small, or `open_loader` refuses it.
     """
-    own, look = config.loader, config.validation
     if (stored := Dataset(look.data).plan.resolution) < resolution:
         raise UserError(
             f"--validation.data {look.data} has {stored} px, this run trains at {resolution} px; give one of at least that"
         )
     plain = {"selection": "", "latents": "", "random_background": 0.0, "workers": 0, "pin_memory": False}
     plain |= {"blend": (), "blend_weights": (), "sequential": False}
-    one = replace(own, data=look.data, batch=1, seed=SEED, resolution=resolution, **plain)
-    samples = open_loader(one)
-    check_held_out(training, samples)
-    batch = next(iter(open_loader(replace(one, batch=min(look.scenes, samples.samples)))))
+    loader = open_loader(replace(own, data=look.data, batch=look.scenes, seed=SEED, resolution=resolution, **plain))
+    check_held_out(training, loader.parts[0].facts)
+    # A set of fewer scenes begins to repeat them.
+    batch = next(iter(loader)).part(slice(0, loader.samples))
     assert isinstance(batch.rgb, Tensor)
     # Scene by scene: the autoencoder takes gigabytes for the views of each.
     latents = []
@@ -64,18 +67,15 @@ def open_validation(config: TrainConfig, model: Model, training: AnyLoader, reso
     return Validation(cameras, torch.cat(latents), batch.rgb[: look.pictures].float())
 
 
-def check_held_out(training: AnyLoader, validation: AnyLoader) -> None:
+def check_held_out(training: Sequence[DatasetFacts], held_out: DatasetFacts) -> None:
     """Raise UserError if heads of the validation set are trained on; a head is known by its source and its seed."""
-    (held_out,) = validation.parts
-    plan = Dataset(held_out.config.data).plan
-    theirs = plan.seed + held_out.batch_dataset.subset.identities
-    for part in training.parts:
-        own = Dataset(part.config.data).plan
-        ours = own.seed + part.batch_dataset.subset.identities
+    plan, theirs = held_out.plan, held_out.plan.seed + held_out.identities
+    for one in training:
+        ours = one.plan.seed + one.identities
         shared = np.intersect1d(ours, theirs)
-        same_source = all(own.source.get(name) == plan.source.get(name) for name in ("name", "weights_sha256"))
+        same_source = all(one.plan.source.get(name) == plan.source.get(name) for name in ("name", "weights_sha256"))
         if same_source and len(shared):
-            count = f"{len(shared)} of the {len(theirs)} heads of --validation.data {held_out.config.data}"
+            count = f"{len(shared)} of the {len(theirs)} heads of --validation.data {held_out.url}"
             raise UserError(
                 f"{count} are trained on (first: seed {shared[0]}); give heads of other seeds, such as of spinset generate "
                 f"--seed {int(ours.max()) + 1}"

@@ -28,7 +28,8 @@ from train.families.presets import PRESETS
 from train.networks import model
 from train.networks.config import RayMaps, UNetShape
 from train.run.config import EmaConfig, OptimizerConfig, TrainConfig
-from train.run.parallel import check_devices
+from train.run.optimizer import learning_rate
+from train.run.parallel import check_devices, micro_batch
 from train.run.run_folder import average, whole_ones
 from train.run.trainer import run
 from train.run.validate import QUANTILES
@@ -275,22 +276,21 @@ def test_the_precision_is_said_once_and_recorded(config, capsys, monkeypatch):
     assert json.loads((Path(config.out) / "config.json").read_text())["precision"] == "fp32"
 
 
-def test_batches_that_do_not_divide(config):
+def test_batches_that_do_not_divide():
     with pytest.raises(UserError, match=r"a batch of 4 does not divide among 3 ranks; take 3 or 6"):
-        config.micro_batch(3)
+        micro_batch(4, 1, 3)
 
 
 @pytest.mark.parametrize(
     ("world", "micro", "fits"), [(1, 8, 8), (2, 8, 4), (4, 8, 2), (1, 3, 2), (2, 1, 1), (1, 99, 8)]
 )
-def test_a_micro_batch_fits_itself_to_the_ranks(config, world, micro, fits):
-    config = replace(config, loader=replace(config.loader, batch=8), micro=micro)
-    assert config.micro_batch(world) == fits
+def test_a_micro_batch_fits_itself_to_the_ranks(world, micro, fits):
+    assert micro_batch(8, micro, world) == fits
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_presets_fit_two_ranks(preset):
-    assert preset.config.micro_batch(2) <= preset.config.micro
+    assert micro_batch(preset.config.loader.batch, preset.config.micro, 2) <= preset.config.micro
 
 
 def test_a_member_that_is_not_there(config, monkeypatch):
@@ -441,7 +441,7 @@ def test_a_finished_run_with_a_cooldown_is_continued_and_its_card_states_it(conf
     assert said in (Path(config.out) / "log.jsonl").read_text()
     rates = logged(config, "lr")
     assert rates[16] == 0
-    assert rates[20] == config.optim.rate(20, 32)
+    assert rates[20] == learning_rate(config.optim, 20, 32)
     # Once stated, not again; and fewer samples than were seen are a mistake.
     assert load_model(run(longer)).about.history == (said,)
     with pytest.raises(UserError, match=r"has seen 32 samples, --samples is 16; give more"):
