@@ -26,8 +26,7 @@ from train.networks.config import RayMaps
 from train.networks.model import autocast, resolve_precision
 from train.run.config import EmaConfig, OptimizerConfig
 from train.run.log import forward_flops
-from train.run.optimizer import Ema, Optimizer
-from train.run.parallel import clip
+from train.run.optimizer import Ema, Optimizer, clip
 
 VIEWS, GIVEN = 8, 1
 

@@ -12,7 +12,7 @@ from train.families import load_model
 from train.networks.config import FILE, UNET, VAE, WEIGHTS
 from train.networks.model import vae_sha256
 from weights.embedded import HEADS64
-from weights.tensors import save_tensors
+from weights.files import save_tensors
 
 
 def install(model: Positional[Path]) -> None:

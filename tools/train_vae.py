@@ -28,7 +28,7 @@ from train.data.sampling import SingleView
 from train.networks.config import WEIGHTS
 from train.networks.model import autocast
 from weights.embedded import HEADS64
-from weights.tensors import save_tensors
+from weights.files import save_tensors
 
 
 @dataclass(frozen=True)

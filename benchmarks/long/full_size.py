@@ -30,7 +30,7 @@ from train.networks.config import About
 from train.networks.model import load_vae, save_model
 from train.weights.convert import PARTS, SD15_VAE_CONFIG, blank_model, convert, names_in, read_config
 from weights.embedded import EMBEDDED
-from weights.tensors import save_tensors
+from weights.files import save_tensors
 
 
 @dataclass(frozen=True)

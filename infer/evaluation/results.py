@@ -20,7 +20,7 @@ from infer.metrics.frechet import FID, fid_figures
 from infer.metrics.perceptual import PERCEPTUAL
 from jobs.progress import step
 from manifests.errors import DamagedData, UserError
-from weights.tensors import save_tensors
+from weights.files import save_tensors
 
 ROWS_FILE = "rows.jsonl"
 FRONT = 90.0

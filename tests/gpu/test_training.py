@@ -15,8 +15,8 @@ from manifests.plan import write_plan
 from manifests.storage import Storage
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.run.config import OptimizerConfig, TrainConfig
-from train.run.optimizer import Optimizer
-from train.run.parallel import clip, distribute, process_group
+from train.run.optimizer import Optimizer, clip
+from train.run.parallel import distribute, process_group
 from train.run.trainer import run
 
 

@@ -6,7 +6,7 @@ Each batch of a blend comes from one dataset, drawn by given weights, and a resu
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 
@@ -148,58 +148,53 @@ def open_loader(
             sampled, the batch does not divide among the ranks, the datasets of a blend do not go together.
     """
     check_ranks(config.batch, rank, world)
-    datasets = {url: Dataset(url) for url in (config.data, *config.blend)}
-    recognisers = {u: recogniser_of(d, config.embeddings) if config.embeddings else "" for u, d in datasets.items()}
-    _check_blend(datasets, recognisers, config.resolution)
-    parts = [
-        _open_one(
-            datasets[url],
-            replace(config, data=url, blend=(), blend_weights=()),
-            recognisers[url],
-            (rank, world),
-            source,
-        )
-        for url in (config.data, *config.blend)
-    ]
-    return Blend(parts, config.blend_weights or (1.0,) * len(parts), config.seed) if config.blend else parts[0]
+    urls = (config.data, *config.blend)
+    parts = [_open_one(replace(config, data=url, blend=(), blend_weights=()), rank, world, source) for url in urls]
+    if not config.blend:
+        return parts[0]
+    _check_blend([part.facts for part in parts], config.resolution)
+    return Blend(parts, config.blend_weights or (1.0,) * len(urls), config.seed)
 
 
-def _check_blend(datasets: Mapping[str, Dataset], recognisers: Mapping[str, str], resolution: int) -> None:
+def _check_blend(datasets: Sequence[DatasetFacts], resolution: int) -> None:
     """Raise UserError unless the batches of all datasets have one shape and one meaning."""
     for what, values in {
-        "rig": {url: dataset.plan.rig["id"] for url, dataset in datasets.items()},
-        "resolution": {url: resolution or dataset.plan.resolution for url, dataset in datasets.items()},
-        "background": {url: dataset.plan.background for url, dataset in datasets.items()},
-        "recogniser": {url: recogniser[:12] for url, recogniser in recognisers.items()},
+        "rig": [one.plan.rig["id"] for one in datasets],
+        "resolution": [resolution or one.plan.resolution for one in datasets],
+        "background": [one.plan.background for one in datasets],
+        "recogniser": [one.recogniser[:12] for one in datasets],
     }.items():
-        first, *others = values
-        for url in others:
-            if values[url] != values[first]:
+        for dataset, value in zip(datasets, values, strict=True):
+            if value != values[0]:
                 raise UserError(
-                    f"a blend has one {what}: {first} has {values[first]}, {url} has {values[url]}; train on them apart"
+                    f"a blend has one {what}: {datasets[0].url} has {values[0]}, {dataset.url} has {value}; train on them "
+                    "apart"
                 )
 
 
 def _open_one(
-    dataset: Dataset,
-    config: LoaderConfig,
-    recogniser: str,
-    ranks: tuple[int, int],
-    source: Callable[[Dataset, Subset], Source] | None,
+    config: LoaderConfig, rank: int, world: int, source: Callable[[Dataset, Subset], Source] | None
 ) -> Loader | SequentialLoader:
+    dataset = Dataset(config.data)
     index = open_index(dataset)
     subset = index.select(read_selection(dataset, config.selection) if config.selection else None)
     subset, embeddings, left_out = _usable(dataset, subset, config)
-    if ranks[1] > 1 and (missing := len(dataset.pending())):
+    if world > 1 and (missing := len(dataset.pending())):
         raise UserError(
             f"{missing} shards of {config.data} are still to be made, and ranks could see different ones; finish it first"
         )
     cache = None if config.latents else _cache(dataset, index, config)
     reader = Reader(dataset, index, cache)
+    if source is not None:
+        opened = source(dataset, subset)
+    elif config.latents:
+        opened = open_latents(dataset, subset, config)
+    else:
+        opened = _stored(dataset, subset, reader, config)
     batch_dataset = BatchDataset(
         subset=subset,
         recipe=config.recipe,
-        source=_source(dataset, subset, reader, config) if source is None else source(dataset, subset),
+        source=opened,
         members=config.members,
         seed=config.seed,
         random_background=config.random_background if "rgb" in config.members and config.decode else 0.0,
@@ -222,10 +217,13 @@ def _open_one(
         samples=samples(config.recipe, subset),
         **{name: getattr(config, name) for name in ("seed", "batch", "tail", "window")},
     )
+    recogniser = recogniser_of(dataset, config.embeddings) if config.embeddings else ""
     facts = DatasetFacts(config.data, dataset.plan, subset.identities, recogniser)
     if config.sequential:
-        return SequentialLoader(config, facts, batch_dataset, start, ranks, left_out)
-    return Loader(config, facts, batch_dataset, _order(config, batch_dataset), start, ranks, cache, left_out)
+        return SequentialLoader(config, facts, batch_dataset, start, (rank, world), left_out)
+    shards = batch_dataset.shard_of(np.arange(start.samples)) if config.window else None
+    order = Order(config.seed, start.samples, config.batch, config.tail, config.window, shards)
+    return Loader(config, facts, batch_dataset, order, start, (rank, world), cache, left_out)
 
 
 def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:
@@ -254,12 +252,8 @@ def _usable(
     return subset.restricted_to(wanted), None if vectors is None else vectors[wanted], left_out
 
 
-def _source(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
-    """Cached latents or stored members; raises UserError unless all of them exist."""
-    return open_latents(dataset, subset, config) if config.latents else _stored(dataset, subset, reader, config)
-
-
 def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
+    """The stored members; raises UserError unless all of them exist."""
     stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
     if resolution > stored:
         raise UserError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
@@ -304,9 +298,3 @@ def _cache(dataset: Dataset, index: Index, config: LoaderConfig) -> ShardCache |
         stacklevel=3,
     )
     return None
-
-
-def _order(config: LoaderConfig, batch_dataset: BatchDataset) -> Order:
-    count = samples(batch_dataset.recipe, batch_dataset.subset)
-    shards = batch_dataset.shard_of(np.arange(count)) if config.window else None
-    return Order(config.seed, count, config.batch, config.tail, config.window, shards)

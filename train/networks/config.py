@@ -51,23 +51,6 @@ class UNetShape:
             if width % self.groups or width % self.heads:
                 raise UserError(f"{width} channels do not divide into {self.groups} groups and {self.heads} heads")
 
-    def diffusers(self, in_channels: int, out_channels: int) -> dict[str, Any]:
-        """The config of diffusers' UNet2DConditionModel."""
-        levels = len(self.channels)
-        return {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "block_out_channels": self.channels,
-            "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in self.attention),
-            "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in self.attention[::-1]),
-            "layers_per_block": self.blocks,
-            # The name is a historical mistake of diffusers: it is the number of heads.
-            "attention_head_dim": self.heads,
-            "cross_attention_dim": self.context,
-            "norm_num_groups": self.groups,
-            "sample_size": 8 * 2 ** (levels - 1),
-        }
-
 
 @dataclass(frozen=True)
 class Stem:

@@ -30,8 +30,7 @@ from train.diffusion.conditions import Conditions
 from train.diffusion.config import Precision
 from train.diffusion.process import NoiseProcess, gaussian
 from train.networks.config import CONFIG, VAE, WEIGHTS, About, ModelConfig, Stem, require_vae, write_card
-from weights.files import sha256
-from weights.tensors import save_tensors
+from weights.files import save_tensors, sha256
 
 TEXT_WEIGHTS = "model.safetensors"
 """File name of transformers' models."""

@@ -24,12 +24,29 @@ KINDS_OF_BLOCKS = 64
 """Largest number of block shapes that are compiled; each is compiled with gradients and without."""
 
 
+def unet_config(shape: UNetShape, in_channels: int, out_channels: int) -> dict[str, Any]:
+    """The config of diffusers' UNet2DConditionModel."""
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "block_out_channels": shape.channels,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in shape.attention),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in shape.attention[::-1]),
+        "layers_per_block": shape.blocks,
+        # The name is a historical mistake of diffusers: it is the number of heads.
+        "attention_head_dim": shape.heads,
+        "cross_attention_dim": shape.context,
+        "norm_num_groups": shape.groups,
+        "sample_size": 8 * 2 ** (len(shape.channels) - 1),
+    }
+
+
 def build_unet(shape: UNetShape, in_channels: int, out_channels: int) -> nn.Module:
     """diffusers' UNet2DConditionModel with attention across views, with random weights."""
     # Importing diffusers takes seconds, which only building a network needs.
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    unet = UNet2DConditionModel(**shape.diffusers(in_channels, out_channels))
+    unet = UNet2DConditionModel(**unet_config(shape, in_channels, out_channels))
     set_view_attention(unet, shape.joint_from)
     return unet
 

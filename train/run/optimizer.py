@@ -5,7 +5,7 @@ length; from snapshots of two of them the average of any other length is rebuilt
 half-life. All count samples, so none depends on the batch size; they are kept in single precision, on the weights' own shards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -217,3 +217,9 @@ def _overlap(a: tuple[float, float], b: tuple[float, float]) -> float:
     least = min(s, t)
     log = (g + h + 1) * np.log(least) - (g + 1) * np.log(s) - (h + 1) * np.log(t)
     return (g + 1) * (h + 1) / (g + h + 1) * float(np.exp(log))
+
+
+def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Clip the gradients to a norm over all of them, which is returned; the same number on every rank."""
+    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -5,7 +5,7 @@ group itself, keeps it too.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -142,12 +142,6 @@ def accumulating(network: Callable[..., Any], last: bool) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Clip the gradients to a norm over all of them, which is returned; the same number on every rank."""
-    norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def whole(tensor: Tensor) -> Tensor:

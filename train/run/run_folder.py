@@ -35,7 +35,7 @@ from train.networks.model import Model, save_model
 from train.run.config import EmaConfig, TrainConfig, power_name
 from train.run.optimizer import Ema, Optimizer, Snapshot, mixture
 from train.run.parallel import Ranks, whole
-from weights.tensors import save_tensors
+from weights.files import save_tensors
 
 FOLDER, DONE = "checkpoints", "checkpoint.json"
 ABOUT = ("seen", "steps", "loader", "config")

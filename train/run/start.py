@@ -34,6 +34,8 @@ def open_model(config: TrainConfig, device: torch.device) -> tuple[Model, dict[s
         raise UserError(
             "--vae is needed: the folder of an AutoencoderKL, such as the vae folder of Stable Diffusion 1.5"
         )
+    if config.init:
+        check_same_kind(Path(config.init), config.model)
     vae = load_vae(config.vae or str(Path(config.init) / VAE), str(device))
     with torch.random.fork_rng():
         # The one place where torch's own stream is used: the first weights of a network.
@@ -50,7 +52,6 @@ def open_model(config: TrainConfig, device: torch.device) -> tuple[Model, dict[s
         fill(encoder, file)
         files[name] = sha256(file)
     if config.init:
-        check_same_kind(Path(config.init), config.model)
         load_pretrained(model, Path(config.init), config.stem, config.seed)
     freeze(model.network, config.trained)
     return model.to(device), files
@@ -78,9 +79,7 @@ def check_lens(datasets: Sequence[DatasetFacts]) -> None:
             )
 
 
-def about_run(
-    datasets: Sequence[DatasetFacts], loader: LoaderConfig, resolution: int, scale: float, history: tuple[str, ...]
-) -> About:
+def about_run(datasets: Sequence[DatasetFacts], loader: LoaderConfig, resolution: int, scale: float) -> About:
     """The description of the model of a run, before its first sample."""
     return About(
         trained_on=" and ".join(f"{len(one.identities)} {one.plan.source['name']} heads" for one in datasets),
@@ -89,7 +88,6 @@ def about_run(
         identity=bool(loader.embeddings),
         recogniser=datasets[0].recogniser,
         scale=scale,
-        history=history,
     )
 
 

@@ -21,8 +21,8 @@ from train.networks.model import Model, autocast, meta_network
 from train.networks.parts import checkpoint_activations, compile_blocks
 from train.run.config import TrainConfig
 from train.run.log import Log, Meter, forward_flops, open_console, write_numbers
-from train.run.optimizer import Ema, Optimizer, learning_rate
-from train.run.parallel import accumulating, clip, common_precision, distribute, micro_batch, process_group
+from train.run.optimizer import Ema, Optimizer, clip, learning_rate
+from train.run.parallel import accumulating, common_precision, distribute, micro_batch, process_group
 from train.run.run_folder import (
     BEST,
     MODEL,
@@ -64,9 +64,10 @@ def run(config: TrainConfig) -> Path:
         reading = replace(config.loader, latents=latents, pin_memory=config.device != "cpu")
         loader = open_loader(reading, ranks.rank, ranks.world)
         datasets = [part.facts for part in loader.parts]
+        resolution = config.loader.resolution or datasets[0].plan.resolution
         if config.model.multiview:
             check_lens(datasets)
-        resolution = config.loader.resolution or datasets[0].plan.resolution
+        about = about_run(datasets, config.loader, resolution, config.validation.scale)
         validation = None
         if config.validation.data:
             validation = open_validation(config.validation, config.loader, model, datasets, resolution)
@@ -90,7 +91,7 @@ def run(config: TrainConfig) -> Path:
             console.print(line, soft_wrap=True)
         for text in start.events:
             log.note(samples_seen, text)
-        about = about_run(datasets, config.loader, resolution, config.validation.scale, start.history)
+        about = replace(about, history=start.history)
 
         def save(state: State | BlendState) -> None:
             nonlocal saved

@@ -127,7 +127,8 @@ def draw_grid(
     for place in range(len(validation.pictures)):
         part = slice(place, place + 1)
         batch, latents = validation.batch.part(part), validation.latents[part]
-        made = model.decode(sample_scenes(model, network, batch, latents, SEED + place, settings.steps, settings.scale))
+        sampled = sample_scenes(model, network, batch, latents, SEED + place, settings.steps, settings.scale)
+        made = model.decode(sampled)
         given = batch.is_condition[0].cpu()
         rows += [validation.pictures[place], *(framed(part[0].cpu(), given) for part in made)]
     return to_bytes(torch.cat([torch.cat(list(row), -1) for row in rows], -2))

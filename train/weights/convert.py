@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from manifests.errors import MissingFile, UserError
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About, UNetShape, write_card
+from train.networks.parts import unet_config
 from train.weights.checkpoint_file import one_line, read_checkpoint
-from weights.tensors import save_tensors
+from weights.files import save_tensors
 
 Config = Mapping[str, Any]
 Names = dict[str, str]
@@ -89,7 +90,7 @@ CLIP_L_TEXT_CONFIG: Config = {
 
 def sd15_unet_config(in_channels: int = 4, out_channels: int = 4) -> dict[str, Any]:
     """Config of diffusers' UNet2DConditionModel; SpinMeRound's differs only in its 153 input and 8 output channels."""
-    return UNetShape().diffusers(in_channels, out_channels)
+    return unet_config(UNetShape(), in_channels, out_channels)
 
 
 UNET = Part("unet", "diffusion_pytorch_model.safetensors", sd15_unet_config())

@@ -15,8 +15,7 @@ from datagen.sources.panohead.config import Family, GeneratorConfig
 from datagen.sources.panohead.generator import Generator
 from datagen.sources.panohead.official_file import read_pickle
 from manifests.errors import MissingFile, UserError
-from weights.files import sha256
-from weights.tensors import save_tensors
+from weights.files import save_tensors, sha256
 
 FORMAT = "spinset panohead 1"
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"

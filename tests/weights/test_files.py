@@ -5,7 +5,7 @@ import stat
 import torch
 from safetensors.torch import load_file
 
-from weights.tensors import save_tensors
+from weights.files import save_tensors
 
 
 def test_they_come_back_even_from_one_memory(tmp_path):
