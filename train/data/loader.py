@@ -27,7 +27,7 @@ from train.data.batch_dataset import BatchDataset
 from train.data.config import LoaderConfig
 from train.data.sampling import open_control, samples, unable
 from train.data.sequential import SequentialLoader
-from train.data.sources import EncodedSource, PixelSource, open_latents
+from train.data.sources import open_latents, open_stored
 from train.data.stream import DatasetFacts, Loader
 
 FORMAT = 2
@@ -187,10 +187,10 @@ def _open_one(
     reader = Reader(dataset, index, cache)
     if source is not None:
         opened = source(dataset, subset)
-    elif config.latents:
-        opened = open_latents(dataset, subset, config)
+    elif not config.latents:
+        opened = open_stored(dataset, subset, reader, config)
     else:
-        opened = _stored(dataset, subset, reader, config)
+        opened = open_latents(dataset, subset, config)
     batch_dataset = BatchDataset(
         subset=subset,
         recipe=config.recipe,
@@ -250,32 +250,6 @@ def _usable(
     wanted = np.ones(len(subset.identities), bool)
     wanted[list(reasons)] = False
     return subset.restricted_to(wanted), None if vectors is None else vectors[wanted], left_out
-
-
-def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
-    """The stored members; raises UserError unless all of them exist."""
-    stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
-    if resolution > stored:
-        raise UserError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
-    if unknown := sorted(set(config.members) - set(dataset.plan.members)):
-        known = ", ".join(name for name in dataset.plan.member_names if name != "json" or not config.decode)
-        raise UserError(f"--loader.members hold {unknown[0]}; the dataset has {known}")
-    needed = {*config.members, *(["rgb"] if config.control else [])}
-    if "rgb" in needed and config.random_background and config.decode:
-        needed.add("alpha")
-        if dataset.plan.background != "white":
-            raise UserError(
-                f"the pictures lie over {dataset.plan.background}, other backgrounds are composited from white ones; give "
-                "--loader.random-background 0, or generate with --background white"
-            )
-    for member in sorted(needed):
-        lacking = np.flatnonzero(subset.index.size[member][subset.rows] == 0)
-        if len(lacking):
-            key = subset.index.key(int(subset.rows[lacking[0]]))
-            problem = f"{len(lacking)} of {len(subset.rows)} views have no {member} (first: {key})"
-            hint = "--loader.random-background 0 does without" if member == "alpha" else "load other --loader.members"
-            raise UserError(f"{problem}; {hint}")
-    return PixelSource(reader, stored, resolution, config.as_uint8) if config.decode else EncodedSource(reader)
 
 
 def _cache(dataset: Dataset, index: Index, config: LoaderConfig) -> ShardCache | None:

@@ -23,7 +23,7 @@ from manifests.latents import DTYPE, PARTS, Record, Unusable, caches, latents_fi
 from manifests.pictures import decode_picture
 from manifests.reader import Reader
 from manifests.storage import Storage
-from train.batch import Key
+from train.batch import Key, Source
 from train.data.config import LoaderConfig
 from train.networks.model import vae_sha256
 
@@ -132,6 +132,32 @@ class EncodedSource:
         keys: Sequence[Key] = (),
     ) -> dict[str, dict[str, list[bytes]]]:
         return {"data": self.reader.read({name: rows.ravel() for name in members})}
+
+
+def open_stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConfig) -> Source:
+    """Open the stored members of a dataset; raises UserError unless all of them exist."""
+    stored, resolution = dataset.plan.resolution, config.resolution or dataset.plan.resolution
+    if resolution > stored:
+        raise UserError(f"--loader.resolution is {resolution}; the dataset has {stored} px, give at most that")
+    if unknown := sorted(set(config.members) - set(dataset.plan.members)):
+        known = ", ".join(name for name in dataset.plan.member_names if name != "json" or not config.decode)
+        raise UserError(f"--loader.members hold {unknown[0]}; the dataset has {known}")
+    needed = {*config.members, *(["rgb"] if config.control else [])}
+    if "rgb" in needed and config.random_background and config.decode:
+        needed.add("alpha")
+        if dataset.plan.background != "white":
+            raise UserError(
+                f"the pictures lie over {dataset.plan.background}, other backgrounds are composited from white ones; give "
+                "--loader.random-background 0, or generate with --background white"
+            )
+    for member in sorted(needed):
+        lacking = np.flatnonzero(subset.index.size[member][subset.rows] == 0)
+        if len(lacking):
+            key = subset.index.key(int(subset.rows[lacking[0]]))
+            problem = f"{len(lacking)} of {len(subset.rows)} views have no {member} (first: {key})"
+            hint = "--loader.random-background 0 does without" if member == "alpha" else "load other --loader.members"
+            raise UserError(f"{problem}; {hint}")
+    return PixelSource(reader, stored, resolution, config.as_uint8) if config.decode else EncodedSource(reader)
 
 
 THREADS = 16

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from manifests.errors import MissingFile, UserError
 from manifests.order import State
-from train.data.loader import BlendState
+from manifests.plan import json_differences
+from train.data.loader import AnyLoader, BlendState
 from train.networks.config import FILE, UNET, WEIGHTS, read_card
 from train.networks.model import Model, save_model
-from train.run.config import EmaConfig, TrainConfig, power_name
+from train.run.config import EmaConfig, TrainConfig, fixed_settings, power_name
 from train.run.optimizer import Ema, Optimizer, Snapshot, mixture
 from train.run.parallel import Ranks, whole
 from weights.files import save_tensors
@@ -272,3 +274,81 @@ def commit() -> str:
 def _full_name(weight: str, parts: Mapping[str, object]) -> str:
     """The full name of a weight of the network; names without a part are those of the UNet, as older snapshots have them."""
     return weight if weight.split(".")[0] in parts else f"{UNET}.{weight}"
+
+
+@dataclass(frozen=True)
+class StartState:
+    """State in which a run starts."""
+
+    seen: int = 0
+    """Samples that were trained on before."""
+    checkpoint: Path | None = None
+    """The checkpoint that was loaded."""
+    history: tuple[str, ...] = ()
+    """Events of the run before, as the model's description states them."""
+    events: tuple[str, ...] = ()
+    """Events that this start adds to the history."""
+
+
+def resume(
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    tensors: dict[str, Tensor],
+    optimizer: Optimizer,
+    loader: AnyLoader,
+    files: dict[str, str],
+) -> StartState:
+    """Load the newest checkpoint of the run or, if it has none, the one it branches from.
+
+    Raises:
+        UserError: the checkpoint is of a run with other settings, files or data, which only a branch may have; or it has
+            seen more samples than are asked for.
+        FileNotFoundError: there is no checkpoint to branch from.
+    """
+    checkpoint = checkpoints.latest()
+    branches = checkpoint is None and config.branch != ""
+    if branches:
+        checkpoint = Path(config.branch)
+        if not (checkpoint / DONE).is_file():
+            raise MissingFile(f"--branch is {checkpoint}, which has no {DONE}; give a checkpoint, RUN/checkpoints/N")
+    if checkpoint is None:
+        return StartState()
+    about = about_checkpoint(checkpoint)
+    seen, saved, here = about["seen"], about["config"], config.as_json()
+    if seen >= config.samples + config.loader.batch:
+        raise UserError(f"{checkpoint} has seen {seen} samples, --samples is {config.samples}; give more")
+    old, new = fixed_settings(saved), fixed_settings(here)
+    # What is not recorded, in checkpoints of older versions, cannot be compared.
+    old_files = {**files, **about["files"]}
+    events: list[str] = []
+    if branches:
+        differ = differences({**old, "files": old_files}, {**new, "files": files}, most=None)
+        events.append(f"branched from {checkpoint} at {seen} samples{differ and ': '}{differ}")
+    else:
+        if old != new:
+            other = old["precision"] != new["precision"]
+            those = f"--precision {old['precision']}" if other else "those"
+            raise UserError(
+                f"{checkpoint} is of a run with other settings ({differences(old, new)}); give {those}, another --out, or "
+                f"begin another run with --branch {checkpoint}"
+            )
+        if changed := [name for name in old_files if old_files[name] != files.get(name)]:
+            option = changed[0].replace("_", "-")
+            raise UserError(f"{checkpoint} was trained with other weights of --{option}; give those, or another --out")
+        if saved["samples"] != config.samples:
+            events.append(f"--samples {config.samples} instead of {saved['samples']} from {seen} samples on")
+    try:
+        if note := loader.resume(about["loader"]):
+            events.append(note)
+    except UserError:
+        if not branches:
+            raise
+        events.append("the data differ from those of the branch's origin, their order begins at its start")
+    checkpoints.load(checkpoint, tensors)
+    optimizer.steps = about["steps"]
+    return StartState(seen, checkpoint, (*about["history"], *events), tuple(events))
+
+
+def differences(there: Any, here: Any, most: int | None = 3) -> str:
+    """The settings that differ, at most so many, with the values of both."""
+    return ", ".join(f"{at} was {a}, is {b}" for at, a, b in json_differences(there, here)[:most])

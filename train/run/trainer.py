@@ -7,21 +7,27 @@ and every draw are functions of it, so a run is the same however often it is sto
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+import torch
+
+from geometry.directions import FOCAL, RADIUS
+from manifests.errors import MissingFile, UserError
 from manifests.order import State
+from train.data.config import LoaderConfig
 from train.data.loader import BlendState, open_loader
-from train.data.stream import lost_workers
+from train.data.stream import DatasetFacts, lost_workers
 from train.diffusion.process import draw, losses
-from train.networks.model import Model, autocast, meta_network
+from train.networks.config import FILE, VAE, About, ModelConfig, read_card
+from train.networks.model import TEXT_WEIGHTS, Model, autocast, fill, load_pretrained, load_vae, meta_network
 from train.networks.parts import checkpoint_activations, compile_blocks
 from train.run.config import TrainConfig
 from train.run.log import Log, Meter, forward_flops, open_console, write_numbers
-from train.run.optimizer import Ema, Optimizer, clip, learning_rate
+from train.run.optimizer import Ema, Optimizer, clip, freeze, learning_rate
 from train.run.parallel import accumulating, common_precision, distribute, micro_batch, process_group
 from train.run.run_folder import (
     BEST,
@@ -32,11 +38,12 @@ from train.run.run_folder import (
     lineage,
     locked,
     named_tensors,
+    resume,
     snapshot,
     write_config,
 )
-from train.run.start import about_run, check_lens, open_model, resume
 from train.run.validate import draw_grid, level_losses, open_validation, save_picture
+from weights.files import sha256
 
 
 def run(config: TrainConfig) -> Path:
@@ -59,7 +66,7 @@ def run(config: TrainConfig) -> Path:
 
         # Everything that can be refused is opened before the first step.
         model, files = open_model(config, ranks.device)
-        process = config.model.process(config.objective.noise)
+        meta, process = meta_network(model), config.model.process(config.objective.noise)
         latents = model.vae.folder if config.latents else ""
         reading = replace(config.loader, latents=latents, pin_memory=config.device != "cpu")
         loader = open_loader(reading, ranks.rank, ranks.world)
@@ -139,7 +146,7 @@ def run(config: TrainConfig) -> Path:
                     with accumulating(network, last=begin + micro == share), autocasting:
                         conditions = model.conditions_of(part, z)
                         if not meter.flops:
-                            meter.flops = forward_flops(meta_network(model), conditions, z)
+                            meter.flops = forward_flops(meta, conditions, z)
                         draws = draw(config.objective, config.seed, places, z, len(conditions.droppable))
                         sigma = process.sample_sigma(draws.level, conditions.is_target.sum(1).float())
                         loss = losses(network, process, conditions.dropped(draws.drop), z, draws.noise, sigma)
@@ -203,3 +210,72 @@ def stop_signals(visible: bool) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def open_model(config: TrainConfig, device: torch.device) -> tuple[Model, dict[str, str]]:
+    """The model with its first weights, of which `config.trained` are trained, and the hashes of its files.
+
+    The files are those that a run reads at every step and does not train, by the options that name them.
+
+    Raises:
+        MissingFile, UserError: files are missing or do not fit; names them, and where they come from.
+    """
+    if not config.vae and not config.init:
+        raise UserError(
+            "--vae is needed: the folder of an AutoencoderKL, such as the vae folder of Stable Diffusion 1.5"
+        )
+    if config.init:
+        check_same_kind(Path(config.init), config.model)
+    vae = load_vae(config.vae or str(Path(config.init) / VAE), str(device))
+    with torch.random.fork_rng():
+        # The one place where torch's own stream is used: the first weights of a network.
+        torch.manual_seed(config.seed)
+        model = config.model.build(vae)
+    freeze(model.network, config.trained)
+    files = {"vae": vae.sha256}
+    for name, encoder in model.encoders.items():
+        file = Path(config.text_encoder or f"{config.init}/{name}") / TEXT_WEIGHTS
+        if not (config.text_encoder or config.init) or not file.is_file():
+            raise MissingFile(
+                f"--text-encoder is needed: {file.parent} has no {file.name}; it is Arc2Face's encoder, make it with spinset "
+                "convert from the official file"
+            )
+        fill(encoder, file)
+        files[name] = sha256(file)
+    if config.init:
+        load_pretrained(model, Path(config.init), config.stem, config.seed)
+    return model.to(device), files
+
+
+def check_same_kind(folder: Path, config: ModelConfig) -> None:
+    """Raise UserError if weights of a model to start from would load, but were trained on other inputs."""
+    if not (folder / FILE).is_file():
+        return
+    family, values, _ = read_card(folder)
+    if family != config.family:
+        raise UserError(f"{folder} is a model of the family {family!r}, this run trains {config.family!r}")
+    if conflict := config.conflict(config.from_json(values)):
+        raise UserError(f"{folder} was trained with {conflict}; give the same")
+
+
+def check_lens(datasets: Sequence[DatasetFacts]) -> None:
+    """Raise UserError if a dataset has another lens than the one that ray maps and sampled views assume."""
+    for dataset in datasets:
+        rig = dataset.plan.rig
+        if (lens := (rig.get("radius", RADIUS), rig.get("focal", FOCAL))) != (RADIUS, FOCAL):
+            raise UserError(
+                f"{dataset.url} has the rig {rig['id']}, whose cameras stand at {lens[0]:.4g} with a focal length of "
+                f"{lens[1]:.4g} image widths; multiview models are trained with {RADIUS:g} and {FOCAL:g}, give another dataset"
+            )
+
+
+def about_run(datasets: Sequence[DatasetFacts], loader: LoaderConfig, resolution: int, scale: float) -> About:
+    """The description of the model of a run, before its first sample."""
+    return About(
+        trained_on=" and ".join(f"{len(one.identities)} {one.plan.source['name']} heads" for one in datasets),
+        resolution=resolution,
+        conditions=getattr(loader.recipe, "conditions", (0,)),
+        identity=bool(loader.embeddings),
+        recogniser=datasets[0].recogniser,
+        scale=scale,
+    )

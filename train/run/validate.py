@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
@@ -56,7 +57,8 @@ def open_validation(
     loader = open_loader(replace(own, data=look.data, batch=look.scenes, seed=SEED, resolution=resolution, **plain))
     check_held_out(training, loader.parts[0].facts)
     # A set of fewer scenes begins to repeat them.
-    batch = next(iter(loader)).part(slice(0, loader.samples))
+    batch = next(iter(loader))
+    batch = batch.part(slice(0, len(batch.index.unique())))
     assert isinstance(batch.rgb, Tensor)
     # Scene by scene: the autoencoder takes gigabytes for the views of each.
     latents = []
@@ -131,7 +133,7 @@ def draw_grid(
         made = model.decode(sampled)
         given = batch.is_condition[0].cpu()
         rows += [validation.pictures[place], *(framed(part[0].cpu(), given) for part in made)]
-    return to_bytes(torch.cat([torch.cat(list(row), -1) for row in rows], -2))
+    return to_bytes(rearrange(rows, "row v c h w -> c (row h) (v w)"))
 
 
 def save_picture(pixels: UInt8[np.ndarray, "h w 3"], file: Path) -> None:
