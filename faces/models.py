@@ -1,4 +1,4 @@
-"""The face of a photo, its pose and its identity, by models of insightface that the user brings as files.
+"""The face of a photo, its pose and its identity, by models of insightface that the user brings as ONNX files.
 
 Nothing is downloaded: insightface's own loader would fetch a package by name, so its classes are given files instead.
 """
@@ -8,17 +8,130 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from faces.alignment import Frame
 from faces.config import FaceConfig
-from faces.detector import DetectedFace, largest_face, load_detector
-from faces.landmarks import crops
-from faces.onnx import onnx_session
+from faces.landmarks import SIZE, crops
 from faces.pose import HeadPose, landmark_pose
-from faces.recogniser import ArcFace, load_arcface
+from jobs.devices import gpu_index
 from manifests.errors import MissingFile, UserError
-from weights.files import existing
+from weights.files import existing, sha256
+
+CUDA = "CUDAExecutionProvider"
+
+
+def onnx_session(file: str, device: str) -> Any:
+    """Open an ONNX file with as many threads as torch may use in this process.
+
+    Raises:
+        UserError: the file does not run on this device, or is not an ONNX model.
+    """
+    import onnxruntime
+    import torch
+
+    if device != "cpu" and CUDA not in onnxruntime.get_available_providers():
+        raise UserError(f"--device is {device}, but this onnxruntime runs on the CPU only; install onnxruntime-gpu")
+    # By default a session takes every core, whatever number of threads a worker was given.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=onnx_providers(device))
+    except Exception as error:  # onnxruntime's own exceptions share no base but this one
+        raise UserError(f"{file} is not an ONNX model that runs here: {str(error).splitlines()[0][:160]}") from error
+    # Where the CUDA libraries do not load, onnxruntime takes the CPU and only logs it.
+    if device != "cpu" and CUDA not in session.get_providers():
+        raise UserError(f"--device is {device}, but onnxruntime cannot use it: its CUDA libraries do not load")
+    return session
+
+
+def onnx_providers(device: str) -> list[Any]:
+    """The providers of onnxruntime for cpu, cuda or cuda:N, in the order in which it tries them."""
+    return [*([] if device == "cpu" else [(CUDA, {"device_id": gpu_index(device)})]), "CPUExecutionProvider"]
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedFace:
+    """The largest face of a picture, in pixels whose centres are integers."""
+
+    box: Float32[np.ndarray, "4"]
+    """Left, top, right and bottom."""
+    points: Float32[np.ndarray, "5 2"]
+    """Eyes, nose and corners of the mouth, the subject's right first."""
+    count: int
+    """Number of faces in the picture."""
+
+
+def load_detector(path: str, device: str = "cpu") -> Any:
+    """Load an SCRFD face detector with key points through insightface; raises MissingFile or UserError in one line."""
+    from insightface.model_zoo.scrfd import SCRFD
+
+    file = existing(path, "detector")
+    session = onnx_session(str(file), device)
+    if len(session.get_outputs()) not in (9, 15):
+        raise UserError(f"{file} has {len(session.get_outputs())} outputs; an SCRFD with key points has 9 or 15")
+    detector = SCRFD(str(file), session)
+    detector.prepare(-1 if device == "cpu" else gpu_index(device), input_size=(640, 640))
+    return detector
+
+
+def largest_face(detector: Any, rgb: UInt8[np.ndarray, "h w 3"], min_detection: float) -> DetectedFace | None:
+    """The largest of the faces that an insightface detector finds with at least that score, 0 to 1; None without one."""
+    boxes, points = detector.detect(np.ascontiguousarray(rgb[..., ::-1]), det_thresh=min_detection)
+    if not len(boxes):
+        return None
+    largest = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax()
+    return DetectedFace(boxes[largest, :4].astype(np.float32), points[largest].astype(np.float32), len(boxes))
+
+
+def largest_faces(
+    detector: Any, rgb: UInt8[np.ndarray, "v h w 3"], views: Bool[np.ndarray, " v"], min_detection: float
+) -> tuple[Float32[np.ndarray, "v 5 2"], Bool[np.ndarray, " v"]]:
+    """The points of the largest face of some views, NaN where there is none, and which views have one."""
+    points, found = np.full((len(rgb), 5, 2), np.nan, np.float32), np.zeros(len(rgb), bool)
+    for i in np.flatnonzero(views):
+        if (face := largest_face(detector, rgb[i], min_detection)) is not None:
+            points[i], found[i] = face.points, True
+    return points, found
+
+
+BATCH = 64
+"""Crops per call of the network; 64 crops of 112 px are 9 MB of input."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArcFace:
+    """A loaded recogniser."""
+
+    model: Any
+    """insightface's ArcFaceONNX."""
+    sha256: str
+    """Hash of the file that was loaded."""
+    dimensions: int
+    """Length of an embedding."""
+
+    def embed(self, crops: UInt8[np.ndarray, "v 112 112 3"]) -> Float32[np.ndarray, "v d"]:
+        """Unit embeddings of aligned crops (sRGB)."""
+        parts = [self.model.get_feat(list(crops[i : i + BATCH, ..., ::-1])) for i in range(0, len(crops), BATCH)]
+        vectors = np.concatenate(parts) if parts else np.empty((0, self.dimensions), np.float32)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def load_arcface(path: str, device: str = "cpu") -> ArcFace:
+    """Load a recogniser through insightface; raises MissingFile or UserError in one line."""
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+    file = existing(path, "arcface")
+    session = onnx_session(str(file), device)
+    shape, outputs = session.get_inputs()[0].shape, session.get_outputs()
+    if len(session.get_inputs()) != 1 or len(shape) != 4 or shape[1:] != [3, SIZE, SIZE]:
+        raise UserError(f"{file} reads {shape}; a recogniser reads [batch, 3, {SIZE}, {SIZE}]")
+    if len(outputs) != 1 or len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
+        raise UserError(f"{file} writes {[o.shape for o in outputs]}; a recogniser writes [batch, dimensions]")
+    if isinstance(shape[0], int) and shape[0] != 1:
+        raise UserError(f"{file} reads batches of {shape[0]} only; export it with a batch of any size")
+    return ArcFace(ArcFaceONNX(str(file), session), sha256(file), outputs[0].shape[1])
+
 
 IDENTITY = 512
 """Length of an identity embedding, as Arc2Face's text encoder reads it."""

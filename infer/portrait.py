@@ -9,9 +9,8 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from faces.alignment import MIN_SIDE, SIZE, crop, crop_over_white, ffhq_frame, in_crop, over_white
-from faces.bisenet import BiSeNet, load_bisenet
 from faces.landmarks import face_points, project
-from faces.matte import emptiness, parsed_alpha, uniform_alpha
+from faces.matte import BiSeNet, emptiness, load_bisenet, parsed_alpha, uniform_alpha
 from faces.models import FaceModels, load_face_models
 from faces.pose import refined, refusal
 from geometry.cameras import orbit

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tyro.conf import Positional
 
 from faces.landmarks import SIZE, crops, face_points, project
-from faces.recogniser import load_arcface
+from faces.models import load_arcface
 from filters.config import ArcFaceConfig
 from geometry.directions import turned
 from manifests.dataset import Dataset

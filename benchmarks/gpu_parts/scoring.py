@@ -11,7 +11,7 @@ import torch
 
 from datagen.config import ImageConfig
 from datagen.encode import encode_rgb
-from faces.recogniser import load_arcface
+from faces.models import load_arcface
 from gpu_parts.common import Budget, Table, seconds
 from gpu_parts.views import model_of
 from manifests.pictures import encode_picture

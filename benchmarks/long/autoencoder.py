@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 from tyro.conf import Positional
 
-from faces.recogniser import load_arcface
+from faces.models import load_arcface
 from geometry.directions import turned
 from infer.evaluation.held_out import MAX_ELEVATION, StoredPeople, choose_people
 from infer.metrics.likeness import FaceEmbedder, cosines

@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, UInt8
 
-from faces.detector import largest_faces, load_detector
 from faces.landmarks import SIZE, crops, face_points, mirrored, project
-from faces.recogniser import load_arcface
+from faces.models import largest_faces, load_arcface, load_detector
 from filters.config import ArcFaceConfig
 from filters.scorer import Columns, ScorerContext, Subject
 from geometry.directions import turned, wrapped

@@ -4,8 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from faces.detector import load_detector
-from faces.recogniser import load_arcface
+from faces.models import load_arcface, load_detector
 from infer.config import EvaluateConfig
 from infer.evaluation.measure import Metrics
 from infer.metrics.likeness import FaceEmbedder

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from faces.detector import largest_faces
 from faces.landmarks import crops, face_points, project
-from faces.recogniser import ArcFace
+from faces.models import ArcFace, largest_faces
 from geometry.cameras import Cameras, azimuth_elevation
 from geometry.directions import turned
 
@@ -33,7 +32,7 @@ class FaceEmbedder:
 
     arcface: ArcFace
     detector: Any = None
-    """An SCRFD detector of `faces.detector.load_detector`, or None."""
+    """An SCRFD detector of `faces.models.load_detector`, or None."""
     points: Float[np.ndarray, "5 3"] | None = None
     """World positions of eyes, nose and corners of the mouth, or None for those of the average head."""
     max_turn: float = 60.0

@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
-from faces.bisenet import BiSeNet, ResNetTrunk, load_bisenet
 from faces.config import MatteConfig
-from faces.matte import emptiness, parsed_alpha, uniform_alpha
+from faces.matte import BiSeNet, ResNetTrunk, emptiness, load_bisenet, parsed_alpha, uniform_alpha
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

@@ -8,9 +8,7 @@ from onnx import helper
 from onnxruntime import get_available_providers
 from tiny import write_onnx, write_recogniser
 
-from faces.detector import load_detector
-from faces.onnx import CUDA, onnx_providers, onnx_session
-from faces.recogniser import load_arcface
+from faces.models import CUDA, load_arcface, load_detector, onnx_providers, onnx_session
 from manifests.errors import UserError
 
 

@@ -5,7 +5,7 @@ import torch
 
 from datagen.config import GenerateConfig, MeshConfig
 from datagen.generate import GenerateWorker, make_plan
-from faces.recogniser import load_arcface
+from faces.models import load_arcface
 from jobs.pool import PoolConfig, Unit, WorkerIsBroken
 from manifests.plan import write_plan
 from manifests.storage import Storage

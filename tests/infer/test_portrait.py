@@ -14,11 +14,10 @@ from tiny_faces import POINTS, half_side, mark, write_detector, write_landmarks
 
 from datagen.sources.procedural import ProceduralSource
 from faces.alignment import Frame, crop, ffhq_frame, in_crop
-from faces.bisenet import BiSeNet
 from faces.config import FaceConfig, MatteConfig
 from faces.landmarks import crops
-from faces.models import load_face_models
-from faces.recogniser import load_arcface
+from faces.matte import BiSeNet
+from faces.models import load_arcface, load_face_models
 from geometry.cameras import from_view_rotation, orbit
 from infer.config import PortraitConfig
 from infer.photo import read_photo

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from faces.recogniser import load_arcface
+from faces.models import load_arcface
 from tools.train_arcface import (
     Recogniser,
     TrainArcFaceConfig,

@@ -19,9 +19,8 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from faces.alignment import SIZE, over_white
-from faces.bisenet import load_bisenet
-from faces.detector import largest_face
-from faces.matte import parsed_alpha, uniform_alpha
+from faces.matte import load_bisenet, parsed_alpha, uniform_alpha
+from faces.models import largest_face
 from geometry.cameras import Cameras, azimuth_elevation
 from infer.config import StageConfig
 from infer.evaluation.held_out import HeldOut, opaque_photo

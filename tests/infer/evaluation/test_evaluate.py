@@ -14,7 +14,7 @@ from stages import FiveDots, facescape
 from turned_heads import turned_heads, turned_noise
 from turns import ball_turn
 
-from faces.recogniser import load_arcface
+from faces.models import load_arcface
 from filters.config import ArcFaceConfig, ScoreConfig
 from filters.score import score
 from infer.config import EvaluateConfig

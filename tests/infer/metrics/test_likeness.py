@@ -5,7 +5,7 @@ import pytest
 import torch
 from turntable import in_bytes, turntable
 
-from faces.recogniser import ArcFace, load_arcface
+from faces.models import ArcFace, load_arcface
 from filters.config import ArcFaceConfig
 from filters.scorer import Subject
 from filters.scorers.arcface import ArcFaceScorer
