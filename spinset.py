@@ -81,7 +81,7 @@ class AverageConfig:
     dest: Positional[str]
     """Folder of the model that is written."""
     sigma_rel: float = 0.08
-    """Length of the average, as its standard deviation relative to the samples of the run, below 0.28."""
+    """Length of the average, as its standard deviation relative to the samples of the run, up to 0.28."""
 
     def __post_init__(self) -> None:
         check_ranges(self, sigma_rel=(0.001, 0.28))

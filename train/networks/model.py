@@ -234,7 +234,7 @@ class Model(ABC):
     def decode(self, latents: Float[Tensor, "b v c i j"]) -> list[Float[Tensor, "b v 3 h w"]]:
         """Views in [-1, 1], one tensor for each member; view by view, to bound the memory."""
         flat = rearrange(latents / self.vae.scaling_factor, "b v (k c) h w -> k (b v) c h w", c=self.vae.channels)
-        views = [torch.cat([self.vae.decode(one[None]) for one in part]).clamp(-1, 1) for part in flat]
+        views = [torch.stack([self.vae.decode(one[None])[0] for one in part]).clamp(-1, 1) for part in flat]
         return [rearrange(part, "(b v) c h w -> b v c h w", v=latents.shape[1]) for part in views]
 
 

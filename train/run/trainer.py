@@ -66,7 +66,8 @@ def run(config: TrainConfig) -> Path:
 
         # Everything that can be refused is opened before the first step.
         model, files = open_model(config, ranks.device)
-        meta, process = meta_network(model), config.model.process(config.objective.noise)
+        autocasting, meta = autocast(precision, ranks.device), meta_network(model)
+        process = config.model.process(config.objective.noise)
         latents = model.vae.folder if config.latents else ""
         reading = replace(config.loader, latents=latents, pin_memory=config.device != "cpu")
         loader = open_loader(reading, ranks.rank, ranks.world)
@@ -91,7 +92,7 @@ def run(config: TrainConfig) -> Path:
         samples_seen = saved = start.seen
         if ranks.is_first:
             write_config(config, out)
-        meter, autocasting = Meter(ranks.device, ranks.world), autocast(precision, ranks.device)
+        meter = Meter(ranks.device, ranks.world)
         log = stack.enter_context(Log(out, config.samples, samples_seen, console, config.wandb, config.as_json()))
         if start.checkpoint is not None:
             line = f"train: {start.checkpoint} loaded, at {samples_seen} of {config.samples} samples"
