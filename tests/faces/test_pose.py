@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conventions import spinmeround_rotation
 
 from faces.alignment import Frame, ffhq_frame
 from faces.pose import CENTRE, HALF_SIDE, HeadPose, landmark_pose, refined, refusal, tddfa_pose
+from geometry.cameras import spinmeround_rotation
 
 UP = np.array([1.0, -1.0, 1.0])
 

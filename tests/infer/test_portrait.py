@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conventions import spinmeround_rotation
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import write_recogniser
@@ -18,7 +17,7 @@ from faces.config import FaceConfig, MatteConfig
 from faces.landmarks import crops
 from faces.matte import BiSeNet
 from faces.models import load_arcface, load_face_models
-from geometry.cameras import from_view_rotation, orbit
+from geometry.cameras import from_view_rotation, orbit, spinmeround_rotation
 from infer.config import PortraitConfig
 from infer.photo import read_photo
 from infer.portrait import PhotoPreprocessor, Portrait, load_preprocessor
