@@ -164,14 +164,12 @@ def _lineage(source: Dataset, selection: Selection | None) -> dict[str, Any] | N
 
 def _link(source: Dataset, name: str, storage: Storage) -> None:
     """Put a file into another folder atomically, as a hard link where possible and else as a copy."""
-    scratch = storage.scratch(name)
-    try:
-        if not source.storage.is_local:
-            raise OSError("only local files can be linked")
-        os.link(source.storage.path(name), scratch)
-    except OSError:
-        with source.storage.open(name) as file, scratch.open("wb") as out:
-            shutil.copyfileobj(file, out, 1 << 24)
-    storage.commit(scratch, name)
-    # Renaming a link onto another one of the same file leaves both.
-    scratch.unlink(missing_ok=True)
+    # Renaming a link onto another one of the same file leaves both; the scratch file is removed even so.
+    with storage.writing(name) as scratch:
+        try:
+            if not source.storage.is_local:
+                raise OSError("only local files can be linked")
+            os.link(source.storage.path(name), scratch)
+        except OSError:
+            with source.storage.open(name) as file, scratch.open("wb") as out:
+                shutil.copyfileobj(file, out, 1 << 24)

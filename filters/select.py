@@ -1,6 +1,5 @@
 """Makes a selection from scores, a policy and decisions: rows with reasons, and a summary."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -60,10 +59,10 @@ def select(config: SelectConfig) -> Selected:
         "generated": _outcomes(dataset),
         "scores": {table: asdict(scores.lineage) for table, scores in judged.tables.items()},
     }
-    dataset.storage.write(selection_file(name, "policy.json"), _json(document))
+    dataset.storage.write_json(selection_file(name, "policy.json"), document, sort_keys=True)
     fingerprint = write_selection(dataset, name, rows)
     summary["selection_sha256"] = fingerprint
-    dataset.storage.write(selection_file(name, "summary.json"), _json(summary))
+    dataset.storage.write_json(selection_file(name, "summary.json"), summary, sort_keys=True)
     return Selected(name, fingerprint, summary)
 
 
@@ -197,10 +196,6 @@ def _decided(decision: Decision) -> str:
 def _outcomes(dataset: Dataset) -> dict[str, int]:
     done = [dataset.done(shard)["outcomes"] for shard in dataset.committed()]
     return {outcome: sum(d[outcome] for d in done) for outcome in done[0]}
-
-
-def _json(document: Any) -> bytes:
-    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
 
 def diff(dataset: Dataset, a: str, b: str) -> list[str]:

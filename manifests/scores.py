@@ -6,7 +6,6 @@ of a dataset hold the same rows, sorted by identity and view; view WHOLE is the 
 that a column does not speak of this row, NaN that the number could not be had.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests import schema
 from manifests.dataset import Dataset
@@ -22,7 +20,7 @@ from manifests.errors import UserError
 from manifests.plan import json_differences
 from manifests.schema import WHOLE
 from manifests.storage import Storage
-from manifests.tables import open_parquet, reading
+from manifests.tables import open_parquet, parquet_bytes, reading
 
 FOLDER = "scores"
 SCORE_AGAIN = "spinset score {} --replace"
@@ -256,10 +254,7 @@ def _write(
 ) -> None:
     if unreadable:
         about = {**about, UNREADABLE: {str(identity): reason for identity, reason in unreadable.items()}}
-    sink = io.BytesIO()
-    rows = rows.replace_schema_metadata({_META: json.dumps(about, sort_keys=True)})
-    pq.write_table(rows, sink, row_group_size=1 << 17, compression="zstd")
-    storage.write(file, sink.getvalue())
+    storage.write(file, parquet_bytes(rows, {_META: json.dumps(about, sort_keys=True)}, row_group_size=1 << 17))
 
 
 def _read_about(storage: Storage, file: str) -> dict[str, Any]:

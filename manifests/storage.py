@@ -1,6 +1,7 @@
 """The storage of a dataset: a local folder or any fsspec address, with atomic writes."""
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -83,10 +84,19 @@ class Storage:
 
     def write(self, name: str, data: bytes) -> None:
         """Commit a small file."""
+        with self.writing(name) as scratch, naming(scratch):
+            scratch.write_bytes(data)
+
+    def write_json(self, name: str, document: Any, sort_keys: bool = False) -> None:
+        """Commit a document as JSON for people to read."""
+        self.write(name, (json.dumps(document, indent=2, sort_keys=sort_keys) + "\n").encode())
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a scratch path and commit what the block writes there; an error leaves nothing behind."""
         scratch = self.scratch(name)
         try:
-            with naming(scratch):
-                scratch.write_bytes(data)
+            yield scratch
             self.commit(scratch, name)
         finally:
             scratch.unlink(missing_ok=True)
