@@ -37,12 +37,13 @@ def tar_header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
-def padding(size: int) -> int:
+def padding(size: Any) -> Any:
+    """The bytes after a member of `size` bytes, a number or an array, up to a whole block."""
     return -size % tarfile.BLOCKSIZE
 
 
-def stored_size(size: int) -> int:
-    """The bytes that a member of `size` bytes takes in a tar, with its header and padding."""
+def stored_size(size: Any) -> Any:
+    """The bytes that a member of `size` bytes, a number or an array, takes in a tar, with its header and padding."""
     return tarfile.BLOCKSIZE + size + padding(size)
 
 
