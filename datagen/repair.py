@@ -14,7 +14,7 @@ from typing import Any
 
 from datagen.config import SOURCES, GenerateConfig, ImageConfig, MeshConfig, RepairConfig
 from datagen.generate import GenerateWorker, make_plan
-from datagen.preview import Rejection
+from datagen.heads import Rejection
 from jobs import pool
 from jobs.devices import require_device
 from jobs.pool import Event, Unit
