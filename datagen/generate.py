@@ -84,7 +84,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
                 storage.remove(dataset.file(shard, DONE))
     pending = dataset.pending()
     # Workers of a running cluster have another working directory.
-    config = replace(config, out=storage.root if storage.is_local else config.out, source=config.source.absolute())
+    config = replace(config, out=storage.address, source=config.source.absolute())
     already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
     with JobProgress("generate", plan.identities, already) as progress:
         pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update)
@@ -113,8 +113,8 @@ class GenerateWorker:
         with ShardWriter(self.storage, self.plan, unit.index) as writer:
             for identity in self.plan.identities_of(unit.index):
                 begun = time.monotonic()
-                if identity in unit.given_up:
-                    self._add(writer, identity, schema.FAILED, stage="worker", reason=unit.given_up[identity])
+                if identity in unit.skipped:
+                    self._add(writer, identity, schema.FAILED, stage="worker", reason=unit.skipped[identity])
                 else:
                     yield from self._make(unit, identity, writer, tracebacks)
                 seconds[identity] = round(time.monotonic() - begun, 3)

@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from manifests.errors import StorageError, UserError
+from manifests.errors import StorageError, UserError, first_line
 
 TEMPORARY = ".tmp-"
 SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{8}$")
@@ -50,11 +50,16 @@ class Storage:
             except ValueError as error:  # a protocol that fsspec does not know
                 raise UserError(f"{self.url} cannot be used: {error}") from error
             except Exception as error:  # some file systems connect at once
-                raise StorageError(_refusal(self.url, error)) from error
+                raise StorageError(f"{self.url} cannot be used: {first_line(error)}") from error
         self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         if not self.is_local:
             self.fs = _Remote(self.fs, self.url)
+
+    @property
+    def address(self) -> str:
+        """The address that holds in the working folder of any worker: the absolute path of a local folder, or the URL."""
+        return self.root if self.is_local else self.url
 
     def path(self, name: str) -> str:
         parts = name.split("/")
@@ -196,13 +201,9 @@ class _Remote:
             except FileNotFoundError:
                 raise
             except Exception as error:  # the clients of object stores share no base class
-                raise StorageError(_refusal(self._url, error)) from error
+                raise StorageError(f"{self._url} cannot be used: {first_line(error)}") from error
 
         return reporting
-
-
-def _refusal(url: str, error: Exception) -> str:
-    return f"{url} cannot be used: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @cache
