@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import FOLDER, SCORE_AGAIN, is_current, open_scores, part_file, shard_hashes, some_of
+from manifests.scores import FOLDER, SCORE_AGAIN, current_part, open_scores, part_file, shard_hashes, some_of
 from manifests.tables import open_parquet, parquet_bytes, read_parquet, reading
 
 COLUMN = "embedding"
@@ -80,7 +80,7 @@ def _origin(dataset: Dataset, table: str) -> bytes:
 def _from_parts(dataset: Dataset, table: str) -> Embedded:
     lineage = open_scores(dataset, table, shard_hashes(dataset), []).lineage
     for shard in dataset.committed():
-        if not is_current(dataset, table, shard, lineage, replace=True):
+        if current_part(dataset, table, shard, lineage, replace=True) is None:
             raise UserError(
                 f"{part_file(table, shard)} and the table {table} have different lineages; run spinset score --replace again"
             )
