@@ -14,9 +14,11 @@ import argparse
 import json
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,14 +32,16 @@ from datagen.config import PanoHeadConfig
 from datagen.identity import rig_cameras
 from datagen.meshing import density_grid, marching_cubes
 from datagen.rigs import find_rig
-from datagen.sources.panohead.build import untrained
 from datagen.sources.panohead.checkpoint import load
 from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
 from datagen.sources.panohead.head import PanoHead
-from datagen.sources.panohead.official import ISO_LEVEL, RELEASE, RELEASE_RENDERING, frontal_label, grid_points, latent
+from datagen.sources.panohead.official import ISO_LEVEL, frontal_label, grid_points, latent
 from geometry.cameras import Cameras, eg3d_labels
 from geometry.meshes import Mesh
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from panohead_files import RELEASE, RELEASE_RENDERING, untrained
 
 VIEWS, SHAPE = 125, 512
 GRID = 256

@@ -12,8 +12,8 @@ from scipy import stats
 
 from datagen.config import GenerateConfig
 from datagen.generate import IDENTITY_ATTEMPTS, GenerateWorker, make_plan
+from datagen.heads import Rejection
 from datagen.identity import Made, Rejected, make_identity
-from datagen.preview import Rejection
 from jobs.devices import require_device
 from jobs.pool import Event, PoolConfig, workers_that_fit
 from jobs.progress import JobProgress

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from datagen.config import GenerateConfig
-from datagen.heads import HeadSource
+from datagen.heads import HeadSource, Rejection
 from datagen.identity import VIEWS_PER_BATCH, IdentitySettings, Made, Rejected, fact_columns, make_identity
-from datagen.preview import Rejection
 from datagen.rigs import find_rig
 from jobs import pool
 from jobs.devices import require_device
@@ -85,7 +84,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
                 storage.remove(dataset.file(shard, DONE))
     pending = dataset.pending()
     # Workers of a running cluster have another working directory.
-    config = replace(config, out=storage.root if storage.is_local else config.out, source=config.source.absolute())
+    config = replace(config, out=storage.address, source=config.source.absolute())
     already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
     with JobProgress("generate", plan.identities, already) as progress:
         pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update)
@@ -114,8 +113,8 @@ class GenerateWorker:
         with ShardWriter(self.storage, self.plan, unit.index) as writer:
             for identity in self.plan.identities_of(unit.index):
                 begun = time.monotonic()
-                if identity in unit.given_up:
-                    self._add_failed(writer, identity, "worker", unit.given_up[identity])
+                if identity in unit.skipped:
+                    self._add(writer, identity, schema.FAILED, stage="worker", reason=unit.skipped[identity])
                 else:
                     yield from self._make(unit, identity, writer, tracebacks)
                 seconds[identity] = round(time.monotonic() - begun, 3)
@@ -142,30 +141,28 @@ class GenerateWorker:
                 # An exception fails this head alone: it becomes a row with its stage and reason.
                 tracebacks[identity] = traceback.format_exc()
                 if attempt == IDENTITY_ATTEMPTS:
-                    self._add_failed(writer, identity, stage, f"{type(error).__name__}: {error}")
+                    reason = f"{type(error).__name__}: {error}"
+                    self._add(writer, identity, schema.FAILED, stage=stage, reason=reason)
             else:
                 assert made is not None
-                if isinstance(made, Rejected):
-                    return self._add_rejected(writer, identity, made)
-                return self._add_made(writer, identity, made)
+                self._add_made(writer, identity, made)
+                return
 
-    def _add_made(self, writer: ShardWriter, identity: int, made: Made) -> None:
+    def _add_made(self, writer: ShardWriter, identity: int, made: Made | Rejected) -> None:
+        facts = fact_columns(made.facts)
+        if isinstance(made, Rejected):
+            self._add(writer, identity, schema.FILTERED, stage="preview", reason=made.reason, **facts)
+            return
         if self.config.save_meshes:
             writer.add_mesh(identity, encode_mesh(made.mesh.vertices, made.mesh.faces))
         for row, members in made.samples:
             writer.add_view(row, members)
-        row = {**self._row(identity, schema.KEPT), "views": len(made.samples), "mesh": asdict(made.figures)}
-        writer.add_identity({**row, **fact_columns(made.facts)})
+        self._add(writer, identity, schema.KEPT, views=len(made.samples), mesh=asdict(made.figures), **facts)
 
-    def _add_rejected(self, writer: ShardWriter, identity: int, rejected: Rejected) -> None:
-        row = {**self._row(identity, schema.FILTERED), "views": 0, "stage": "preview", "reason": rejected.reason}
-        writer.add_identity({**row, **fact_columns(rejected.facts)})
-
-    def _add_failed(self, writer: ShardWriter, identity: int, stage: str, reason: str) -> None:
-        writer.add_identity({**self._row(identity, schema.FAILED), "views": 0, "stage": stage, "reason": reason})
-
-    def _row(self, identity: int, outcome: str) -> dict[str, Any]:
-        return {"identity": identity, "seed": self.plan.seed + identity, "outcome": outcome}
+    def _add(self, writer: ShardWriter, identity: int, outcome: str, views: int = 0, **columns: Any) -> None:
+        """Append the row of an identity, with the columns of schema.IDENTITIES."""
+        row = {"identity": identity, "seed": self.plan.seed + identity, "outcome": outcome, "views": views}
+        writer.add_identity({**row, **columns})
 
 
 def _environment(config: GenerateConfig) -> dict[str, Any]:

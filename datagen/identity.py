@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from datagen.config import ImageConfig, MeshConfig
-from datagen.encode import encode_view
-from datagen.heads import Head, HeadSource
+from datagen.heads import Head, HeadSource, Judge
 from datagen.meshing import MeshFigures, extract
-from datagen.preview import Judge
 from datagen.rigs import Rig
 from geometry.cameras import Cameras, orbit
 from geometry.embree import EmbreeCaster
-from geometry.meshes import Mesh
+from geometry.meshes import Mesh, encode_normals
 from manifests import schema
+from manifests.pictures import encode_picture
 
 VIEWS_PER_BATCH = 5
 
@@ -168,6 +167,31 @@ def _encode(
         "K": [round(x, 7) for x in row["K"]],
     }
     return encode_view(rgb, alpha, normal, view, settings.image)
+
+
+def encode_rgb(rgb: UInt8[np.ndarray, "h w 3"], config: ImageConfig) -> bytes:
+    """A colour image in the format of the config."""
+    if config.format == "jpg":
+        return encode_picture(rgb, "JPEG", quality=config.quality, subsampling=0)
+    if config.format == "webp":
+        return encode_picture(rgb, "WEBP", lossless=True)
+    return encode_picture(rgb, compress_level=6)
+
+
+def encode_view(
+    rgb: UInt8[np.ndarray, "h w 3"],
+    alpha: UInt8[np.ndarray, "h w"],
+    normal: Float32[np.ndarray, "h w 3"],
+    view: dict[str, Any],
+    config: ImageConfig,
+) -> dict[str, bytes]:
+    """The members of one sample, in their order in the shard."""
+    return {
+        "rgb": encode_rgb(rgb, config),
+        "alpha": encode_picture(alpha),
+        "normal": encode_picture(encode_normals(normal)),
+        "json": json.dumps(view, separators=(",", ":")).encode(),
+    }
 
 
 def rig_cameras(rig: Rig, seed: int, identity: int) -> Cameras:

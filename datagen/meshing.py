@@ -32,7 +32,7 @@ CHIN = 0.4
 
 @dataclass(frozen=True)
 class MeshFigures:
-    """Figures of a surface before clean-up, over its components that are not dust."""
+    """Figures of a surface before clean-up; `components` counts those that clean-up keeps."""
 
     vertices: int
     faces: int
@@ -148,7 +148,7 @@ def _handles(solid: Bool[np.ndarray, "x y z"]) -> int:
 
 
 def clean(mesh: Mesh, dust: float, tunnels: int) -> tuple[Mesh, MeshFigures]:
-    """Remove the dust, and compute the figures of the surface before."""
+    """Remove components with at most the share `dust` of all faces, and compute the figures of the surface before."""
     component = _components(mesh)[mesh.faces[:, 0]]
     count = np.bincount(component)
     kept = count > dust * len(mesh.faces)

@@ -5,7 +5,6 @@ committed with, which tables of scores, selections and latents stand on, are the
 """
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Any
 
 from datagen.config import SOURCES, GenerateConfig, ImageConfig, MeshConfig, RepairConfig
 from datagen.generate import GenerateWorker, make_plan
-from datagen.preview import Rejection
+from datagen.heads import Rejection
 from jobs import pool
 from jobs.devices import require_device
 from jobs.pool import Event, Unit
@@ -92,34 +91,17 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
         staging.remove(remade.file(shard, DONE))
     work = replace(
         settings,
-        out=staging.root if staging.is_local else staging.url,
+        out=staging.address,
         source=settings.source.absolute(),
         save_meshes=any(_has_meshes(dataset, shard) for shard in again),
     )
-    given_up = {shard: _given_up(dataset, shard) for shard in again}
+    units = [Unit(shard, _fatal_to_workers(dataset, shard)) for shard in again]
     with JobProgress("repair", sum(len(plan.identities_of(shard)) for shard in again)) as progress:
-        pool.run(again, partial(_RepairWorker, given_up, work, plan, rejection), config.pool, progress.update)
+        pool.run(units, partial(GenerateWorker, work, plan, rejection), config.pool, progress.update)
     found |= {shard: _replace(dataset, remade, shard) for shard in again}
     if all(one.is_whole for one in found.values()):
         staging.remove_all()
     return [found[shard] for shard in damaged]
-
-
-class _RepairWorker(GenerateWorker):
-    """Makes shards again; heads that were fatal to workers in the first run are recorded as failed again."""
-
-    def __init__(
-        self,
-        given_up: dict[int, dict[int, str]],
-        config: GenerateConfig,
-        plan: Plan,
-        rejection: Rejection | None = None,
-    ):
-        super().__init__(config, plan, rejection)
-        self.given_up = given_up
-
-    def run(self, unit: Unit) -> Iterator[Event]:
-        return super().run(replace(unit, given_up={**self.given_up[unit.index], **unit.given_up}))
 
 
 def _damaged(dataset: Dataset) -> list[int]:
@@ -152,7 +134,7 @@ def _has_meshes(dataset: Dataset, shard: int) -> bool:
     return any(dataset.storage.exists(mesh_file(identity)) for identity in dataset.plan.identities_of(shard))
 
 
-def _given_up(dataset: Dataset, shard: int) -> dict[int, str]:
+def _fatal_to_workers(dataset: Dataset, shard: int) -> dict[int, str]:
     """The heads of a shard that were fatal to workers, with the recorded reason; none if that table is damaged."""
     try:
         rows = dataset.identities(shard).select(["identity", "stage", "reason"]).to_pylist()

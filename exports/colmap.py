@@ -5,22 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exports.cameras import colmap_files
+from exports.export import Layout
 from exports.pictures import cameras_of, mask_png
 from exports.points import points_of
 from manifests.dataset import Dataset
-from manifests.keep import Keep, KeptIdentity
+from manifests.index import Subset
 from manifests.schema import mesh_file
+from manifests.subset import KeptIdentity
 
 NO_POINTS = b"# There are no points: the dataset was generated without --save-meshes.\n"
 
 
-class Colmap:
+class Colmap(Layout):
     """One folder per identity, as `colmap` and the Gaussian splatting trainers read it."""
 
-    def __init__(self, dataset: Dataset, keep: Keep, dest: Path):
+    def __init__(self, dataset: Dataset, subset: Subset, dest: Path):
         self.resolution, self.picture = dataset.plan.resolution, dataset.plan.members["rgb"].rpartition(".")[2]
         saved = set(dataset.storage.names("meshes"))
-        wanted = {mesh_file(identity).rpartition("/")[2] for identity in keep.identities.tolist()}
+        wanted = {mesh_file(identity).rpartition("/")[2] for identity in subset.identities.tolist()}
         if lacking := len(wanted - saved):
             print(
                 f"warning: {lacking} of {len(wanted)} identities have no mesh, so their points3D.txt is empty; to "
@@ -37,6 +39,3 @@ class Colmap:
         files = colmap_files(cameras_of(identity), self.resolution, names, points_of(identity), NO_POINTS)
         for name, data in files:
             yield f"{folder}/{name}", data
-
-    def finish(self, root: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
-        yield from ()

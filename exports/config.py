@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from manifests.errors import UserError, check_ranges
-from manifests.keep import check_identities
+from manifests.subset import check_identities
 
 UNPACKED = {
     "nerfstudio": "exports.nerfstudio:Nerfstudio",

@@ -11,15 +11,16 @@ from pathlib import Path
 from exports.pictures import cameras_of
 from geometry.cameras import eg3d_labels
 from manifests.dataset import Dataset
-from manifests.keep import Keep, KeptIdentity, kept_identities
+from manifests.index import Subset
 from manifests.pictures import decode_picture, encode_picture
+from manifests.subset import KeptIdentity, kept_identities
 
 
 class Eg3d:
     """Square PNGs in one folder per identity, and one table of labels for all of them."""
 
-    def __init__(self, dataset: Dataset, keep: Keep, dest: Path):
-        self.dataset, self.keep = dataset, keep
+    def __init__(self, dataset: Dataset, subset: Subset, dest: Path):
+        self.dataset, self.subset = dataset, subset
 
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
         for name, rgb, alpha in zip(_names(identity), *identity.members("rgb", "alpha"), strict=True):
@@ -32,7 +33,7 @@ class Eg3d:
     def _labels(self) -> Iterator[bytes]:
         """{"labels": [[file, [25 numbers]], ...]} in pieces, because a million views are 400 MB of text."""
         before = '{"labels": [\n'
-        for identity in kept_identities(self.dataset, self.keep, self.keep.identities.tolist()):
+        for identity in kept_identities(self.dataset, self.subset, self.subset.identities.tolist()):
             labels = eg3d_labels(cameras_of(identity)).double().tolist()
             for name, label in zip(_names(identity), labels, strict=True):
                 yield f"{before}{json.dumps([name, label])}".encode()

@@ -17,14 +17,16 @@ from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.keep import Keep, KeptIdentity, choose, kept_identities
+from manifests.index import Subset
+from manifests.selection import Selection
+from manifests.subset import KeptIdentity, kept_identities, open_subset
 
 RECORD, DONE = "export.json", ".done"
 
 
 @runtime_checkable
 class Layout(Protocol):
-    """A format with one file per picture; it is made of the dataset, what is kept of it, and the folder of the export.
+    """A format with one file per picture; it is made of the dataset, the subset to export, and the folder of the export.
 
     A sharded format is a function of the `Dataset` that was copied: it yields the names and contents of the files to add.
     """
@@ -34,8 +36,8 @@ class Layout(Protocol):
         ...
 
     def finish(self, root: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """The names and contents of the files about all identities, in pieces."""
-        ...
+        """The names and contents of the files about all identities, in pieces; there are none by default."""
+        return iter(())
 
 
 def export(config: ExportConfig) -> str:
@@ -45,16 +47,16 @@ def export(config: ExportConfig) -> str:
         UserError: the dataset is not complete or does not suit the format, or DEST holds other files.
     """
     dataset, dest = Dataset(config.out), Path(config.dest).absolute()
-    keep = choose(dataset, config.selection, config.identities)
-    layout = resolve_name(UNPACKED[config.format])(dataset, keep, dest) if config.format in UNPACKED else None
-    record = _record(config, dataset, keep)
+    subset, selection = open_subset(dataset, config.selection, config.identities)
+    layout = resolve_name(UNPACKED[config.format])(dataset, subset, dest) if config.format in UNPACKED else None
+    record = _record(config, dataset, selection)
     partial = _claim(dest, record)
     if partial is None:
         return f"{dest}: is this export already"
     if layout is not None:
-        _write_heads(dataset, keep, layout, partial)
+        _write_heads(dataset, subset, layout, partial)
     else:
-        copy = copy_shards(dataset, keep, partial)
+        copy = copy_shards(dataset, subset, selection, partial)
         for name, data in resolve_name(SHARDED[config.format])(copy):
             _write(partial / name, [data])
     _write(partial / RECORD, [record])
@@ -62,16 +64,15 @@ def export(config: ExportConfig) -> str:
     # Once for all: an fsync per picture costs more than the picture.
     os.sync()
     partial.replace(dest)
-    return f"{dest}: {len(keep.identities)} identities for {config.format}"
+    return f"{dest}: {len(subset.identities)} identities for {config.format}"
 
 
-def _record(config: ExportConfig, dataset: Dataset, keep: Keep) -> bytes:
+def _record(config: ExportConfig, dataset: Dataset, selection: Selection | None) -> bytes:
     """The inputs of an export as JSON; equal records give equal exports."""
-    selection = keep.selection and {"name": keep.selection.name, "sha256": keep.selection.fingerprint}
     fields: dict[str, Any] = {
         "format": config.format,
         "dataset": dataset.plan.fingerprint,
-        "selection": selection,
+        "selection": selection and {"name": selection.name, "sha256": selection.fingerprint},
         "identities": config.identities,
     }
     return (json.dumps(fields, indent=2) + "\n").encode()
@@ -94,16 +95,16 @@ def _claim(dest: Path, record: bytes) -> Path | None:
     return partial
 
 
-def _write_heads(dataset: Dataset, keep: Keep, layout: Layout, root: Path) -> None:
+def _write_heads(dataset: Dataset, subset: Subset, layout: Layout, root: Path) -> None:
     """Write the identities that are not written yet, one in memory at a time."""
     journal = root / DONE
     lines = journal.read_text() if journal.exists() else ""
     # A last line without its end was cut, so its identity may be incomplete.
     journal.write_text(whole := lines[: lines.rfind("\n") + 1])
     done = set(map(int, whole.split()))
-    todo = [i for i in keep.identities.tolist() if i not in done]
-    with JobProgress("export", len(keep.identities), len(done)) as progress, journal.open("a") as log:
-        for identity in kept_identities(dataset, keep, todo):
+    todo = [i for i in subset.identities.tolist() if i not in done]
+    with JobProgress("export", len(subset.identities), len(done)) as progress, journal.open("a") as log:
+        for identity in kept_identities(dataset, subset, todo):
             for name, data in layout.files(identity):
                 _write(root / name, [data])
             log.write(f"{identity.number}\n")

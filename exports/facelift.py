@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from datagen.rigs import find_rig
 from exports.cameras import pinhole, rows
 from exports.pictures import background_of, cameras_of, rgba_png
@@ -17,7 +19,8 @@ from geometry.cameras import to_z_up
 from geometry.directions import FOCAL, RADIUS
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.keep import Keep, KeptIdentity
+from manifests.index import Subset
+from manifests.subset import KeptIdentity
 
 LISTS = {"facelift-6": "data_mvdiff", "facelift-32": "data_gslrm"}
 VALIDATION = 20
@@ -27,15 +30,15 @@ VALIDATION = 20
 class Facelift:
     """One folder per identity, and the lists of these folders."""
 
-    def __init__(self, dataset: Dataset, keep: Keep, dest: Path):
+    def __init__(self, dataset: Dataset, subset: Subset, dest: Path):
         self.plan, self.dest, self.rig = dataset.plan, dest, dataset.plan.rig["id"]
-        self.identities: list[int] = keep.identities.tolist()
+        self.identities: list[int] = subset.identities.tolist()
         if self.rig not in LISTS:
             raise UserError(
                 f"{dataset.storage.url} has rig {self.rig}; FaceLift needs --rig facelift-6 (multiview diffusion) "
                 "or facelift-32 (reconstructor)"
             )
-        if len(lacking := keep.incomplete(len(dataset.plan.rig["azimuth"]))):
+        if len(lacking := subset.identities[np.diff(subset.starts) < len(dataset.plan.rig["azimuth"])]):
             raise UserError(
                 f"{len(lacking)} identities lack views (the first is {lacking[0]}), FaceLift needs all of each; "
                 'select with a policy that says "whole_identities": true'

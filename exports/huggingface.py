@@ -8,13 +8,8 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.plan import Plan
 
-SIZES = (
-    (1_000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (1_000_000, "100K<n<1M"),
-    (10_000_000, "1M<n<10M"),
-)
+SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+"""The Hub's names of sizes, by the number of samples below which they hold."""
 
 BIASES = """\
 * Every person here is synthetic: a seed made them, no photograph is part of the data. A generator that learnt from photos
@@ -40,20 +35,12 @@ def totals(copy: Dataset) -> tuple[int, int, int]:
 
 def filters(plan: Plan) -> list[str]:
     """The filters that a dataset went through, from the latest pack to the first; none if it was not filtered."""
-    lines, packed = [], plan.packed
-    while packed:
-        if selection := packed["selection"]:
-            kept = (
-                f"{selection[level]['kept']} of {selection[level]['judged']} {level}"
-                for level in ("identities", "views")
-            )
-            lines.append(f"selection {selection['name']} (sha256 {selection['sha256']}) keeps {' and '.join(kept)}")
-            lines += [
-                f"{count} {level} dropped: {reason}"
-                for level in ("identities", "views")
-                for reason, count in selection[level]["dropped"].items()
-            ]
-        packed = packed["before"]
+    lines, levels = [], ("identities", "views")
+    for selection in _selections(plan):
+        kept = (f"{selection[level]['kept']} of {selection[level]['judged']} {level}" for level in levels)
+        lines.append(f"selection {selection['name']} (sha256 {selection['sha256']}) keeps {' and '.join(kept)}")
+        dropped = ((level, *item) for level in levels for item in selection[level]["dropped"].items())
+        lines += [f"{count} {level} dropped: {reason}" for level, reason, count in dropped]
     if rejection := plan.settings.get("rejection"):
         lines.append(
             f"policy {rejection['policy']['name']} rejected heads by {len(rejection['azimuth'])} small views, before the rest"
@@ -63,18 +50,22 @@ def filters(plan: Plan) -> list[str]:
 
 def policies(plan: Plan) -> list[dict[str, Any]]:
     """The policies of those filters, in the same order."""
-    found, packed = [], plan.packed
+    return [selection["policy"] for selection in _selections(plan) if selection["policy"]]
+
+
+def _selections(plan: Plan) -> Iterator[dict[str, Any]]:
+    """The records of the selections in a plan, from the latest pack to the first."""
+    packed = plan.packed
     while packed:
-        if packed["selection"] and packed["selection"]["policy"]:
-            found.append(packed["selection"]["policy"])
+        if packed["selection"]:
+            yield packed["selection"]
         packed = packed["before"]
-    return found
 
 
 def _header(copy: Dataset) -> str:
     """The YAML header; JSON strings are YAML strings."""
     _, views, _ = totals(copy)
-    size = next((name for limit, name in SIZES if views < limit), "10M<n<100M")
+    size = next((name for limit, name in SIZES.items() if views < limit), "10M<n<100M")
     return f"""\
 pretty_name: {json.dumps(f"Synthetic multiview heads ({copy.plan.source['name']}, {copy.plan.rig['id']})")}
 license: other

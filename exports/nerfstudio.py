@@ -4,16 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exports.cameras import nerfstudio_files
+from exports.export import Layout
 from exports.pictures import cameras_of, mask_png
 from exports.points import points_of
 from manifests.dataset import Dataset
-from manifests.keep import Keep, KeptIdentity
+from manifests.index import Subset
+from manifests.subset import KeptIdentity
 
 
-class Nerfstudio:
+class Nerfstudio(Layout):
     """One folder per identity, ready for `ns-train splatfacto --data`."""
 
-    def __init__(self, dataset: Dataset, keep: Keep, dest: Path):
+    def __init__(self, dataset: Dataset, subset: Subset, dest: Path):
         self.resolution, self.picture = dataset.plan.resolution, dataset.plan.members["rgb"].rpartition(".")[2]
 
     def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
@@ -26,6 +28,3 @@ class Nerfstudio:
             frames.append(frame)
         for name, data in nerfstudio_files(cameras_of(identity), self.resolution, frames, points_of(identity)):
             yield f"{folder}/{name}", data
-
-    def finish(self, root: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
-        yield from ()

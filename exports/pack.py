@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from tarfile import BLOCKSIZE
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,12 @@ from jobs.pool import Event
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
 from manifests.errors import UserError, damaged
-from manifests.keep import Keep, choose, kept_identities
+from manifests.index import Subset
 from manifests.plan import FILE, Plan, write_plan
 from manifests.selection import Selection, selection_file
-from manifests.shards import DONE, SUFFIXES, ShardWriter
+from manifests.shards import DONE, SUFFIXES, ShardWriter, stored_size
 from manifests.storage import TEMPORARY, Storage
+from manifests.subset import kept_identities, open_subset
 from manifests.verify import verify_shard
 
 _CAMERA = ("key", "identity", "view", "azimuth", "elevation", "c2w", "K")
@@ -39,17 +39,19 @@ def pack(config: PackConfig) -> Dataset:
         UserError: the dataset is not complete, there is no such selection, or DEST holds other files.
     """
     source = Dataset(config.out)
-    keep = choose(source, config.selection, config.identities)
-    made = open_pack(Storage(config.dest), pack_plan(source, keep, config.shard_mb * 1_000_000))
-    write_pack(source, keep, made)
+    subset, selection = open_subset(source, config.selection, config.identities)
+    made = open_pack(Storage(config.dest), pack_plan(source, subset, selection, config.shard_mb * 1_000_000))
+    write_pack(source, subset, made)
     return made
 
 
-def pack_plan(source: Dataset, keep: Keep, shard_bytes: int) -> Plan:
+def pack_plan(source: Dataset, subset: Subset, selection: Selection | None, shard_bytes: int) -> Plan:
     """The plan of a pack: its lineage, and the identities of each shard, which holds up to `shard_bytes` or one identity."""
+    of_views = sum(stored_size(size[subset.rows].astype(np.int64)) for size in subset.index.size.values())
+    sizes = np.add.reduceat(of_views, subset.starts[:-1])
     shards: list[list[int]] = []
     free = 0
-    for identity, size in _sizes(source, keep).items():
+    for identity, size in zip(subset.identities.tolist(), sizes.tolist(), strict=True):
         if not shards or size > free:
             shards.append([])
             free = shard_bytes
@@ -58,7 +60,7 @@ def pack_plan(source: Dataset, keep: Keep, shard_bytes: int) -> Plan:
     packed = {
         "source": source.plan.fingerprint,
         "before": {k: v for k, v in (source.plan.packed or {}).items() if k != "shards"} or None,
-        "selection": _lineage(source, keep.selection),
+        "selection": _lineage(source, selection),
         "shard_bytes": shard_bytes,
         "shards": shards,
     }
@@ -83,18 +85,18 @@ def open_pack(storage: Storage, plan: Plan) -> Dataset:
     return Dataset(storage)
 
 
-def write_pack(source: Dataset, keep: Keep, made: Dataset) -> None:
+def write_pack(source: Dataset, subset: Subset, made: Dataset) -> None:
     """Commit the shards that a pack lacks, and show the progress."""
     already = sum(len(made.plan.identities_of(shard)) for shard in made.committed())
     with JobProgress("pack", made.plan.identities, already) as progress:
         for shard in made.pending():
-            _write_shard(source, keep, made, shard, progress)
+            _write_shard(source, subset, made, shard, progress)
 
 
-def _write_shard(source: Dataset, keep: Keep, made: Dataset, shard: int, progress: JobProgress) -> None:
+def _write_shard(source: Dataset, subset: Subset, made: Dataset, shard: int, progress: JobProgress) -> None:
     names = made.plan.member_names
     with ShardWriter(made.storage, made.plan, shard) as writer:
-        for identity in kept_identities(source, keep, made.plan.identities_of(shard)):
+        for identity in kept_identities(source, subset, made.plan.identities_of(shard)):
             members = zip(*identity.members(*names), strict=True)
             for row, data in zip(identity.views.select(_CAMERA).to_pylist(), members, strict=True):
                 writer.add_view(row, dict(zip(names, data, strict=True)))
@@ -106,17 +108,16 @@ def _write_shard(source: Dataset, keep: Keep, made: Dataset, shard: int, progres
         writer.commit({"host": socket.gethostname(), "finished": finished, "identity_seconds": {}})
 
 
-def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
+def copy_shards(source: Dataset, subset: Subset, selection: Selection | None, root: Path) -> Dataset:
     """Copy a dataset to a local folder: its shards are linked if all of it is kept, and packed otherwise."""
     storage = Storage(str(root))
     storage.clear_leftovers()
-    views = sum(source.done(shard)["views"] for shard in source.committed())
-    everything = keep.selection is None and keep.counts.sum() == views
-    plan = source.plan if everything else pack_plan(source, keep, PackConfig.shard_mb * 1_000_000)
+    everything = selection is None and len(subset.rows) == len(subset.index)
+    plan = source.plan if everything else pack_plan(source, subset, selection, PackConfig.shard_mb * 1_000_000)
     write_plan(storage, plan)
     copy = Dataset(storage)
     if not everything:
-        write_pack(source, keep, copy)
+        write_pack(source, subset, copy)
         return copy
     for shard in copy.pending():
         if fault := next(verify_shard(source, shard, deep=False), None):
@@ -125,22 +126,6 @@ def copy_shards(source: Dataset, keep: Keep, root: Path) -> Dataset:
         for file in files:
             _link(source, file, storage)
     return copy
-
-
-def _sizes(source: Dataset, keep: Keep) -> dict[int, int]:
-    """The bytes that each identity takes in a tar, by identity in ascending order."""
-    sizes = dict.fromkeys(keep.identities.tolist(), 0)
-    for shard in range(source.plan.shards):
-        views = source.views(shard, ["identity", "view", *(f"{name}.size" for name in source.plan.member_names)])
-        views = views.filter(keep.mask(views))
-        members = np.stack([column.to_numpy() for column in views.columns[2:]])
-        # One block of header, and the data in whole blocks.
-        taken = BLOCKSIZE * (1 - -members // BLOCKSIZE).sum(0)
-        for identity, size in zip(views.column("identity").to_pylist(), taken.tolist(), strict=True):
-            sizes[identity] += size
-    if lost := [identity for identity, size in sizes.items() if not size]:
-        raise UserError(f"identity {lost[0]} has no view in {source.storage.url}; run spinset select again")
-    return sizes
 
 
 def _lineage(source: Dataset, selection: Selection | None) -> dict[str, Any] | None:
@@ -164,14 +149,12 @@ def _lineage(source: Dataset, selection: Selection | None) -> dict[str, Any] | N
 
 def _link(source: Dataset, name: str, storage: Storage) -> None:
     """Put a file into another folder atomically, as a hard link where possible and else as a copy."""
-    scratch = storage.scratch(name)
-    try:
-        if not source.storage.is_local:
-            raise OSError("only local files can be linked")
-        os.link(source.storage.path(name), scratch)
-    except OSError:
-        with source.storage.open(name) as file, scratch.open("wb") as out:
-            shutil.copyfileobj(file, out, 1 << 24)
-    storage.commit(scratch, name)
-    # Renaming a link onto another one of the same file leaves both.
-    scratch.unlink(missing_ok=True)
+    # Renaming a link onto another one of the same file leaves both; the scratch file is removed even so.
+    with storage.writing(name) as scratch:
+        try:
+            if not source.storage.is_local:
+                raise OSError("only local files can be linked")
+            os.link(source.storage.path(name), scratch)
+        except OSError:
+            with source.storage.open(name) as file, scratch.open("wb") as out:
+                shutil.copyfileobj(file, out, 1 << 24)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from geometry.cameras import Cameras
-from manifests.keep import KeptIdentity
 from manifests.pictures import decode_picture, encode_picture
 from manifests.plan import Plan
+from manifests.subset import KeptIdentity
 
 COLOURS = {"white": "ffffff", "black": "000000", "grey": "808080"}
 

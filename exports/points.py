@@ -11,9 +11,9 @@ from geometry.cameras import Cameras
 from geometry.embree import EmbreeCaster
 from geometry.meshes import Mesh
 from manifests.draws import generator
-from manifests.keep import KeptIdentity
 from manifests.pictures import decode_picture
 from manifests.ply import decode_mesh
+from manifests.subset import KeptIdentity
 
 POINTS = 20_000
 GRAZING = 0.2

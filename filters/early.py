@@ -29,7 +29,7 @@ MEMBERS = frozenset({"rgb", "alpha"})
 
 @dataclass(frozen=True)
 class EarlyRejection:
-    """A policy on six small views of each head, which decides whether the head is made (`datagen.preview.Rejection`)."""
+    """A policy on six small views of each head, which decides whether the head is made (`datagen.heads.Rejection`)."""
 
     config: RejectConfig
 

@@ -87,9 +87,8 @@ def score(config: ScoreConfig) -> list[str]:
 
 def _absolute(config: ScoreConfig) -> ScoreConfig:
     """The same config with absolute paths, which hold in the working folder of any worker."""
-    storage = Storage(config.out)
-    out = storage.root if storage.is_local else config.out
-    return replace(config, out=out, clip=config.clip.absolute(), arcface=config.arcface.absolute())
+    out, clip, arcface = Storage(config.out).address, config.clip.absolute(), config.arcface.absolute()
+    return replace(config, out=out, clip=clip, arcface=arcface)
 
 
 def _due(dataset: Dataset, shard: int, scorers: Sequence[Scorer], replace: bool) -> list[str]:
@@ -135,7 +134,7 @@ def score_shard(
     for identity in own:
         while waiting and len(running) <= ahead:
             row = waiting.popleft()
-            alive = scorers if row["identity"] not in unit.given_up else []
+            alive = scorers if row["identity"] not in unit.skipped else []
             running.append(executor.submit(_prepare, dataset, shard, row, own[row["identity"]], alive))
         yield Event(shard, identity, "score", 0, 1)
         prepared = None

@@ -70,16 +70,16 @@ class Scorer(Protocol):
     lineage: Lineage
 
     def wants(self, azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:
-        """The views that the scorer reads; its columns are null at the others."""
-        ...
+        """The views that the scorer reads, by default all; its columns are null at the others."""
+        return np.ones(len(azimuth), bool)
 
     def prepare(self, subject: Subject) -> Any:
         """The work that needs the CPU only: crops, resizing, or all of it."""
         ...
 
     def score(self, prepared: Any) -> Columns:
-        """The numbers, from the result of `prepare`."""
-        ...
+        """The numbers, from the result of `prepare`, which are that result by default."""
+        return prepared
 
 
 @runtime_checkable
@@ -94,11 +94,6 @@ class DatasetScorer(Protocol):
     def score_dataset(self, dataset: Dataset) -> None:
         """Write the table; raises UserError if the table that it reads is missing or older than the shards."""
         ...
-
-
-def all_views(azimuth: Float[np.ndarray, " v"], elevation: Float[np.ndarray, " v"]) -> Bool[np.ndarray, " v"]:
-    """The `wants` of a scorer that reads every view."""
-    return np.ones(len(azimuth), bool)
 
 
 def wanted_views(scorer: Scorer, views: pa.Table) -> Bool[np.ndarray, " v"]:

@@ -1,6 +1,5 @@
 """Makes a selection from scores, a policy and decisions: rows with reasons, and a summary."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -53,17 +52,17 @@ def select(config: SelectConfig) -> Selected:
     policy, document = read_policy(config.policy)
     dataset, name = Dataset(config.out), config.name or policy.name
     judged = judge_dataset(dataset, policy, name)
-    rows = _rows(policy, judged.heads, judged.judgement, judged.decisions, judged.standing)
+    rows = _rows(policy, judged)
     summary = {
         **selection_summary(policy, judged.heads, judged.judgement, judged.decisions),
         "dataset": dataset.plan.fingerprint,
         "generated": _outcomes(dataset),
         "scores": {table: asdict(scores.lineage) for table, scores in judged.tables.items()},
     }
-    dataset.storage.write(selection_file(name, "policy.json"), _json(document))
+    dataset.storage.write_json(selection_file(name, "policy.json"), document, sort_keys=True)
     fingerprint = write_selection(dataset, name, rows)
     summary["selection_sha256"] = fingerprint
-    dataset.storage.write(selection_file(name, "summary.json"), _json(summary))
+    dataset.storage.write_json(selection_file(name, "summary.json"), summary, sort_keys=True)
     return Selected(name, fingerprint, summary)
 
 
@@ -135,14 +134,9 @@ def column_of(opened: dict[str, Scores], name: str) -> Column:
     return Column(opened[table].level(column), *opened[table].numbers(column))
 
 
-def _rows(
-    policy: Policy,
-    heads: Heads,
-    judgement: Judgement,
-    decisions: Decisions,
-    standing: dict[tuple[int, int | None], Decision],
-) -> pa.Table:
+def _rows(policy: Policy, judged: JudgedDataset) -> pa.Table:
     """The rows of the selection, identities and views interleaved in order, with the first reason of each drop."""
+    _, heads, decisions, standing, judgement = judged
     texts = [str(rule) for rule in policy.rules]
     empty, incomplete, dropped_with = (len(texts) + i for i in range(3))
     texts += ["no view of it is left", "one of its views was dropped", "its identity was dropped"]
@@ -152,14 +146,13 @@ def _rows(
     of_view = _first_rule(judgement.views.failed)
     without_reason = (of_view < 0) & ~judgement.keep_view
     of_view[without_reason] = dropped_with
-    for owner in np.flatnonzero(decisions.identities):
-        if judgement.keep_identity[owner] == (decisions.identities[owner] > 0):
-            of_identity[owner] = len(texts)
-            texts.append(_decided(standing[int(heads.identity[owner]), None]))
-    for row in np.flatnonzero(decisions.views):
-        if judgement.keep_view[row] == (decisions.views[row] > 0):
-            of_view[row] = len(texts)
-            texts.append(_decided(standing[int(heads.identity[heads.owner[row]]), int(heads.view[row])]))
+    # A decision is the reason of the rows that end up as it says.
+    for owner in np.flatnonzero(decisions.identities * np.where(judgement.keep_identity, 1, -1) > 0):
+        of_identity[owner] = len(texts)
+        texts.append(_decided(standing[int(heads.identity[owner]), None]))
+    for row in np.flatnonzero(decisions.views * np.where(judgement.keep_view, 1, -1) > 0):
+        of_view[row] = len(texts)
+        texts.append(_decided(standing[int(heads.identity[heads.owner[row]]), int(heads.view[row])]))
     position = heads.owner + np.arange(len(heads.view)) + 1
     is_view = np.zeros(len(heads.identity) + len(heads.view), bool)
     is_view[position] = True
@@ -197,10 +190,6 @@ def _decided(decision: Decision) -> str:
 def _outcomes(dataset: Dataset) -> dict[str, int]:
     done = [dataset.done(shard)["outcomes"] for shard in dataset.committed()]
     return {outcome: sum(d[outcome] for d in done) for outcome in done[0]}
-
-
-def _json(document: Any) -> bytes:
-    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
 
 def diff(dataset: Dataset, a: str, b: str) -> list[str]:

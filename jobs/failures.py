@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from jobs.pool import WorkersKeepDying
-from manifests.errors import DamagedData, StorageError, UserError
+from manifests.errors import DamagedData, StorageError, UserError, first_line
 from manifests.storage import SCRATCH
 
 DONE, FAILED, BAD_INPUT, FAULTS, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
@@ -76,9 +76,9 @@ def line(command: str, error: BaseException) -> str:
             "or give --checkpoint-activations where a model is trained"
         )
     if type(error).__module__.partition(".")[0] in CLIENTS:
-        return f"{name}: the storage cannot be used: {_first_line(error)}"
+        return f"{name}: the storage cannot be used: {first_line(error)}"
     where = _written(error)
-    return f"{name}: internal error: {_first_line(error)}; the traceback is in {where}, please report it with that file"
+    return f"{name}: internal error: {first_line(error)}; the traceback is in {where}, please report it with that file"
 
 
 def _is_unusable(error: BaseException) -> bool:
@@ -93,10 +93,6 @@ def _no_space(error: OSError) -> str:
         where = where.parent
     free = shutil.disk_usage(where).free
     return f"no space is left on the disk of {where.absolute()} ({free / 1e6:.1f} MB free)"
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _written(error: BaseException) -> str:

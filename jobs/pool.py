@@ -25,10 +25,10 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Unit:
-    """A shard-sized piece of work; items in `given_up` are recorded as failed with their reason, and not tried again."""
+    """A shard-sized piece of work, without the items in `skipped`, which are recorded as failed with the reason given here."""
 
     index: int
-    given_up: dict[int, str] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,16 @@ class WorkerIsBroken(RuntimeError):
 
 
 def run(
-    units: Iterable[int], make_worker: Callable[[], Worker], config: PoolConfig, on_event: Callable[[Event], None]
+    units: Iterable[int | Unit],
+    make_worker: Callable[[], Worker],
+    config: PoolConfig,
+    on_event: Callable[[Event], None],
 ) -> None:
-    """Run all units; an exception of a worker stops the others and is raised here, and finished units are kept."""
-    todo = deque(Unit(index) for index in units)
+    """Run all units, given by their index or whole.
+
+    An exception of a worker stops the others and is raised here; finished units are kept.
+    """
+    todo = deque(unit if isinstance(unit, Unit) else Unit(unit) for unit in units)
     if config.inline:
         worker = make_worker()
         for unit in todo:
@@ -225,9 +231,9 @@ class _RayPool:
                 raise WorkersKeepDying(
                     f"{ATTEMPTS} workers died while starting; run with --inline to see the traceback"
                 )
-            if item is None or item in unit.given_up:
+            if item is None or item in unit.skipped:
                 raise WorkersKeepDying(f"{ATTEMPTS} workers died at stage {work.last.stage} of unit {unit.index}")
-            unit = replace(unit, given_up={**unit.given_up, item: f"{reason} at stage {work.last.stage}"})
+            unit = replace(unit, skipped={**unit.skipped, item: f"{reason} at stage {work.last.stage}"})
         self._start(running, self.Actor.remote(self.make_worker), unit)
 
 

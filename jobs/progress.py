@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -102,10 +102,8 @@ class JobProgress:
         self.plain.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.plain.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self.plain.__exit__(*error)
         if self.console.is_terminal:
             self.bars.stop()
 

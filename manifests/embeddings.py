@@ -1,20 +1,18 @@
 """Identity embeddings: one unit vector per identity, the normalised sum of the embeddings of its frontal views."""
 
 import hashlib
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.scores import FOLDER, SCORE_AGAIN, is_current, open_scores, part_file, shard_hashes, some_of
-from manifests.tables import open_parquet, read_parquet, reading
+from manifests.scores import FOLDER, SCORE_AGAIN, current_part, open_scores, part_file, shard_hashes, some_of
+from manifests.tables import open_parquet, parquet_bytes, read_parquet, reading
 
 COLUMN = "embedding"
 THREADS = 8
@@ -64,10 +62,8 @@ def gather_embeddings(dataset: Dataset, table: str) -> None:
     """Write the embeddings of identities to one small file, so that readers need not read those of every view."""
     identity, vectors = _from_parts(dataset, table)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    rows = pa.table({"identity": identity, COLUMN: lists}).replace_schema_metadata({_META: _origin(dataset, table)})
-    sink = io.BytesIO()
-    pq.write_table(rows, sink, compression="zstd")
-    dataset.storage.write(embeddings_file(table), sink.getvalue())
+    rows = pa.table({"identity": identity, COLUMN: lists})
+    dataset.storage.write(embeddings_file(table), parquet_bytes(rows, {_META: _origin(dataset, table)}))
 
 
 def embeddings_file(table: str) -> str:
@@ -84,7 +80,7 @@ def _origin(dataset: Dataset, table: str) -> bytes:
 def _from_parts(dataset: Dataset, table: str) -> Embedded:
     lineage = open_scores(dataset, table, shard_hashes(dataset), []).lineage
     for shard in dataset.committed():
-        if not is_current(dataset, table, shard, lineage, replace=True):
+        if current_part(dataset, table, shard, lineage, replace=True) is None:
             raise UserError(
                 f"{part_file(table, shard)} and the table {table} have different lineages; run spinset score --replace again"
             )

@@ -32,6 +32,11 @@ class DamagedData(ValueError):
         self.file, self.problem, self.member, self.row = file, problem, member, row
 
 
+def first_line(error: BaseException) -> str:
+    """The class of an exception and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def damaged(
     file: str, problem: str, url: str, repair: str = "spinset repair {}", member: str = "", row: int | None = None
 ) -> DamagedData:

@@ -21,7 +21,6 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.selection import Selection
-from manifests.storage import Storage
 from manifests.tables import as_array
 
 FILE = "index.arrow"
@@ -162,13 +161,7 @@ def _stored(dataset: Dataset, fingerprint: str) -> Index | None:
         if storage.is_local:
             return _map(storage.path(FILE), fingerprint)
         return _open(pa.py_buffer(storage.read(FILE)), fingerprint, None)
-    except (
-        pa.ArrowException,
-        TypeError,
-        KeyError,
-        IndexError,
-        ValueError,
-    ):  # outdated or damaged: a cache is made again
+    except (pa.ArrowException, TypeError, LookupError, ValueError):  # outdated or damaged: a cache is made again
         return None
 
 
@@ -180,21 +173,16 @@ def _make(dataset: Dataset, shards: list[int], fingerprint: str) -> Index:
         raise UserError(f"{dataset.storage.url} has no views: every identity of its {len(shards)} shards failed")
     batch = _batch(dataset, table, fingerprint)
     try:
-        _write(dataset.storage, batch)
+        with (
+            dataset.storage.writing(FILE) as scratch,
+            pa.OSFile(str(scratch), "wb") as file,
+            pa.ipc.new_file(file, batch.schema) as writer,
+        ):
+            writer.write(batch)
     except OSError as error:
         problem = f"{dataset.storage.url} cannot be written ({error})"
         warnings.warn(f"{problem}: its index is kept in memory, and every process makes its own", stacklevel=3)
     return _stored(dataset, fingerprint) or _index(batch, None)
-
-
-def _write(storage: Storage, batch: pa.RecordBatch) -> None:
-    scratch = storage.scratch(FILE)
-    try:
-        with pa.OSFile(str(scratch), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write(batch)
-        storage.commit(scratch, FILE)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def index_of(dataset: Dataset, shard: int, views: pa.Table) -> Index:

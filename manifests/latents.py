@@ -80,8 +80,6 @@ def file_size(shape: tuple[int, ...]) -> int:
 @contextmanager
 def write_latents(dataset: Dataset, shard: int, record: Record) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield a function that appends views, and commit them at the end; an error before that leaves nothing behind."""
-    file = latents_file(record.vae_sha256, shard)
-    scratch = dataset.storage.scratch(file)
     written = 0
 
     def append(views: Float16[np.ndarray, "v 3 2 c h w"]) -> None:
@@ -90,16 +88,12 @@ def write_latents(dataset: Dataset, shard: int, record: Record) -> Iterator[Call
         out.write(np.ascontiguousarray(views, DTYPE).data)
         written += len(views)
 
-    try:
+    with dataset.storage.writing(latents_file(record.vae_sha256, shard)) as scratch:
         with scratch.open("wb") as out:
             out.write(npy_header(record.shape))
             yield append
         assert written == record.shape[0], (written, record.shape)
-        dataset.storage.commit(scratch, file)
-    finally:
-        scratch.unlink(missing_ok=True)
-    about = (json.dumps(asdict(record), indent=2) + "\n").encode()
-    dataset.storage.write(record_file(record.vae_sha256, shard), about)
+    dataset.storage.write_json(record_file(record.vae_sha256, shard), asdict(record))
 
 
 def read_record(dataset: Dataset, vae_sha256: str, shard: int) -> Record:

@@ -93,7 +93,7 @@ def write_plan(storage: Storage, plan: Plan) -> None:
             "fingerprint": plan.fingerprint,
             "plan": plan.document(),
         }
-        storage.write(FILE, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
+        storage.write_json(FILE, document, sort_keys=True)
         return
     there = read_plan(storage)
     if there.fingerprint != plan.fingerprint:

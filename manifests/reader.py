@@ -24,7 +24,7 @@ WASTE = 1 / 8
 """Largest share of unneeded bytes in a read that joins members."""
 
 
-class Stretch(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes of one shard that are read at once, for the requested members from `first` up to but excluding `last`."""
 
     shard: int
@@ -34,19 +34,19 @@ class Stretch(NamedTuple):
     last: int
 
 
-def stretches(shards: Iterable[int], offsets: Iterable[int], sizes: Iterable[int]) -> list[Stretch]:
-    """Join members, sorted by shard and offset, that are close enough together."""
-    found: list[Stretch] = []
+def merged_ranges(shards: Iterable[int], offsets: Iterable[int], sizes: Iterable[int]) -> list[ByteRange]:
+    """The ranges to read for members, sorted by shard and offset; those that are close enough together share one."""
+    found: list[ByteRange] = []
     needed = wasted = 0
     for k, (shard, offset, size) in enumerate(zip(shards, offsets, sizes, strict=True)):
         before = found[-1] if found else None
         gap = max(0, offset - before.end) if before else 0
         if before and shard == before.shard and wasted + gap <= (needed + size) * WASTE:
             needed, wasted = needed + size, wasted + gap
-            found[-1] = Stretch(shard, before.begin, max(before.end, offset + size), before.first, k + 1)
+            found[-1] = ByteRange(shard, before.begin, max(before.end, offset + size), before.first, k + 1)
         else:
             needed, wasted = size, 0
-            found.append(Stretch(shard, offset, offset + size, k, k + 1))
+            found.append(ByteRange(shard, offset, offset + size, k, k + 1))
     return found
 
 
@@ -83,7 +83,7 @@ class Reader:
         names = [name for name, own in wants.items() for _ in own]
         shard = self.index.shard[rows]
         order = np.lexsort((offset, shard))
-        spans = stretches(shard[order].tolist(), offset[order].tolist(), size[order].tolist())
+        spans = merged_ranges(shard[order].tolist(), offset[order].tolist(), size[order].tolist())
         members: list[bytes] = [b""] * len(rows)
         positions, starts, sizes = order.tolist(), offset.tolist(), size.tolist()
         for span, data in zip(spans, self._fetch(spans), strict=True):
@@ -106,18 +106,18 @@ class Reader:
         name = member_name(self.index.key(row), self.extensions[member])
         return damaged(tar_file(int(self.index.shard[row])), problem, self.url, member=name, row=row)
 
-    def _fetch(self, spans: list[Stretch]) -> Iterable[bytes]:
+    def _fetch(self, spans: list[ByteRange]) -> Iterable[bytes]:
         if self.cache is not None:
             return self._cached(spans)
         return self._local(spans) if self.is_local else self._ranges(spans)
 
-    def _local(self, spans: list[Stretch]) -> Iterator[bytes]:
+    def _local(self, spans: list[ByteRange]) -> Iterator[bytes]:
         for shard, own in groupby(spans, attrgetter("shard")):
             with self._present(shard):
                 file = self._files(shard)
             yield from (_read(file.descriptor, span) for span in own)
 
-    def _cached(self, spans: list[Stretch]) -> Iterator[bytes]:
+    def _cached(self, spans: list[ByteRange]) -> Iterator[bytes]:
         """Read shards from the cache, which may drop them afterwards, so no file stays open."""
         assert self.cache is not None
         for shard, own in groupby(spans, attrgetter("shard")):
@@ -126,7 +126,7 @@ class Reader:
             with file:
                 yield from [_read(file.fileno(), span) for span in own]
 
-    def _ranges(self, spans: list[Stretch]) -> list[bytes]:
+    def _ranges(self, spans: list[ByteRange]) -> list[bytes]:
         """Read byte ranges of remote shards, all of them at once."""
         storage = Storage(self.url)  # one per thread, because clients of object stores may be bound to a thread
         paths = [storage.path(tar_file(span.shard)) for span in spans]
@@ -176,8 +176,8 @@ def _opened(storage: Storage, shard: int) -> OpenFile:
     return OpenFile(os.open(storage.path(tar_file(shard)), os.O_RDONLY))
 
 
-def _read(descriptor: int, span: Stretch) -> bytes:
-    """The bytes of a stretch, fewer only if the file is shorter."""
+def _read(descriptor: int, span: ByteRange) -> bytes:
+    """The bytes of a range, fewer only if the file is shorter."""
     data = os.pread(descriptor, span.end - span.begin, span.begin)
     while len(data) < span.end - span.begin:
         more = os.pread(descriptor, span.end - span.begin - len(data), span.begin + len(data))

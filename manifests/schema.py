@@ -119,11 +119,6 @@ def view_codes(identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> 
     return (identity.astype(np.int64) << 16) | view.astype(np.int64)
 
 
-def identity_of(codes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """The identities of some `view_codes`."""
-    return codes >> 16
-
-
 def is_among(
     codes: Int64[np.ndarray, " k"], identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:

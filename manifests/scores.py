@@ -6,15 +6,13 @@ of a dataset hold the same rows, sorted by identity and view; view WHOLE is the 
 that a column does not speak of this row, NaN that the number could not be had.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests import schema
 from manifests.dataset import Dataset
@@ -22,7 +20,7 @@ from manifests.errors import UserError
 from manifests.plan import json_differences
 from manifests.schema import WHOLE
 from manifests.storage import Storage
-from manifests.tables import open_parquet, reading
+from manifests.tables import open_parquet, parquet_bytes, reading
 
 FOLDER = "scores"
 SCORE_AGAIN = "spinset score {} --replace"
@@ -55,6 +53,11 @@ class Lineage:
     version: int
     weights_sha256: str | None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> "Lineage":
+        """The lineage in the metadata of a table."""
+        return cls(*(about[one.name] for one in fields(cls)))
 
 
 def column(name: str, level: str, about: str, type: pa.DataType | None = None) -> pa.Field:
@@ -93,11 +96,6 @@ def write_part(
     _write(dataset.storage, part_file(table, shard), rows, about, unreadable)
 
 
-def is_current(dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False) -> bool:
-    """Whether a shard has a part that is up to date, as `current_part`."""
-    return current_part(dataset, table, shard, lineage, replace) is not None
-
-
 def current_part(
     dataset: Dataset, table: str, shard: int, lineage: Lineage, replace: bool = False
 ) -> dict[str, Any] | None:
@@ -109,8 +107,8 @@ def current_part(
     file = part_file(table, shard)
     if not dataset.storage.exists(file):
         return None
-    about = _read_about(dataset.storage, file)
-    there = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
+    about = json.loads(open_parquet(dataset.storage, file, SCORE_AGAIN).schema_arrow.metadata[_META])
+    there = Lineage.of(about)
     if there != lineage or about["dataset"] != dataset.plan.fingerprint:
         if replace:
             return None
@@ -225,8 +223,7 @@ def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: S
     wanted = [*rows, *known] if columns is None else ["identity", "view", *columns]
     with reading(dataset.storage, file, SCORE_AGAIN):
         table_rows = parquet.read(columns=wanted)
-    lineage = Lineage(*(about[name] for name in ("scorer", "version", "weights_sha256", "settings")))
-    return Scores(table, lineage, known, table_rows)
+    return Scores(table, Lineage.of(about), known, table_rows)
 
 
 def _check_shards(file: str, about: dict[str, Any], fingerprint: str, hashes: dict[str, str]) -> None:
@@ -256,11 +253,4 @@ def _write(
 ) -> None:
     if unreadable:
         about = {**about, UNREADABLE: {str(identity): reason for identity, reason in unreadable.items()}}
-    sink = io.BytesIO()
-    rows = rows.replace_schema_metadata({_META: json.dumps(about, sort_keys=True)})
-    pq.write_table(rows, sink, row_group_size=1 << 17, compression="zstd")
-    storage.write(file, sink.getvalue())
-
-
-def _read_about(storage: Storage, file: str) -> dict[str, Any]:
-    return json.loads(open_parquet(storage, file, SCORE_AGAIN).schema_arrow.metadata[_META])
+    storage.write(file, parquet_bytes(rows, {_META: json.dumps(about, sort_keys=True)}, row_group_size=1 << 17))

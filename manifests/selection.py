@@ -5,7 +5,6 @@ file is its fingerprint. Reading one needs no scores.
 """
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from jaxtyping import Int64
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.tables import as_array
+from manifests.tables import as_array, parquet_bytes
 
 FOLDER = "selections"
 
@@ -75,10 +74,7 @@ class Selection:
 def write_selection(dataset: Dataset, name: str, rows: pa.Table) -> str:
     """Commit selection.parquet and return its fingerprint; the same rows give the same bytes."""
     assert rows.schema.equals(ROWS), rows.schema
-    sink = io.BytesIO()
-    about = json.dumps({"dataset": dataset.plan.fingerprint}, sort_keys=True)
-    pq.write_table(rows.replace_schema_metadata({_META: about}), sink, compression="zstd", store_schema=True)
-    data = sink.getvalue()
+    data = parquet_bytes(rows, {_META: json.dumps({"dataset": dataset.plan.fingerprint})})
     dataset.storage.write(selection_file(name), data)
     return hashlib.sha256(data).hexdigest()
 

@@ -6,20 +6,17 @@ same shard writes the same bytes.
 """
 
 import hashlib
-import io
-import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests import schema
 from manifests.plan import Plan
 from manifests.storage import Storage, naming
+from manifests.tables import parquet_bytes
 
 FOLDER = schema.SHARDS
 SUFFIXES = (".tar", ".views.parquet", ".identities.parquet")
@@ -39,12 +36,13 @@ def tar_header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
-def padding(size: int) -> int:
+def padding(size: Any) -> Any:
+    """The bytes after a member of `size` bytes, a number or an array, up to a whole block."""
     return -size % tarfile.BLOCKSIZE
 
 
-def stored_size(size: int) -> int:
-    """The bytes that a member of `size` bytes takes in a tar, with its header and padding."""
+def stored_size(size: Any) -> Any:
+    """The bytes that a member of `size` bytes, a number or an array, takes in a tar, with its header and padding."""
     return tarfile.BLOCKSIZE + size + padding(size)
 
 
@@ -95,8 +93,7 @@ class ShardWriter:
         }
         files = {".tar": {"size": self._position + len(_END_OF_ARCHIVE), "sha256": self._sha256.hexdigest()}}
         for suffix, table in tables.items():
-            data = _parquet(table)
-            scratch = self._new_scratch(suffix)
+            data, scratch = parquet_bytes(table), self._new_scratch(suffix)
             with naming(scratch):
                 scratch.write_bytes(data)
             files[suffix] = _record(data)
@@ -112,15 +109,13 @@ class ShardWriter:
         }
         for suffix in SUFFIXES:
             self.storage.commit(self._scratch[suffix], f"{FOLDER}/{self.name}{suffix}")
-        self.storage.write(f"{FOLDER}/{self.name}{DONE}", (json.dumps(done, indent=2) + "\n").encode())
+        self.storage.write_json(f"{FOLDER}/{self.name}{DONE}", done)
         return done
 
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
             # Closing flushes the buffer, which fails again on a full disk.
             with naming(self._scratch[".tar"]):
@@ -142,9 +137,3 @@ class ShardWriter:
 def _record(data: bytes) -> dict[str, Any]:
     """The size and the hash of a file, for the commit record."""
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

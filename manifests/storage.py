@@ -1,6 +1,7 @@
 """The storage of a dataset: a local folder or any fsspec address, with atomic writes."""
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from manifests.errors import StorageError, UserError
+from manifests.errors import StorageError, UserError, first_line
 
 TEMPORARY = ".tmp-"
 SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{8}$")
@@ -49,11 +50,16 @@ class Storage:
             except ValueError as error:  # a protocol that fsspec does not know
                 raise UserError(f"{self.url} cannot be used: {error}") from error
             except Exception as error:  # some file systems connect at once
-                raise StorageError(_refusal(self.url, error)) from error
+                raise StorageError(f"{self.url} cannot be used: {first_line(error)}") from error
         self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         if not self.is_local:
             self.fs = _Remote(self.fs, self.url)
+
+    @property
+    def address(self) -> str:
+        """The address that holds in the working folder of any worker: the absolute path of a local folder, or the URL."""
+        return self.root if self.is_local else self.url
 
     def path(self, name: str) -> str:
         parts = name.split("/")
@@ -83,10 +89,19 @@ class Storage:
 
     def write(self, name: str, data: bytes) -> None:
         """Commit a small file."""
+        with self.writing(name) as scratch, naming(scratch):
+            scratch.write_bytes(data)
+
+    def write_json(self, name: str, document: Any, sort_keys: bool = False) -> None:
+        """Commit a document as JSON for people to read."""
+        self.write(name, (json.dumps(document, indent=2, sort_keys=sort_keys) + "\n").encode())
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a scratch path and commit what the block writes there; an error leaves nothing behind."""
         scratch = self.scratch(name)
         try:
-            with naming(scratch):
-                scratch.write_bytes(data)
+            yield scratch
             self.commit(scratch, name)
         finally:
             scratch.unlink(missing_ok=True)
@@ -186,13 +201,9 @@ class _Remote:
             except FileNotFoundError:
                 raise
             except Exception as error:  # the clients of object stores share no base class
-                raise StorageError(_refusal(self._url, error)) from error
+                raise StorageError(f"{self._url} cannot be used: {first_line(error)}") from error
 
         return reporting
-
-
-def _refusal(url: str, error: Exception) -> str:
-    return f"{url} cannot be used: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @cache

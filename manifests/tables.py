@@ -1,12 +1,14 @@
-"""Reads parquet files of a dataset in a way that is safe at the end of a process.
+"""Parquet files of a dataset, read in a way that is safe at the end of a process.
 
 Arrow reads in threads of its own. Given a Python file object, one of these threads may drop the last reference to it when
 the interpreter has begun to end, which aborts the process after its answer was printed. A buffer holds no Python object
 that needs the interpreter, so every table is read from one.
 """
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +46,13 @@ def read_parquet(storage: Storage, name: str, columns: list[str] | None = None, 
         return rows
     # Each requested field of a struct becomes a column.
     return (rows.flatten() if any("." in column for column in columns) else rows).select(columns)
+
+
+def parquet_bytes(rows: pa.Table, metadata: Mapping[bytes, str | bytes] | None = None, **options: Any) -> bytes:
+    """A table as a parquet file; `metadata` replaces that of its schema, `options` are those of pyarrow's `write_table`."""
+    sink = io.BytesIO()
+    pq.write_table(rows.replace_schema_metadata(metadata) if metadata else rows, sink, compression="zstd", **options)
+    return sink.getvalue()
 
 
 def as_array(column: pa.Array) -> np.ndarray:

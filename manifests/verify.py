@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -56,29 +57,22 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
     except DamagedData as error:
         yield Fault(marker, error.problem.removeprefix("is "))
         return
-    expected = {suffix: (file["size"], file["sha256"]) for suffix, file in done["files"].items()}
-    fingerprint = done["fingerprint"]
-    if fingerprint != dataset.plan.fingerprint:
+    if done["fingerprint"] != dataset.plan.fingerprint:
         yield Fault(marker, "belongs to a dataset with another plan")
         return
-    yield from _verify_meshes(dataset, done.get("meshes", {}), deep)
-    damaged = []
-    for suffix, (size, sha256) in expected.items():
-        file = dataset.file(shard, suffix)
-        if not dataset.storage.exists(file):
-            yield Fault(file, "missing")
+    # Older commit records list no meshes.
+    meshes = (_file_fault(dataset, file, record, deep) for file, record in done.get("meshes", {}).items())
+    yield from (fault for fault in meshes if fault is not None)
+    tar, damaged = dataset.file(shard, ".tar"), []
+    for suffix, record in done["files"].items():
+        if fault := _file_fault(dataset, dataset.file(shard, suffix), record, deep):
             damaged.append(suffix)
-        elif (there := dataset.storage.size(file)) != size:
-            damaged.append(suffix)
-            if suffix != ".tar":
-                yield Fault(file, f"has {there} bytes, was written with {size}", byte=min(there, size))
-        elif deep and sha256_of(dataset, file) != sha256:
-            damaged.append(suffix)
-            if suffix != ".tar":
-                yield Fault(file, "its bytes were changed")
-    tar = dataset.file(shard, ".tar")
+            # What is wrong within a tar is located below.
+            if suffix != ".tar" or fault.problem == "missing":
+                yield fault
+    is_altered = ".tar" in damaged and dataset.storage.exists(tar)
     if ".views.parquet" in damaged:
-        if ".tar" in damaged and dataset.storage.exists(tar):
+        if is_altered:
             yield Fault(tar, "damaged, and the index that would say where is damaged too")
         return
     try:
@@ -88,71 +82,62 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
     except DamagedData as error:
         yield Fault(error.file, error.problem)
         return
-    if ".tar" in damaged and dataset.storage.exists(tar):
-        yield from _locate(dataset, tar, rows, expected[".tar"][0])
+    if is_altered:
+        yield from _locate(dataset, tar, rows, done["files"][".tar"]["size"])
     if identities is not None:
         yield from _verify_counts(dataset, shard, rows, identities)
     if deep and ".tar" not in damaged:
         yield from _verify_content(dataset, shard, views)
 
 
-def _verify_meshes(dataset: Dataset, meshes: dict[str, dict[str, Any]], deep: bool) -> Iterator[Fault]:
-    """Yield meshes of a shard that are missing or changed; older commit records list none."""
-    for file, record in meshes.items():
-        if not dataset.storage.exists(file):
-            yield Fault(file, "missing")
-        elif (there := dataset.storage.size(file)) != record["size"]:
-            yield Fault(file, f"has {there} bytes, was written with {record['size']}", byte=min(there, record["size"]))
-        elif deep and sha256_of(dataset, file) != record["sha256"]:
-            yield Fault(file, "its bytes were changed")
+def _file_fault(dataset: Dataset, file: str, record: dict[str, Any], deep: bool) -> Fault | None:
+    """What is wrong with a file according to the size and, with `deep`, the hash in the commit record."""
+    if not dataset.storage.exists(file):
+        return Fault(file, "missing")
+    if (size := dataset.storage.size(file)) != record["size"]:
+        return Fault(file, f"has {size} bytes, was written with {record['size']}", byte=min(size, record["size"]))
+    return Fault(file, "its bytes were changed") if deep and sha256_of(dataset, file) != record["sha256"] else None
 
 
 def _locate(dataset: Dataset, tar: str, rows: list[dict[str, Any]], size: int) -> Iterator[Fault]:
     """Yield the places where a tar differs from its index; a cut is reported once, with the member it falls in."""
-    there = dataset.storage.size(tar)
-    found = False
+    there, found = dataset.storage.size(tar), False
     with dataset.storage.open(tar) as file:
-        for member, offset, expected, sha256 in _layout(dataset, rows, size):
+        for member, offset, expected in _layout(dataset, rows, size):
+            length = len(expected) if isinstance(expected, bytes) else expected["size"]
             file.seek(offset)
-            length = len(expected) if sha256 is None else expected[0]
             data = file.read(length)
             if len(data) < length:
                 yield Fault(tar, f"is cut: has {there} bytes, was written with {size}", member, there)
                 return
-            wrong = _first_difference(data, expected) if sha256 is None else _wrong_hash(data, sha256)
-            if wrong is not None:
+            if isinstance(expected, bytes):
+                if data != expected:
+                    found = True
+                    yield Fault(tar, "was changed", member, offset + len(os.path.commonprefix([data, expected])))
+            elif hashlib.sha256(data).digest() != expected["sha256"]:
                 found = True
-                end = f" between bytes {offset} and {offset + length}" if sha256 is not None else ""
-                yield Fault(tar, f"was changed{end}", member, offset + wrong)
+                yield Fault(tar, f"was changed between bytes {offset} and {offset + length}", member, offset)
     if there > size:
         yield Fault(tar, f"has {there - size} bytes too many", byte=size)
     elif not found:
         yield Fault(tar, "its bytes do not give the hash it was committed with")
 
 
-def _layout(dataset: Dataset, rows: list[dict[str, Any]], size: int) -> Iterator[tuple[str, int, Any, bytes | None]]:
-    """Every stretch of the tar in order: (member, offset, the exact bytes, None) or (member, offset, (length,), hash)."""
+def _layout(
+    dataset: Dataset, rows: list[dict[str, Any]], size: int
+) -> Iterator[tuple[str, int, bytes | dict[str, Any]]]:
+    """Every part of the tar in order: member, offset, and the exact bytes or the entry of the index with size and hash."""
     end = 0
     for row in rows:
         for name in dataset.plan.member_names:
             entry, member = row[name], member_name(row["key"], dataset.plan.members[name])
             header = tar_header(member, entry["size"])
-            yield member, entry["offset"] - len(header), header, None
-            yield member, entry["offset"], (entry["size"],), entry["sha256"]
+            yield member, entry["offset"] - len(header), header
+            yield member, entry["offset"], entry
             end = entry["offset"] + entry["size"]
-            yield member, end, bytes(padding(entry["size"])), None
+            yield member, end, bytes(padding(entry["size"]))
             end += padding(entry["size"])
-    yield "end of archive", end, bytes(size - end), None
-
-
-def _first_difference(data: bytes, expected: bytes) -> int | None:
-    if data == expected:
-        return None
-    return len(os.path.commonprefix([data, expected]))
-
-
-def _wrong_hash(data: bytes, sha256: bytes) -> int | None:
-    return None if hashlib.sha256(data).digest() == sha256 else 0
+    yield "end of archive", end, bytes(size - end)
 
 
 def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], identities: pa.Table) -> Iterator[Fault]:
@@ -161,15 +146,10 @@ def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], ide
     if identities.column("identity").to_pylist() != list(dataset.plan.identities_of(shard)):
         yield Fault(file, "does not hold the identities of the plan")
         return
-    views: dict[int, int] = {}
-    for row in rows:
-        views[row["identity"]] = views.get(row["identity"], 0) + 1
+    views = Counter(row["identity"] for row in rows)
     for row in identities.select(["identity", "views"]).to_pylist():
-        if views.get(row["identity"], 0) != row["views"]:
-            yield Fault(
-                file,
-                f"identity {row['identity']} has {views.get(row['identity'], 0)} views, its row has {row['views']}",
-            )
+        if (count := views[row["identity"]]) != row["views"]:
+            yield Fault(file, f"identity {row['identity']} has {count} views, its row has {row['views']}")
 
 
 def _verify_content(dataset: Dataset, shard: int, views: pa.Table) -> Iterator[Fault]:

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from datagen.sources.panohead.build import build, empty_generator
 from datagen.sources.panohead.config import GeneratorConfig
+from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.layers import FIR
 
 RENDERING = {
     "superresolution_module": "training.superresolution.SuperresolutionHybridTinyDC",
@@ -23,9 +26,39 @@ KWARGS = {
     "sr_kwargs": {"w_dim": 8, "sr_channels": [8, 4]},
 }  # fmt: skip
 
+RELEASE_RENDERING = {
+    "superresolution_module": "training.superresolution.SuperresolutionHybrid8XDC", "sr_antialias": True,
+    "superresolution_noise_mode": "none", "triplane_size": 256, "triplane_depth": 3, "use_torgb_raw": True,
+    "use_background": True, "decoder_activation": "none", "decoder_lr_mul": 1, "depth_resolution": 48,
+    "depth_resolution_importance": 48, "ray_start": 2.25, "ray_end": 3.3, "box_warp": 1,
+    "disparity_space_sampling": False, "clamp_mode": "softplus", "c_scale": 1, "c_gen_conditioning_zero": False,
+}  # fmt: skip
+RELEASE = {
+    "z_dim": 512, "c_dim": 25, "w_dim": 512, "img_resolution": 512, "img_channels": 3, "sr_num_fp16_res": 4,
+    "mapping_kwargs": {"num_layers": 2}, "rendering_kwargs": RELEASE_RENDERING, "sr_kwargs": {},
+    "architecture": "skip", "channel_base": 32768, "channel_max": 512, "num_fp16_res": 0, "conv_clamp": None,
+}  # fmt: skip
+"""The sizes of the released PanoHead, from its training script; a checkpoint has its own."""
+
 
 def config(family="panohead", resolution=8, rendering=None, **changes) -> GeneratorConfig:
     return GeneratorConfig.from_official({**KWARGS, **changes}, {**RENDERING, **(rendering or {})}, resolution, family)
+
+
+def untrained(config: GeneratorConfig, seed: int) -> Generator:
+    """A generator as StyleGAN2 initialises it."""
+    random = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, value in empty_generator(config).state_dict().items():
+        if key.endswith("resample_filter"):
+            state[key] = FIR.clone()
+        elif key.endswith(("bias", "w_avg", "noise_strength")):
+            state[key] = torch.full(value.shape, 1.0 if key.endswith("affine.bias") else 0.0)
+        else:
+            state[key] = torch.randn(value.shape, generator=random)
+            # Layers with a small learning rate hold correspondingly large weights.
+            state[key] *= 100 if key.startswith("backbone.mapping.fc") else 1
+    return build(config, state)
 
 
 class Reduced:

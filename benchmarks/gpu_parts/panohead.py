@@ -118,7 +118,7 @@ def tiny(device: str) -> Generator:
 
 def cpu_stages(generator: Generator, sizes: Sizes) -> tuple[float, float, float]:
     """Seconds of one core for the mesh with its figures, and for the normals and the encoding of a view."""
-    from datagen.encode import encode_view
+    from datagen.identity import encode_view
 
     torch.set_num_threads(1)
     head = RandomSource(generator, "fast").head(SEED)

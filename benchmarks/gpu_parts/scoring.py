@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from datagen.config import ImageConfig
-from datagen.encode import encode_rgb
+from datagen.identity import encode_rgb
 from faces.models import load_arcface
 from gpu_parts.common import Budget, Table, seconds
 from gpu_parts.views import model_of

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from filters.scorer import Columns, ScorerContext, Subject, all_views
+from filters.scorer import Columns, Scorer, ScorerContext, Subject
 from filters.scorers.silhouette import border, fog, reduce, sharpness
 from geometry.directions import turned
 from manifests.scores import IDENTITY, VIEW, Lineage, column
@@ -12,7 +12,7 @@ FRONT, BACK = 60.0, 120.0
 """Largest angle from the front of a frontal view, and smallest of a back view, in degrees."""
 
 
-class ImageScorer:
+class ImageScorer(Scorer):
     """Fog, truncation, contrast and sharpness of every view; per identity the sharpness of the back relative to the front."""
 
     table = "image"
@@ -28,16 +28,12 @@ class ImageScorer:
         ),
     )
     lineage = Lineage("image", 1, None)
-    wants = staticmethod(all_views)
 
     def prepare(self, subject: Subject) -> Columns:
         views = measure_pictures(subject.member("rgb"), subject.member("alpha"))
         away = turned(subject.azimuth)
         front, back = (_median(views["sharpness"][which]) for which in (away <= FRONT, away >= BACK))
         return {**views, "back_sharpness": back / front if front else np.nan}
-
-    def score(self, prepared: Columns) -> Columns:
-        return prepared
 
 
 def open_scorer(context: ScorerContext) -> ImageScorer:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from filters.scorer import Columns, ScorerContext, Subject, all_views
+from filters.scorer import Columns, Scorer, ScorerContext, Subject
 from filters.scorers.silhouette import facet, iou, islands, reduce, top_chord
 from manifests.scores import IDENTITY, VIEW, Lineage, column
 
@@ -22,7 +22,7 @@ BACKGROUND = 128 / 255
 """Value of every channel of a normal map where there is no surface."""
 
 
-class MeshScorer:
+class MeshScorer(Scorer):
     """Floating pieces, flat cuts and the fit of surface and picture per view; the figures of the mesh per identity."""
 
     table = "mesh"
@@ -35,7 +35,6 @@ class MeshScorer:
         *(column(name, IDENTITY, about) for name, about in FIGURES.items()),
     )
     lineage = Lineage("mesh", 1, None)
-    wants = staticmethod(all_views)
 
     def prepare(self, subject: Subject) -> Columns:
         figures = subject.row["mesh"] or dict.fromkeys(FIGURES, np.nan)
@@ -43,9 +42,6 @@ class MeshScorer:
             **measure_surface(subject.member("normal"), subject.member("alpha")),
             **{k: float(figures[k]) for k in FIGURES},
         }
-
-    def score(self, prepared: Columns) -> Columns:
-        return prepared
 
 
 def open_scorer(context: ScorerContext) -> MeshScorer:

@@ -15,8 +15,8 @@ import json
 class Angles:
     """One file of azimuths per identity, and a list of the identities."""
 
-    def __init__(self, dataset, keep, dest):
-        self.identities = keep.identities.tolist()
+    def __init__(self, dataset, subset, dest):
+        self.identities = subset.identities.tolist()
 
     def files(self, identity):
         yield f"{identity.number}.json", json.dumps(identity.views.column("view").to_pylist()).encode()

@@ -15,9 +15,9 @@ from exports.config import ExportConfig
 from exports.export import export
 from exports.pictures import cameras_of
 from manifests.dataset import Dataset
-from manifests.keep import KeptIdentity, choose, kept_identities
 from manifests.ply import decode_mesh
 from manifests.selection import ROWS, write_selection
+from manifests.subset import KeptIdentity, kept_identities, open_subset
 
 from .conftest import make
 
@@ -27,7 +27,7 @@ VIEWS = [0, 1, 3, 4]
 
 @pytest.fixture(scope="module")
 def egg(eggs) -> KeptIdentity:
-    (identity,) = kept_identities(eggs, choose(eggs, "clean"), [EGG])
+    (identity,) = kept_identities(eggs, open_subset(eggs, "clean")[0], [EGG])
     return identity
 
 
@@ -144,7 +144,7 @@ def lifted(tmp_path_factory):
 def test_facelift_reconstructor(lifted):
     """w2c takes Blender's world (z up, face to -y) to OpenCV cameras; fx fy cx cy in pixels."""
     dataset, folder = lifted("facelift-32")
-    (egg,) = kept_identities(dataset, choose(dataset), [1])
+    (egg,) = kept_identities(dataset, open_subset(dataset)[0], [1])
     vertices = decode_mesh(egg.mesh())[0].astype(float)
     blender = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], 1) * 2.7 / 0.81
     document = json.loads((folder / "0000001/opencv_cameras.json").read_text())
@@ -207,7 +207,7 @@ def test_facelift_multiview(lifted):
     """Front, front right, right, back, left, front left: the subject's own right, which is at -x in our world."""
     dataset, folder = lifted("facelift-6")
     assert sorted(p.name for p in (folder / "0000002").iterdir()) == [f"cam_{view:03d}.png" for view in range(6)]
-    (egg,) = kept_identities(dataset, choose(dataset), [2])
+    (egg,) = kept_identities(dataset, open_subset(dataset)[0], [2])
     places = cameras_of(egg).positions.numpy() / 0.81
     diagonal = np.sqrt(0.5)
     expected = [[0, 0, 1], [-diagonal, 0, diagonal], [-1, 0, 0], [0, 0, -1], [1, 0, 0], [diagonal, 0, diagonal]]

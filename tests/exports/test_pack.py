@@ -10,11 +10,11 @@ from small import members_of, small_plan, write_shard
 
 from exports.pack import open_pack, pack_plan, write_pack
 from manifests.dataset import Dataset
-from manifests.keep import choose
 from manifests.plan import PlanMismatch, read_plan, write_plan
 from manifests.selection import ROWS, read_selection, write_selection
 from manifests.shards import ShardWriter
 from manifests.storage import Storage
+from manifests.subset import open_subset
 from manifests.verify import verify
 
 LOST = {(0, 1), (4, 0), (4, 2)}
@@ -36,9 +36,9 @@ def selected(small_dataset) -> Dataset:
 
 
 def pack(source: Dataset, dest, selection="clean", identities="", shard_bytes=1) -> Dataset:
-    keep = choose(source, selection, identities)
-    made = open_pack(Storage(dest), pack_plan(source, keep, shard_bytes))
-    write_pack(source, keep, made)
+    subset, chosen = open_subset(source, selection, identities)
+    made = open_pack(Storage(dest), pack_plan(source, subset, chosen, shard_bytes))
+    write_pack(source, subset, made)
     return made
 
 
@@ -93,8 +93,8 @@ def test_the_plan_says_where_it_comes_from(selected, tmp_path):
 
 def test_same_bytes_and_resumed_after_a_stop(selected, tmp_path, monkeypatch):
     first = pack(selected, tmp_path / "first")
-    keep = choose(selected, "clean")
-    stopped = open_pack(Storage(tmp_path / "second"), pack_plan(selected, keep, 1))
+    subset, selection = open_subset(selected, "clean")
+    stopped = open_pack(Storage(tmp_path / "second"), pack_plan(selected, subset, selection, 1))
 
     def stop(self, row):
         if row["identity"] == 3:
@@ -104,7 +104,7 @@ def test_same_bytes_and_resumed_after_a_stop(selected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "add_identity", stop)
         with pytest.raises(KeyboardInterrupt):
-            write_pack(selected, keep, stopped)
+            write_pack(selected, subset, stopped)
     assert stopped.committed() == [0, 1]
     before = (tmp_path / "second/shards/heads-000000.done.json").stat().st_mtime_ns
     assert files(pack(selected, tmp_path / "second")) == files(first)
@@ -140,16 +140,16 @@ def test_damage_is_not_copied(selected, tmp_path):
 
 def test_what_cannot_be_packed(selected, tmp_path):
     with pytest.raises(ValueError, match=r"no selection 'other' \(selections: clean\)"):
-        choose(selected, "other")
+        open_subset(selected, "other")
     with pytest.raises(ValueError, match="nothing is left"):
-        choose(selected, identities="7:9")
+        open_subset(selected, identities="7:9")
     with pytest.raises(ValueError, match="give a count such as 100"):
-        choose(selected, identities="1-4")
-    assert choose(selected, "clean", "3").identities.tolist() == [0, 1, 3]
-    assert choose(selected, identities=":2").identities.tolist() == [0, 1]
+        open_subset(selected, identities="1-4")
+    assert open_subset(selected, "clean", "3")[0].identities.tolist() == [0, 1, 3]
+    assert open_subset(selected, identities=":2")[0].identities.tolist() == [0, 1]
     selected.storage.remove("shards/heads-000002.done.json")
     with pytest.raises(ValueError, match=r"1 of 3 shards of .* are not made yet"):
-        choose(selected)
+        open_subset(selected)
 
 
 def test_plans_of_generated_datasets_keep_their_fingerprint():
@@ -180,9 +180,10 @@ def test_a_selection_made_before_some_heads_is_refused(selected):
     early = rows.filter(pa.array(rows.column("identity").to_numpy() < 3))
     write_selection(selected, "early", early)
     with pytest.raises(ValueError, match="judged other views than there are now"):
-        choose(selected, "early")
+        open_subset(selected, "early")
 
 
 def test_what_a_pack_lacks_is_known_without_its_selection(selected, tmp_path):
     made = pack(selected, tmp_path / "pack")
-    assert choose(selected, "clean").incomplete(3).tolist() == choose(made).incomplete(3).tolist() == [0, 4]
+    for subset, _ in (open_subset(selected, "clean"), open_subset(made)):
+        assert subset.identities[np.diff(subset.starts) < 3].tolist() == [0, 4]

@@ -9,7 +9,7 @@ from egg import egg_job
 
 from datagen.estimate import estimate
 from datagen.generate import generate
-from datagen.preview import Judge, Rejection
+from datagen.heads import Judge, Rejection
 from filters.config import ArcFaceConfig, ClipConfig, RejectConfig
 from filters.early import EarlyRejection, open_rejection
 from filters.rules import read_policy

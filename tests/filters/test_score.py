@@ -23,7 +23,7 @@ from filters.config import ArcFaceConfig, ClipConfig, RejectConfig, ScoreConfig,
 from filters.early import EarlyRejection
 from filters.rules import read_policy
 from filters.score import open_scorers, score, score_shard
-from filters.scorer import all_views
+from filters.scorer import Scorer
 from filters.scorers import SCORERS
 from filters.scorers.duplicates import COLUMNS as DUPLICATES
 from filters.select import select
@@ -289,10 +289,10 @@ def test_the_guide_lists_every_column_of_every_scorer(config):
     assert listed.keys() == {("clip_janus", "front_templates"), ("clip_janus", "back_templates")}
 
 
-class MeetingScorer:
+class MeetingScorer(Scorer):
     """Scoring an identity waits until the next one is being prepared, so it fails if the two do not overlap."""
 
-    table, members, wants = "slow", ("rgb",), staticmethod(all_views)
+    table, members = "slow", ("rgb",)
     columns = (column("mean", VIEW, "mean colour"), column("order", IDENTITY, "when it was scored"))
     lineage = Lineage("slow", 1, None)
 

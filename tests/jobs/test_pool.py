@@ -34,7 +34,7 @@ class Scribe:
         lines = []
         for item in range(4 * unit.index, 4 * unit.index + 4):
             yield Event(unit.index, item, "work", 0, 1)
-            lines.append(unit.given_up.get(item) or self.work(item))
+            lines.append(unit.skipped.get(item) or self.work(item))
             yield Event(unit.index, item, "done", 1, 1)
         yield Event(unit.index, None, "commit", 0, 1)
         if self.poison.get(-2) == "die":

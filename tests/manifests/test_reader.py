@@ -19,7 +19,7 @@ from manifests.dataset import Dataset
 from manifests.errors import DamagedData
 from manifests.index import open_index
 from manifests.plan import write_plan
-from manifests.reader import Reader, stretches
+from manifests.reader import Reader, merged_ranges
 from manifests.storage import Storage
 
 
@@ -49,9 +49,9 @@ def test_members_come_in_the_order_they_were_asked_for(make):
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5000), st.integers(0, 900)), min_size=1, max_size=40))
-def test_stretches_cover_every_member_and_waste_little(members):
+def test_ranges_cover_every_member_and_waste_little(members):
     members.sort()
-    found = stretches(*zip(*members, strict=True))
+    found = merged_ranges(*zip(*members, strict=True))
     assert [s.first for s in found] == [0, *(s.last for s in found[:-1])] and found[-1].last == len(members)
     for span in found:
         own = members[span.first : span.last]
@@ -60,7 +60,7 @@ def test_stretches_cover_every_member_and_waste_little(members):
 
 
 def test_neighbours_are_read_at_once():
-    spans = stretches([0, 0, 0, 0, 1], [512, 60_512, 121_024, 200_000, 200_512], [59_000, 59_900, 1_000, 10, 50])
+    spans = merged_ranges([0, 0, 0, 0, 1], [512, 60_512, 121_024, 200_000, 200_512], [59_000, 59_900, 1_000, 10, 50])
     assert [(s.begin, s.end) for s in spans] == [(512, 122_024), (200_000, 200_010), (200_512, 200_562)]
 
 

@@ -14,8 +14,8 @@ from manifests.scores import (
     Lineage,
     ScoresMismatch,
     column,
+    current_part,
     gather,
-    is_current,
     open_scores,
     part_file,
     read_part,
@@ -82,20 +82,20 @@ def test_null_is_not_nan(small_dataset):
 
 def test_only_the_same_lineage_continues_a_table(small_dataset):
     score_all(small_dataset)
-    assert is_current(small_dataset, "noise", 0, LINEAGE)
+    assert current_part(small_dataset, "noise", 0, LINEAGE)
     for other, what in ((Lineage("noise", 2, "ab", {"limit": 3}), "version 1 .now 2."),
                         (Lineage("noise", 1, "cd", {"limit": 3}), "weights_sha256"),
                         (Lineage("noise", 1, "ab", {"limit": 4}), "settings")):  # fmt: skip
         with pytest.raises(ScoresMismatch, match=what):
-            is_current(small_dataset, "noise", 0, other)
-        assert not is_current(small_dataset, "noise", 0, other, replace=True)
+            current_part(small_dataset, "noise", 0, other)
+        assert not current_part(small_dataset, "noise", 0, other, replace=True)
 
 
 def test_a_shard_made_anew_makes_its_scores_old(small_dataset):
     score_all(small_dataset)
     gather(small_dataset, "noise", LINEAGE)
     write_shard(small_dataset.storage, small_dataset.plan, 1, views=2)
-    assert [is_current(small_dataset, "noise", s, LINEAGE) for s in (0, 1, 2)] == [True, False, True]
+    assert [current_part(small_dataset, "noise", s, LINEAGE) is not None for s in (0, 1, 2)] == [True, False, True]
     with pytest.raises(ValueError, match="is older than shards 1; run spinset score again"):
         open_scores(small_dataset, "noise", shard_hashes(small_dataset))
     assert gather(small_dataset, "noise", LINEAGE).lacking == [1]
@@ -134,7 +134,7 @@ def test_another_plan_s_scores_are_refused(small_dataset, tmp_path):
     with pytest.raises(ValueError, match="belongs to a dataset with another plan"):
         open_scores(Dataset(other), "noise", {})
     with pytest.raises(ScoresMismatch, match="another plan"):
-        is_current(Dataset(other), "noise", 0, LINEAGE)
+        current_part(Dataset(other), "noise", 0, LINEAGE)
 
 
 def test_a_plain_reader_sees_what_the_columns_mean(small_dataset):

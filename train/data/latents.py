@@ -117,8 +117,8 @@ class LatentsWorker:
 
     def run(self, unit: Unit) -> Iterator[Event]:
         """Encode one shard and commit its latents."""
-        if unit.given_up:
-            identity, reason = next(iter(unit.given_up.items()))
+        if unit.skipped:
+            identity, reason = next(iter(unit.skipped.items()))
             raise UserError(f"identity {identity} cannot be encoded: {reason}")
         shard, chunks = unit.index, self._chunks(unit.index)
         with write_latents(self.dataset, shard, self._record(shard, chunks)) as append:

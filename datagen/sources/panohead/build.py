@@ -1,4 +1,4 @@
-"""Builds the generator of a configuration, with the weights of a checkpoint or with random ones."""
+"""Builds the generator of a configuration with the weights of a checkpoint."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def build(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
     Raises:
         ValueError: a key is missing, unknown or of another shape, or the resampling filter is another.
     """
-    generator = _empty(config)
+    generator = empty_generator(config)
     expected = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
     for key in sorted(expected.keys() | given.keys()):
@@ -31,23 +31,7 @@ def build(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
     return generator.eval().requires_grad_(False)
 
 
-def untrained(config: GeneratorConfig, seed: int) -> Generator:
-    """A generator as StyleGAN2 initialises it, for tests and measurements."""
-    random = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, value in _empty(config).state_dict().items():
-        if key.endswith("resample_filter"):
-            state[key] = FIR.clone()
-        elif key.endswith(("bias", "w_avg", "noise_strength")):
-            state[key] = torch.full(value.shape, 1.0 if key.endswith("affine.bias") else 0.0)
-        else:
-            state[key] = torch.randn(value.shape, generator=random)
-            # Layers with a small learning rate hold correspondingly large weights.
-            state[key] *= 100 if key.startswith("backbone.mapping.fc") else 1
-    return build(config, state)
-
-
-def _empty(config: GeneratorConfig) -> Generator:
+def empty_generator(config: GeneratorConfig) -> Generator:
     """The modules and shapes of a config, without memory behind them."""
     with torch.device("meta"):
         return (SphereHeadGenerator if config.family == "spherehead" else Generator)(config)

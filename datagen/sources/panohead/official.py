@@ -1,4 +1,4 @@
-"""Conventions of the official scripts: sizes, seeds, the conditioning camera, and the grids they extract shapes from."""
+"""Conventions of the official scripts: seeds, the conditioning camera, and the grids they extract shapes from."""
 
 import math
 from typing import Literal
@@ -16,20 +16,6 @@ ISO_LEVEL = 10.0
 
 MAX_SEED = (1 << 32) - 1
 """The largest seed of numpy's RandomState, which the official scripts draw latents with."""
-
-RELEASE_RENDERING = {
-    "superresolution_module": "training.superresolution.SuperresolutionHybrid8XDC", "sr_antialias": True,
-    "superresolution_noise_mode": "none", "triplane_size": 256, "triplane_depth": 3, "use_torgb_raw": True,
-    "use_background": True, "decoder_activation": "none", "decoder_lr_mul": 1, "depth_resolution": 48,
-    "depth_resolution_importance": 48, "ray_start": 2.25, "ray_end": 3.3, "box_warp": 1,
-    "disparity_space_sampling": False, "clamp_mode": "softplus", "c_scale": 1, "c_gen_conditioning_zero": False,
-}  # fmt: skip
-RELEASE = {
-    "z_dim": 512, "c_dim": 25, "w_dim": 512, "img_resolution": 512, "img_channels": 3, "sr_num_fp16_res": 4,
-    "mapping_kwargs": {"num_layers": 2}, "rendering_kwargs": RELEASE_RENDERING, "sr_kwargs": {},
-    "architecture": "skip", "channel_base": 32768, "channel_max": 512, "num_fp16_res": 0, "conv_clamp": None,
-}  # fmt: skip
-"""The sizes of the released PanoHead, from its training script; a checkpoint has its own."""
 
 
 def latent(seed: int, z_dim: int) -> Float[Tensor, "1 z"]:

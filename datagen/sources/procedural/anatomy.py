@@ -185,7 +185,7 @@ def _nose(p: Points, q: Points, face: Tensor, person: Person) -> Tensor:
     return smooth_max(face, -nostril, 0.3)
 
 
-def mouth_curves(p: Points, q: Points, person: Person) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def mouth_curves(q: Points, person: Person) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Along the mouth (1 at the corners), and heights (cm) of the upper border, the parting and the lower border."""
     m = person.mouth
     u = q[0] / m.width
@@ -199,7 +199,7 @@ def mouth_curves(p: Points, q: Points, person: Person) -> tuple[Tensor, Tensor, 
 
 def _lips(p: Points, q: Points, face: Tensor, person: Person) -> Tensor:
     m = person.mouth
-    u, upper, parting, lower = mouth_curves(p, q, person)
+    u, upper, parting, lower = mouth_curves(q, person)
     y = p[1]
     fade = (1 - u * u).clamp_min(0) ** 0.5
     t = ((y - parting) / (upper - parting + 0.08)).clamp(-1, 2)

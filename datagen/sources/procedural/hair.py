@@ -26,18 +26,10 @@ ROUND = (*CLOUDS, *HANGING)
 
 # Thickness (cm) on top and at the sides.
 _THICKNESS = {
-    "bald": (0.0, 0.0),
-    "buzz": (0.35, 0.3),
-    "receding": (0.5, 0.7),
-    "short": (1.5, 0.6),
-    "quiff": (1.9, 0.4),
-    "curly": (0.8, 0.8),
-    "afro": (0.8, 0.8),
-    "bob": (1.3, 1.1),
-    "long": (1.2, 1.0),
-    "bun": (0.75, 0.6),
-    "ponytail": (0.75, 0.55),
-}
+    "bald": (0.0, 0.0), "buzz": (0.35, 0.3), "receding": (0.5, 0.7), "short": (1.5, 0.6),
+    "quiff": (1.9, 0.4), "curly": (0.8, 0.8), "afro": (0.8, 0.8), "bob": (1.3, 1.1),
+    "long": (1.2, 1.0), "bun": (0.75, 0.6), "ponytail": (0.75, 0.55),
+}  # fmt: skip
 
 
 def hairline(p: Points, person: Person) -> Tensor:

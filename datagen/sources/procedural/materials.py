@@ -14,64 +14,24 @@ from datagen.sources.procedural.wear import neckline
 
 # Skin from the fairest to the darkest (sRGB), spaced like the ten steps of the Monk Skin Tone scale.
 _TONES = (
-    (250, 224, 208),
-    (243, 212, 190),
-    (236, 198, 168),
-    (226, 182, 146),
-    (207, 158, 118),
-    (181, 131, 92),
-    (150, 103, 70),
-    (120, 80, 55),
-    (93, 61, 43),
-    (71, 47, 36),
-)
+    (250, 224, 208), (243, 212, 190), (236, 198, 168), (226, 182, 146), (207, 158, 118),
+    (181, 131, 92), (150, 103, 70), (120, 80, 55), (93, 61, 43), (71, 47, 36),
+)  # fmt: skip
 _HAIR = {
-    "black": (26, 22, 21),
-    "dark brown": (52, 36, 28),
-    "brown": (88, 60, 42),
-    "auburn": (105, 52, 32),
-    "red": (158, 78, 38),
-    "dark blond": (140, 106, 68),
-    "blond": (204, 168, 112),
-    "grey": (150, 146, 142),
+    "black": (26, 22, 21), "dark brown": (52, 36, 28), "brown": (88, 60, 42), "auburn": (105, 52, 32),
+    "red": (158, 78, 38), "dark blond": (140, 106, 68), "blond": (204, 168, 112), "grey": (150, 146, 142),
     "white": (222, 218, 212),
-}
+}  # fmt: skip
 _IRIS = {
-    "brown": (98, 62, 36),
-    "dark brown": (54, 34, 24),
-    "hazel": (124, 98, 50),
-    "green": (96, 120, 78),
-    "blue": (84, 126, 164),
-    "grey": (122, 134, 140),
-}
-_CLOTH = (
-    (38, 44, 58),
-    (122, 40, 44),
-    (52, 92, 82),
-    (224, 218, 206),
-    (58, 62, 66),
-    (196, 156, 78),
-    (70, 92, 138),
-    (150, 96, 84),
-    (110, 122, 96),
-    (92, 70, 104),
-    (180, 190, 200),
-    (28, 28, 30),
-)
-CLOTH_NAMES = (
-    "navy",
-    "dark red",
-    "teal",
-    "cream",
-    "charcoal",
-    "mustard",
-    "blue",
-    "dusty rose",
-    "sage",
-    "plum",
-    "light grey",
-    "black",
-)
+    "brown": (98, 62, 36), "dark brown": (54, 34, 24), "hazel": (124, 98, 50),
+    "green": (96, 120, 78), "blue": (84, 126, 164), "grey": (122, 134, 140),
+}  # fmt: skip
+_CLOTH = {
+    "navy": (38, 44, 58), "dark red": (122, 40, 44), "teal": (52, 92, 82), "cream": (224, 218, 206),
+    "charcoal": (58, 62, 66), "mustard": (196, 156, 78), "blue": (70, 92, 138), "dusty rose": (150, 96, 84),
+    "sage": (110, 122, 96), "plum": (92, 70, 104), "light grey": (180, 190, 200), "black": (28, 28, 30),
+}  # fmt: skip
+CLOTH_NAMES = tuple(_CLOTH)
 _FRAMES = ((24, 24, 26), (92, 54, 32), (150, 118, 70), (60, 66, 84), (120, 36, 40))
 
 
@@ -122,7 +82,7 @@ def skin(p: Points, normal: Tensor, pixel: float, person: Person) -> Material:
     flush = flush + 0.6 * step(q[0], 7.2, 8.6) * step(-p[1], 0.0 - EYE - 2, 10.0) * bump((p[1] - EYE + 1.7) / 4.0)
     albedo = _tint(albedo, flush * (0.25 + 0.5 * looks.blush) * (1 - 0.06 * looks.tone), (0.08, 0.55, 0.42))
     if looks.freckles > 0:
-        albedo = _tint(albedo, _freckles(p, pixel, person), (0.35, 0.8, 1.1))
+        albedo = _tint(albedo, _freckles(p, person), (0.35, 0.8, 1.1))
     albedo = _moles(albedo, p, person)
     albedo = _beard(albedo, p, q, pixel, person)
     albedo = _scalp_shadow(albedo, p, pixel, person)
@@ -138,7 +98,7 @@ def skin(p: Points, normal: Tensor, pixel: float, person: Person) -> Material:
     return _material(albedo, normal, specular, 22.0, 1.0)
 
 
-def _freckles(p: Points, pixel: float, person: Person) -> Tensor:
+def _freckles(p: Points, person: Person) -> Tensor:
     spots = ripple(p, 9.0, 1.0 + person.seed % 11) * ripple(p, 13.0, 2.0 + person.seed % 7)
     where = bump(p[0] / 5.0, (p[1] - EYE + 2.2) / 2.6) * step(p[2], 3.0, 6.0) + 0.12
     return step(spots, 0.22, 0.48) * where * person.looks.freckles * 0.9
@@ -217,7 +177,7 @@ def _features(albedo: Tensor, p: Points, q: Points, person: Person) -> tuple[Ten
     albedo = _paint(albedo, albedo * 0.45, below * 0.55)
     brow = brow_mask(p, q, person)
     albedo = _paint(albedo, hair_colour(person) * 0.62, brow * 0.93)
-    along, top, parting, bottom = mouth_curves(p, q, person)
+    along, top, parting, bottom = mouth_curves(q, person)
     soft = 0.10
     inside = torch.minimum(top - p[1], p[1] - bottom)
     lips = step(inside, -soft, soft) * step(1.02 - along, 0.0, 0.12) * step(p[2], 5.5, 6.5)
@@ -292,7 +252,7 @@ def _flow(p: Points, normal: Tensor, person: Person) -> Tensor:
 
 
 def garment(p: Points, normal: Tensor, pixel: float, person: Person) -> Material:
-    base = linear(_CLOTH[person.looks.garment_colour])
+    base = linear(_CLOTH[CLOTH_NAMES[person.looks.garment_colour]])
     below = neckline(p, person)
     knit = 0.05 * ripple(p, 7.0, 1.0, pixel) + 0.06 * ripple(p, 0.9, 1.0)
     hem = step(1.1 - below, 0.0, 0.15) * (0.12 if person.looks.garment in ("crew", "v-neck") else 0.0)
@@ -306,7 +266,7 @@ def glasses(p: Points, normal: Tensor, pixel: float, person: Person) -> Material
 
 
 def hat(p: Points, normal: Tensor, pixel: float, person: Person) -> Material:
-    base = linear(_CLOTH[person.looks.hat_colour])
+    base = linear(_CLOTH[CLOTH_NAMES[person.looks.hat_colour]])
     weave = 0.06 * ripple(p, 7.0, 1.0, pixel) + 0.05 * ripple(p, 1.1, 1.0)
     if person.looks.hat == "beanie":
         weave = weave + 0.12 * torch.sin(torch.atan2(p[0], p[2] + 1.0) * 70)

@@ -5,8 +5,8 @@ Each group of parameters has its own generator, so that a new parameter in one l
 """
 
 import zlib
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,80 +17,87 @@ GARMENTS = ("crew", "v-neck", "turtleneck", "shirt", "hoodie")
 EYE_COLOURS = ("brown", "dark brown", "hazel", "green", "blue", "grey")
 HAIR_COLOURS = ("black", "dark brown", "brown", "auburn", "red", "dark blond", "blond", "grey", "white")
 
+T = TypeVar("T", bound=Any)
+
+
+def normal(feminine: float, masculine: float, deviation: float) -> Any:
+    """A field that is drawn around a mean between a feminine and a masculine one."""
+    return field(metadata={"draw": (feminine, masculine, deviation)})
+
 
 @dataclass(frozen=True)
 class Skull:
     """Cranium, jaw and neck; `fullness`, `forehead` and `temples` are about 0 to 1."""
 
-    width: float
-    length: float
-    height: float
-    forehead: float
-    brow_ridge: float
-    cheekbones: float
-    fullness: float
-    jaw_width: float
-    jaw_drop: float
-    chin_drop: float
-    chin_width: float
-    chin_forward: float
-    neck: float
-    temples: float
+    width: float = normal(14.3, 15.4, 0.5)
+    length: float = normal(18.5, 19.5, 0.5)
+    height: float = normal(11.2, 11.5, 0.4)
+    forehead: float = normal(0.8, 0.25, 0.3)
+    brow_ridge: float = normal(0.0, 0.5, 0.12)
+    cheekbones: float = normal(6.45, 6.6, 0.28)
+    fullness: float = normal(0.55, 0.4, 0.3)
+    jaw_width: float = normal(4.55, 5.7, 0.4)
+    jaw_drop: float = normal(6.9, 7.5, 0.45)
+    chin_drop: float = normal(10.6, 11.8, 0.45)
+    chin_width: float = normal(1.25, 2.1, 0.3)
+    chin_forward: float = normal(0.3, 0.6, 0.35)
+    neck: float = normal(4.65, 5.65, 0.25)
+    temples: float = normal(0.35, 0.45, 0.15)
 
 
 @dataclass(frozen=True)
 class Eyes:
     """Eyes, lids and brows; `width` is half the opening, `tilt` a slope; creases, hoods and bags are about 0 to 1."""
 
-    spacing: float
-    width: float
-    height: float
-    tilt: float
-    depth: float
-    crease: float
-    hood: float
-    bags: float
-    brow_height: float
-    brow_thickness: float
-    brow_arch: float
-    brow_tilt: float
-    brow_density: float
+    spacing: float = normal(3.13, 3.22, 0.12)
+    width: float = normal(1.62, 1.5, 0.07)
+    height: float = normal(1.32, 1.04, 0.11)
+    tilt: float = normal(0.07, 0.04, 0.06)
+    depth: float = normal(0.0, 0.2, 0.18)
+    crease: float = normal(0.6, 0.5, 0.3)
+    hood: float = normal(0.2, 0.4, 0.25)
+    bags: float = normal(0.1, 0.15, 0.1)
+    brow_height: float = normal(2.25, 1.85, 0.18)
+    brow_thickness: float = normal(0.31, 0.42, 0.06)
+    brow_arch: float = normal(0.42, 0.2, 0.12)
+    brow_tilt: float = normal(0.05, 0.03, 0.06)
+    brow_density: float = normal(0.8, 0.9, 0.15)
 
 
 @dataclass(frozen=True)
 class Nose:
     """The nose; `drop` is how far its base lies below the eyes, `width` half of it."""
 
-    drop: float
-    width: float
-    bridge_width: float
-    bridge_height: float
-    hump: float
-    projection: float
-    tip_up: float
-    tip_size: float
+    drop: float = normal(4.45, 5.0, 0.3)
+    width: float = normal(1.5, 1.85, 0.2)
+    bridge_width: float = normal(0.56, 0.74, 0.09)
+    bridge_height: float = normal(0.0, 0.25, 0.28)
+    hump: float = normal(0.0, 0.18, 0.16)
+    projection: float = normal(1.85, 2.3, 0.28)
+    tip_up: float = normal(0.38, 0.05, 0.2)
+    tip_size: float = normal(0.78, 0.95, 0.1)
 
 
 @dataclass(frozen=True)
 class Mouth:
     """The lips; `width` is half the mouth, `bow`, `lift` and `forward` shape it."""
 
-    drop: float
-    width: float
-    upper: float
-    lower: float
-    bow: float
-    lift: float
-    forward: float
+    drop: float = normal(6.95, 7.5, 0.22)
+    width: float = normal(2.45, 2.65, 0.17)
+    upper: float = normal(0.88, 0.62, 0.15)
+    lower: float = normal(1.12, 0.85, 0.16)
+    bow: float = normal(0.6, 0.4, 0.25)
+    lift: float = normal(0.26, 0.18, 0.12)
+    forward: float = normal(0.15, 0.1, 0.22)
 
 
 @dataclass(frozen=True)
 class Ears:
     """The ears; `flare` is their angle to the head in radians."""
 
-    size: float
-    flare: float
-    lobe: float
+    size: float = normal(0.96, 1.04, 0.06)
+    flare: float = normal(0.45, 0.5, 0.14)
+    lobe: float = normal(0.6, 0.62, 0.1)
 
 
 @dataclass(frozen=True)
@@ -172,102 +179,53 @@ class _Draw:
         mean = feminine + (masculine - feminine) * self.masculinity
         return float(mean + deviation * np.clip(self.rng.standard_normal(), -2.2, 2.2))
 
-    def unit(self, power: float = 1.0) -> float:
-        return float(self.rng.random() ** power)
+    def all(self, kind: type[T]) -> T:
+        """A group of parameters, each drawn as its field states."""
+        return kind(**{field.name: self(*field.metadata["draw"]) for field in fields(kind)})
+
+    def unit(self) -> float:
+        return float(self.rng.random())
 
     def pick(self, names: tuple[str, ...], weights: list[float]) -> str:
         return names[int(self.rng.choice(len(names), p=np.array(weights) / sum(weights)))]
 
 
 def draw_person(seed: int) -> Person:
-    """The person of a seed."""
+    """The person of a seed; what age changes is added to the draws."""
     rng = generator(seed, "person")
     age = float(18 + 66 * rng.beta(1.2, 2.1))
     side = rng.random() < 0.5
     masculinity = float(np.clip(rng.normal(0.88 if side else 0.12, 0.12), 0, 1))
-    looks = _looks(_Draw(seed, "looks", masculinity), age)
+
+    def drawn(kind: type[T]) -> T:
+        return _Draw(seed, kind.__name__.lower(), masculinity).all(kind)
+
+    eyes, nose, mouth, ears = drawn(Eyes), drawn(Nose), drawn(Mouth), drawn(Ears)
+    old, density = max(age - 40, 0) / 40, float(np.clip(eyes.brow_density, 0.4, 1))
+    looks = _looks(_Draw(seed, "looks", masculinity))
     return Person(
         seed=seed,
         age=age,
         masculinity=masculinity,
-        skull=_skull(_Draw(seed, "skull", masculinity), age),
-        eyes=_eyes(_Draw(seed, "eyes", masculinity), age),
-        nose=_nose(_Draw(seed, "nose", masculinity), age),
-        mouth=_mouth(_Draw(seed, "mouth", masculinity), age),
-        ears=_ears(_Draw(seed, "ears", masculinity), age),
+        skull=drawn(Skull),
+        eyes=replace(
+            eyes,
+            height=eyes.height - 0.12 * old,
+            tilt=eyes.tilt - 0.05 * old,
+            hood=eyes.hood + 0.3 * old,
+            bags=eyes.bags + 0.5 * old,
+            brow_density=density - 0.2 * old,
+        ),
+        nose=replace(nose, drop=nose.drop + 0.25 * old, tip_up=nose.tip_up - 0.2 * old),
+        mouth=replace(
+            mouth,
+            upper=max(mouth.upper - 0.2 * old, 0.3),
+            lower=max(mouth.lower - 0.2 * old, 0.4),
+            lift=mouth.lift - 0.1 * old,
+        ),
+        ears=replace(ears, size=ears.size + 0.001 * max(age - 40, 0)),
         hair=_hair(_Draw(seed, "hair", masculinity), age, looks.tone),
         looks=looks,
-    )
-
-
-def _skull(draw: _Draw, age: float) -> Skull:
-    return Skull(
-        width=draw(14.3, 15.4, 0.5),
-        length=draw(18.5, 19.5, 0.5),
-        height=draw(11.2, 11.5, 0.4),
-        forehead=draw(0.8, 0.25, 0.3),
-        brow_ridge=draw(0.0, 0.5, 0.12),
-        cheekbones=draw(6.45, 6.6, 0.28),
-        fullness=draw(0.55, 0.4, 0.3),
-        jaw_width=draw(4.55, 5.7, 0.4),
-        jaw_drop=draw(6.9, 7.5, 0.45),
-        chin_drop=draw(10.6, 11.8, 0.45),
-        chin_width=draw(1.25, 2.1, 0.3),
-        chin_forward=draw(0.3, 0.6, 0.35),
-        neck=draw(4.65, 5.65, 0.25),
-        temples=draw(0.35, 0.45, 0.15),
-    )
-
-
-def _eyes(draw: _Draw, age: float) -> Eyes:
-    old = max(age - 40, 0) / 40
-    return Eyes(
-        spacing=draw(3.13, 3.22, 0.12),
-        width=draw(1.62, 1.5, 0.07),
-        height=draw(1.32, 1.04, 0.11) - 0.12 * old,
-        tilt=draw(0.07, 0.04, 0.06) - 0.05 * old,
-        depth=draw(0.0, 0.2, 0.18),
-        crease=draw(0.6, 0.5, 0.3),
-        hood=draw(0.2, 0.4, 0.25) + 0.3 * old,
-        bags=draw(0.1, 0.15, 0.1) + 0.5 * old,
-        brow_height=draw(2.25, 1.85, 0.18),
-        brow_thickness=draw(0.31, 0.42, 0.06),
-        brow_arch=draw(0.42, 0.2, 0.12),
-        brow_tilt=draw(0.05, 0.03, 0.06),
-        brow_density=float(np.clip(draw(0.8, 0.9, 0.15), 0.4, 1)) - 0.2 * old,
-    )
-
-
-def _nose(draw: _Draw, age: float) -> Nose:
-    old = max(age - 40, 0) / 40
-    return Nose(
-        drop=draw(4.45, 5.0, 0.3) + 0.25 * old,
-        width=draw(1.5, 1.85, 0.2),
-        bridge_width=draw(0.56, 0.74, 0.09),
-        bridge_height=draw(0.0, 0.25, 0.28),
-        hump=draw(0.0, 0.18, 0.16),
-        projection=draw(1.85, 2.3, 0.28),
-        tip_up=draw(0.38, 0.05, 0.2) - 0.2 * old,
-        tip_size=draw(0.78, 0.95, 0.1),
-    )
-
-
-def _mouth(draw: _Draw, age: float) -> Mouth:
-    old = max(age - 40, 0) / 40
-    return Mouth(
-        drop=draw(6.95, 7.5, 0.22),
-        width=draw(2.45, 2.65, 0.17),
-        upper=max(draw(0.88, 0.62, 0.15) - 0.2 * old, 0.3),
-        lower=max(draw(1.12, 0.85, 0.16) - 0.2 * old, 0.4),
-        bow=draw(0.6, 0.4, 0.25),
-        lift=draw(0.26, 0.18, 0.12) - 0.1 * old,
-        forward=draw(0.15, 0.1, 0.22),
-    )
-
-
-def _ears(draw: _Draw, age: float) -> Ears:
-    return Ears(
-        size=draw(0.96, 1.04, 0.06) + 0.001 * max(age - 40, 0), flare=draw(0.45, 0.5, 0.14), lobe=draw(0.6, 0.62, 0.1)
     )
 
 
@@ -304,7 +262,7 @@ def _hair(draw: _Draw, age: float, tone: float) -> Hair:
     )
 
 
-def _looks(draw: _Draw, age: float) -> Looks:
+def _looks(draw: _Draw) -> Looks:
     masculine = draw.masculinity > 0.5
     tone = draw.unit() * 9
     fair = float(np.clip((4.2 - tone) / 4.2, 0, 1))

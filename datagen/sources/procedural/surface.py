@@ -56,23 +56,14 @@ class Surface:
 
 def build_surface(model: Model) -> Surface:
     """The visible surface of a model."""
+    meshes = [(layer, *mesh_layer(layer, tuple(other for other in model if other is not layer))) for layer in model]
+    layers, vertices, normals, faces = zip(*(mesh for mesh in meshes if len(mesh[3])), strict=True)
     scene = EmbreeScene()
-    vertices, normals, faces, first, layers = [], [], [], [], []
-    count = 0
-    for layer in model:
-        v, n, f = mesh_layer(layer, tuple(other for other in model if other is not layer))
-        if len(f) == 0:
-            continue
+    for v, f in zip(vertices, faces, strict=True):
         TriangleMesh(scene, v, f)
-        layers.append(layer)
-        first.append(sum(len(g) for g in faces))
-        vertices.append(v)
-        normals.append(n)
-        faces.append(f + count)
-        count += len(v)
-    return Surface(
-        scene, np.concatenate(vertices), np.concatenate(normals), np.concatenate(faces), np.array(first), tuple(layers)
-    )
+    first_vertex, first_face = ([0, *itertools.accumulate(map(len, parts))][:-1] for parts in (vertices, faces))
+    joined = np.concatenate([f + first for f, first in zip(faces, first_vertex, strict=True)])
+    return Surface(scene, np.concatenate(vertices), np.concatenate(normals), joined, np.array(first_face), layers)
 
 
 def mesh_layer(

@@ -16,9 +16,8 @@ import pytest
 import torch
 from golden_panohead import OFFICIAL_PICKLES, REDUCED, read
 from golden_panohead import generator as golden_generator
-from panohead_files import KWARGS, Reduced, config, dumps, generator, module, write
+from panohead_files import KWARGS, Reduced, config, dumps, generator, module, untrained, write
 
-from datagen.sources.panohead.build import untrained
 from datagen.sources.panohead.checkpoint import convert, load
 
 

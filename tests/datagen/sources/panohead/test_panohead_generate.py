@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from panohead_files import KWARGS, config, generator, write
+from panohead_files import KWARGS, config, generator, untrained, write
 
 import spinset
-from datagen.sources.panohead.build import untrained
 from manifests.dataset import Dataset
 from manifests.storage import Storage
 

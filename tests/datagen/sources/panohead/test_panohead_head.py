@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from panohead_files import KWARGS, config, generator, write
+from panohead_files import KWARGS, config, generator, untrained, write
 
 from datagen.config import PanoHeadConfig
 from datagen.heads import Head, HeadSource
 from datagen.identity import rig_cameras
 from datagen.meshing import density_grid, marching_cubes
 from datagen.rigs import find_rig
-from datagen.sources.panohead.build import untrained
 from datagen.sources.panohead.head import PanoHead, PanoHeadSource, SphereHeadSource
 from datagen.sources.panohead.official import frontal_label, latent, vertices_to_world
 from geometry.cameras import eg3d_labels, orbit

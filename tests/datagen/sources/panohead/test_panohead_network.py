@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from panohead_files import config
+from panohead_files import config, untrained
 
-from datagen.sources.panohead.build import untrained
 from datagen.sources.panohead.config import PLANE_AXES, GeneratorConfig
 from datagen.sources.panohead.layers import FIR, Conv, StyledConv, upsample, with_filter
 from datagen.sources.panohead.planes import DualSphere, TriGrid

@@ -9,13 +9,11 @@ from pathlib import Path
 WHOLE_WAY = """
 import json, resource, sys
 import numpy as np, torch
-from panohead_files import generator, write
+from panohead_files import RELEASE, RELEASE_RENDERING, generator, untrained, write
 from datagen.meshing import density_grid, marching_cubes
 from datagen.sources.panohead.checkpoint import convert, load
 from datagen.sources.panohead.config import GeneratorConfig
-from datagen.sources.panohead.build import untrained
 from datagen.sources.panohead.head import PanoHeadConfig, PanoHeadSource
-from datagen.sources.panohead.official import RELEASE, RELEASE_RENDERING
 from geometry.cameras import orbit
 from pathlib import Path
 
