@@ -101,6 +101,8 @@ def _open_one(
         seed=config.seed,
         random_background=config.random_background if "rgb" in config.members and config.decode else 0.0,
         control=open_control(subset, dataset.plan.rig) if config.control else None,
+        # Pictures also where the views themselves are cached latents.
+        control_source=_stored(dataset, subset, reader, replace(config, members=("rgb",))) if config.control else None,
         embeddings=embeddings,
         tolerance=config.tolerance,
     )
@@ -162,7 +164,7 @@ def _stored(dataset: Dataset, subset: Subset, reader: Reader, config: LoaderConf
     if unknown := sorted(set(config.members) - set(dataset.plan.members)):
         known = ", ".join(name for name in dataset.plan.member_names if name != "json" or not config.decode)
         raise UserError(f"--loader.members hold {unknown[0]}; the dataset has {known}")
-    needed = {*config.members, *(["rgb"] if config.control else [])}
+    needed = set(config.members)
     if "rgb" in needed and config.random_background and config.decode:
         needed.add("alpha")
         if dataset.plan.background != "white":

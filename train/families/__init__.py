@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifests.errors import UserError
+from train.families.diffportrait.config import DiffPortraitConfig
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import FILE, VAE, About, ModelConfig, read_card
 
 if TYPE_CHECKING:
     from train.networks.model import Model
 
-FAMILIES: dict[str, type[ModelConfig]] = {SpinMeRoundConfig.family: SpinMeRoundConfig}
+FAMILIES: dict[str, type[ModelConfig]] = {config.family: config for config in (SpinMeRoundConfig, DiffPortraitConfig)}
 
 
 def read_about(folder: str | Path) -> tuple[ModelConfig, About]:

@@ -75,6 +75,10 @@ class Model(ABC):
         """Pretrained weights of a part, extended to the shape that this model has; raises ValueError if they do not fit."""
         return weights
 
+    def begin(self, part: str) -> bool:
+        """Give first weights to a part that the model to start from lacks; False if they can only come from there."""
+        return False
+
     def to(self, device: torch.device | str) -> "Model":
         """The model itself, moved to a device in place."""
         for module in (self.network, *self.encoders.values()):

@@ -13,7 +13,7 @@ from train.run.config import OptimizerConfig
 
 
 def freeze(network: nn.Module, trained: Sequence[str]) -> None:
-    """Let gradients be computed only for weights whose names match one of some patterns.
+    """Let gradients be computed only for weights whose names match one of some patterns, and that the network does not freeze.
 
     Raises:
         UserError: a pattern matches no weight.
@@ -26,7 +26,8 @@ def freeze(network: nn.Module, trained: Sequence[str]) -> None:
                 f"--trained is {pattern!r}, which is the name of no weight; the parts of this model are {parts}"
             )
     for name, weight in network.named_parameters():
-        weight.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trained))
+        trains = any(fnmatchcase(name, pattern) for pattern in trained)
+        weight.requires_grad_(weight.requires_grad and trains)
 
 
 def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:

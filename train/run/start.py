@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,13 @@ def open_model(config: TrainConfig, device: torch.device) -> Model:
         for name, part in model.parts.items():
             file = Path(config.init) / name / WEIGHTS
             if not file.is_file():
-                raise MissingFile(f"--init is {config.init}, which has no {name}/{WEIGHTS}; {from_convert}")
+                is_trained = any(
+                    fnmatchcase(f"{name}.{weight}", p) for weight in part.state_dict() for p in config.trained
+                )
+                if is_trained and model.begin(name):
+                    continue
+                kept = "" if is_trained else f", and --trained is {' '.join(config.trained)}: train that part first, or"
+                raise MissingFile(f"--init is {config.init}, which has no {name}/{WEIGHTS}{kept}; {from_convert}")
             try:
                 weights = model.adapt(name, read_weights(part, file), config.stem, generator)
             except ValueError as error:
