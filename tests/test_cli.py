@@ -228,7 +228,7 @@ def test_folder_that_cannot_be_made(capsys, tmp_path):
 def test_ctrl_c_leaves_a_dataset_that_resumes(tmp_path, how):
     out = tmp_path / "heads"
     command = [sys.executable, "spinset.py", "generate", str(out), *SMALL[2:-1], how]
-    command += ["--identities", "8", "--identities-per-shard", "1"]
+    command += ["--identities", "5", "--identities-per-shard", "1"]
     # Background jobs of a shell ignore SIGINT, and so would whatever they start.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
@@ -241,10 +241,10 @@ def test_ctrl_c_leaves_a_dataset_that_resumes(tmp_path, how):
     assert job.returncode == 130
     assert err.splitlines()[-1] == "spinset generate: interrupted; the same command resumes"
     assert "Traceback" not in err
-    assert 1 <= len(list((out / "shards").glob("*.done.json"))) < 8
+    assert 1 <= len(list((out / "shards").glob("*.done.json"))) < 5
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 0, again.stderr
-    assert "8 of 8 shards" in again.stdout
+    assert "5 of 5 shards" in again.stdout
     assert list((out / "shards").glob(".*")) == []
 
 

@@ -11,7 +11,7 @@ from gpu_parts.common import Budget, Table, hottest, percent, seconds
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import IdentityShape, UNetShape
-from train.networks.parts import checkpoint_activations, compile_blocks
+from train.networks.unet import checkpoint_activations, compile_blocks
 from train.run.log import PEAK
 from train.run.parallel import distribute, process_group
 

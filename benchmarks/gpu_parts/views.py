@@ -14,7 +14,7 @@ from infer.views import ViewSampler, plan_views, ring
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About
 from train.networks.model import Model, Vae
-from train.networks.parts import compile_blocks
+from train.networks.unet import compile_blocks
 from train.run.log import PEAK
 from train.weights.convert import SD15_VAE_CONFIG
 

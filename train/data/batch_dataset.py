@@ -73,6 +73,8 @@ class BatchDataset(Requests):
     seed: int
     random_background: float
     control: Control | None
+    control_source: Source | None
+    """Reads the pictures of other identities."""
     embeddings: Float32[np.ndarray, "i d"] | None
     """Mean embeddings of the identities of the subset, in their order."""
     tolerance: int
@@ -141,9 +143,9 @@ class BatchDataset(Requests):
 
     def _read(self, views: DrawnViews) -> dict[str, Any]:
         contents = self.source.read(views.rows, views.background, self.members, views.keys)
-        if views.control is not None:
+        if views.control is not None and self.control_source is not None:
             white = np.ones_like(views.background)
-            contents["control"] = self.source.read(views.control, white, ("rgb",), views.keys)["rgb"]
+            contents["control"] = self.control_source.read(views.control, white, ("rgb",), views.keys)["rgb"]
         return contents
 
     def _numbers(

@@ -10,7 +10,7 @@ from jobs.pool import PoolConfig
 from manifests.draws import MAX_SEED
 from manifests.errors import UserError, check_ranges
 from manifests.order import TAILS
-from train.data.sampling import Anchors, Arc, FrontBack, MultiView, RandomK, Ring, SingleView
+from train.data.sampling import Anchors, Arc, FrontBack, MultiView, Portraits, RandomK, Ring, SingleView
 
 FOREVER = 0
 
@@ -21,7 +21,7 @@ class LoaderConfig:
 
     data: Annotated[str, arg(prefix_name=False)]
     """Folder or address of the dataset."""
-    recipe: SingleView | MultiView | RandomK | Arc | FrontBack | Anchors | Ring = SingleView()
+    recipe: SingleView | MultiView | RandomK | Arc | FrontBack | Portraits | Anchors | Ring = SingleView()
     """Recipe of a sample: the number of views, and which of them are given."""
     selection: Annotated[str, arg(prefix_name=False)] = ""
     """Name of a selection whose heads and views are loaded; all are loaded without one."""

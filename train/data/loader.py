@@ -199,6 +199,10 @@ def _open_one(
         seed=config.seed,
         random_background=config.random_background if "rgb" in config.members and config.decode else 0.0,
         control=open_control(subset, dataset.plan.rig) if config.control else None,
+        # Pictures also where the views themselves are cached latents.
+        control_source=open_stored(dataset, subset, reader, replace(config, members=("rgb",)))
+        if config.control
+        else None,
         embeddings=embeddings,
         tolerance=config.tolerance,
     )

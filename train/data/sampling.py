@@ -6,7 +6,7 @@ of 2 to 6 on a ring of 5 degrees, front |azimuth| <= 40, back within 35 of 180);
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
@@ -183,6 +183,75 @@ class FrontBack:
         back = np.flatnonzero(turn >= self.min_turn)
         away = angular_distance(azimuth[back], elevation[back], azimuth[front], elevation[front])
         return Pick(np.array([front, back[away.argmax()]]), np.array([True, False]))
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """Samples of the DiffPortrait family: references of the person, then the views that are generated.
+
+    The references are drawn from the front and, for DiffPortrait360, from the back, independently of each other and of the
+    views. Sources: DiffPortrait360, section 4.1 (references are not fixed at 0 and 180 degrees), and its released loader.
+    """
+
+    count: int = 8
+    """Number of views that are generated."""
+    targets: Literal["arc", "random", "back"] = "arc"
+    """Views that are generated: arc is consecutive ones along the ring, random is any, back is those of the back."""
+    back: bool = True
+    """Whether a second reference shows the back."""
+    max_turn: float = 40.0
+    """Largest absolute azimuth of a reference of the front, in degrees."""
+    min_turn: float = 145.0
+    """Smallest absolute azimuth of a view of the back, in degrees."""
+    strides: tuple[int, int] = (2, 6)
+    """Smallest and largest stride of an arc."""
+    reverse: bool = False
+    """Whether half of the arcs run towards falling azimuth, unlike the released ones."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "--loader.recipe.", count=(1, 1000), max_turn=(0, 180), min_turn=(0, 180), strides=(1, 360))
+        if self.targets not in ("arc", "random", "back"):
+            raise UserError(f"--loader.recipe.targets is {self.targets!r}; it must be arc, random or back")
+
+    @property
+    def references(self) -> int:
+        """Number of references, which come first."""
+        return 1 + self.back
+
+    @property
+    def views(self) -> int:
+        return self.references + self.count
+
+    @property
+    def conditions(self) -> tuple[int, ...]:
+        """Numbers of given views."""
+        return (self.references,)
+
+    def lacks(self, azimuth: Angles, elevation: Angles) -> str:
+        if not (turned(azimuth) <= self.max_turn).any():
+            return f"has no view turned at most {self.max_turn:g} degrees"
+        behind = int((turned(azimuth) >= self.min_turn).sum())
+        if (self.back or self.targets == "back") and not behind:
+            return f"has no view turned {self.min_turn:g} degrees"
+        if self.targets == "arc":
+            return self._arc.lacks(azimuth, elevation)
+        return _fewer_than(self.count, azimuth if self.targets == "random" else azimuth[:behind])
+
+    def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
+        turn = turned(azimuth)
+        behind = np.flatnonzero(turn >= self.min_turn)
+        lists = [np.flatnonzero(turn <= self.max_turn), *([behind] if self.back else [])]
+        references = [int(rng.choice(one)) for one in lists]
+        if self.targets == "arc":
+            views = self._arc.pick(rng, azimuth, elevation).positions
+        else:
+            views = rng.permutation(behind if self.targets == "back" else len(azimuth))[: self.count]
+        positions = np.concatenate([references, views]).astype(np.int64)
+        return Pick(positions, np.arange(len(positions)) < self.references)
+
+    @property
+    def _arc(self) -> Arc:
+        return Arc(self.count, self.strides, self.reverse)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def open_stored(dataset: Dataset, subset: Subset, reader: Reader, config: Loader
     if unknown := sorted(set(config.members) - set(dataset.plan.members)):
         known = ", ".join(name for name in dataset.plan.member_names if name != "json" or not config.decode)
         raise UserError(f"--loader.members hold {unknown[0]}; the dataset has {known}")
-    needed = {*config.members, *(["rgb"] if config.control else [])}
+    needed = set(config.members)
     if "rgb" in needed and config.random_background and config.decode:
         needed.add("alpha")
         if dataset.plan.background != "white":

@@ -22,6 +22,9 @@ class Conditions(ABC):
     droppable: ClassVar[tuple[str, ...]]
     """Names of what training drops at random and classifier-free guidance leaves out."""
 
+    batched_guidance: ClassVar[bool] = True
+    """Whether guidance evaluates its two branches in one batch; False if they run through different layers."""
+
     @abstractmethod
     def dropped(self: C, drop: Bool[Tensor, "b k"]) -> C:
         """The conditions without those that `drop` marks, in the order of `droppable`."""

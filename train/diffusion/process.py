@@ -269,13 +269,17 @@ def denoise(
 
 
 def guided(network: Network, process: NoiseProcess, conditions: Conditions, scale: float) -> Denoiser:
-    """Classifier-free guidance D_u + scale (D_c - D_u), both branches in one batch; scale 1 evaluates D_c alone."""
+    """Classifier-free guidance D_u + scale (D_c - D_u), both branches in one batch if possible; scale 1 evaluates D_c alone."""
     if scale == 1:
         return lambda x, sigma: denoise(network, process, conditions, x, sigma)
-    both = conditions.null().cat(conditions)
+    null = conditions.null()
+    both = null.cat(conditions) if conditions.batched_guidance else None
 
     def branches(x: Tensor, sigma: Tensor) -> Tensor:
-        d_u, d_c = denoise(network, process, both, x.repeat(2, 1, 1, 1, 1), sigma.repeat(2)).chunk(2)
+        if both is not None:
+            d_u, d_c = denoise(network, process, both, x.repeat(2, 1, 1, 1, 1), sigma.repeat(2)).chunk(2)
+        else:
+            d_u, d_c = (denoise(network, process, branch, x, sigma) for branch in (null, conditions))
         return d_u + scale * (d_c - d_u)
 
     return branches

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifests.errors import UserError
+from train.families.diffportrait.config import DiffPortraitConfig
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import FILE, VAE, About, ModelConfig, read_card
 from weights.embedded import HEADS64
@@ -11,7 +12,7 @@ from weights.embedded import HEADS64
 if TYPE_CHECKING:
     from train.networks.model import Model
 
-FAMILIES: dict[str, type[ModelConfig]] = {SpinMeRoundConfig.family: SpinMeRoundConfig}
+FAMILIES: dict[str, type[ModelConfig]] = {config.family: config for config in (SpinMeRoundConfig, DiffPortraitConfig)}
 
 
 def model_folder(model: str | Path) -> Path:

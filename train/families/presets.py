@@ -1,4 +1,4 @@
-"""Training presets: the stages of SpinMeRound, its ablations, and two small models; each is a complete config.
+"""Training presets of all families, with SpinMeRound's stages, its ablations and two small models; each is a complete config.
 
 Source: SpinMeRound, sections 3 and 4.1 and its released config; where the paper is silent, docs/training.md says what was
 chosen.
@@ -12,6 +12,7 @@ from tyro.conf import arg
 from train.data.config import LoaderConfig
 from train.data.sampling import MultiView, SingleView
 from train.diffusion.config import NoiseLevels, Objective
+from train.families.diffportrait import presets as diffportrait
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import IdentityShape, RayMaps, UNetShape
 from train.run.config import OptimizerConfig, RayConfig, TrainConfig, ValidationConfig
@@ -108,6 +109,7 @@ SUMMARIES = {
     "heads64-no-input": "Ablation of heads64 without given views.",
     "heads64-no-identity": "Ablation of heads64 without identity embeddings.",
     "heads64-no-normals": "Ablation of heads64 that makes pictures without normals.",
+    **diffportrait.SUMMARIES,
 }
 """One sentence on each preset, for `spinset train --help`."""
 
@@ -135,5 +137,6 @@ PRESETS = {
             model=replace(HEADS64_RUN.model, normals=False),
             loader=replace(HEADS64_RUN.loader, members=("rgb",)),
         ),
+        **diffportrait.CONFIGS,
     }.items()
 }

@@ -139,6 +139,8 @@ class ModelConfig(ABC):
 
     family: ClassVar[str]
     """Name of the family, as model.json states it."""
+    shardable: ClassVar[bool] = True
+    """Whether FSDP can shard the network; it cannot if tensors from within its blocks are used outside of them."""
 
     @property
     @abstractmethod

@@ -192,6 +192,10 @@ class Model(ABC):
         """Pretrained weights of a part, extended to the shape that this model has; raises ValueError if they do not fit."""
         return weights
 
+    def begin(self, part: str) -> bool:
+        """Give first weights to a part that the model to start from lacks; False if they can only come from there."""
+        return False
+
     def to(self, device: torch.device | str) -> "Model":
         """The model itself, moved to a device in place."""
         for module in (self.network, *self.encoders.values()):
@@ -358,9 +362,13 @@ def load_pretrained(model: Model, folder: Path, stem: Stem, seed: int) -> None:
     for name, part in model.parts.items():
         file = folder / name / WEIGHTS
         if not file.is_file():
-            raise MissingFile(
-                f"--init is {folder}, which has no {name}/{WEIGHTS}; make it with spinset convert from the official file"
-            )
+            is_trained = any(weight.requires_grad for weight in part.parameters())
+            if is_trained and model.begin(name):
+                continue
+            hint = "make it with spinset convert from the official file"
+            if not is_trained:
+                hint = f"this run does not train that part, so train it first, or {hint}"
+            raise MissingFile(f"--init is {folder}, which has no {name}/{WEIGHTS}; {hint}")
         try:
             weights = model.adapt(name, read_weights(part, file), stem, generator)
         except ValueError as error:

@@ -171,16 +171,22 @@ class TrainConfig:
         check_ranges(self, **counts, seed=(0, MAX_SEED))
         if self.loader.epochs != FOREVER or self.loader.tail != "exact":
             raise UserError("a run ends by --samples; leave --loader.epochs at 0 and --loader.tail at exact")
-        if self.loader.as_uint8 or not self.loader.decode or self.loader.control or self.loader.latents:
+        if self.loader.as_uint8 or not self.loader.decode or self.loader.latents:
             raise UserError(
                 "a run reads pictures as numbers in [-1, 1] or cached latents (--latents); leave --loader.as-uint8, "
-                "--loader.no-decode, --loader.control and --loader.latents alone"
+                "--loader.no-decode and --loader.latents alone"
             )
         if self.loader.sequential and self.latents:
             raise UserError(
                 "--loader.sequential reads pictures out of shards; give --no-latents to encode them on the way"
             )
-        if set(self.loader.members) != set(needed := (*self.model.members, *self.model.inputs)):
+        if self.strategy == "fsdp" and not self.model.shardable:
+            raise UserError("--strategy is fsdp, which cannot shard a reference network; give ddp")
+        if self.loader.control != ("control" in self.model.inputs):
+            option, what = ("no-control", "takes no") if self.loader.control else ("control", "needs")
+            raise UserError(f"this model {what} pictures of another head from the same cameras; give --loader.{option}")
+        needed = [name for name in (*self.model.members, *self.model.inputs) if name != "control"]
+        if set(self.loader.members) != set(needed):
             raise UserError(f"--loader.members are {self.loader.members}; this model takes {' and '.join(needed)}")
 
     def as_json(self) -> dict[str, Any]:

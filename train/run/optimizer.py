@@ -22,7 +22,7 @@ from train.run.config import EmaConfig, OptimizerConfig, power_name
 
 
 def freeze(network: nn.Module, trained: Sequence[str]) -> None:
-    """Let gradients be computed only for weights whose names match one of some patterns.
+    """Let gradients be computed only for weights whose names match one of some patterns, and that the network does not freeze.
 
     Raises:
         UserError: a pattern matches no weight.
@@ -35,7 +35,8 @@ def freeze(network: nn.Module, trained: Sequence[str]) -> None:
                 f"--trained is {pattern!r}, which is the name of no weight; the parts of this model are {parts}"
             )
     for name, weight in network.named_parameters():
-        weight.requires_grad_(any(fnmatchcase(name, pattern) for pattern in trained))
+        trains = any(fnmatchcase(name, pattern) for pattern in trained)
+        weight.requires_grad_(weight.requires_grad and trains)
 
 
 def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -24,7 +24,7 @@ from train.data.stream import DatasetFacts, lost_workers
 from train.diffusion.process import draw, losses
 from train.networks.config import FILE, VAE, About, ModelConfig, read_card
 from train.networks.model import TEXT_WEIGHTS, Model, autocast, fill, load_pretrained, load_vae, meta_network
-from train.networks.parts import checkpoint_activations, compile_blocks
+from train.networks.unet import checkpoint_activations, compile_blocks
 from train.run.config import TrainConfig
 from train.run.log import Log, Meter, forward_flops, open_console, write_numbers
 from train.run.optimizer import Ema, Optimizer, clip, freeze, learning_rate

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from manifests.errors import MissingFile, UserError
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About, UNetShape, write_card
-from train.networks.parts import unet_config
+from train.networks.unet import unet_config
 from train.weights.checkpoint_file import one_line, read_checkpoint
 from weights.files import save_tensors
 

@@ -24,7 +24,7 @@ from train.diffusion.config import NoiseLevels
 from train.diffusion.process import DDPM, ddim, guided, sample
 from train.networks.config import About, ModelConfig, UNetShape, read_card
 from train.networks.model import Model, Vae, load_vae, load_weights
-from train.networks.parts import build_unet, recorded_tokens, run_unet
+from train.networks.unet import build_unet, recorded_tokens, run_unet
 from train.run.run_folder import average
 from train.run.trainer import run
 

@@ -4,7 +4,7 @@ from hashed import hashed
 from safetensors.torch import load_file
 
 from train.networks.config import EMBEDDING, IdentityShape
-from train.networks.parts import BEGIN, END, Arc2FaceTokens, IdentityToken
+from train.networks.identity import BEGIN, END, Arc2FaceTokens, IdentityToken
 
 
 @pytest.fixture(scope="module")

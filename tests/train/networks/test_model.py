@@ -15,7 +15,7 @@ from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import NullCondition, SpinMeRoundConditions
 from train.networks.config import FILE, About, IdentityShape
 from train.networks.model import Model, load_vae, meta_network, save_model
-from train.networks.parts import run_unet, set_view_attention
+from train.networks.unet import run_unet, set_view_attention
 from train.run.log import forward_flops
 
 

@@ -365,7 +365,7 @@ def test_steps_that_are_not_finite_are_skipped_and_then_end_the_run(config, monk
     ("loader", "says"),
     [
         ({"as_uint8": True}, r"leave --loader.as-uint8"),
-        ({"control": True}, r"leave --loader.as-uint8, --loader.no-decode, --loader.control"),
+        ({"control": True}, r"takes no pictures of another head from the same cameras; give --loader.no-control"),
         ({"members": ("rgb",)}, r"--loader.members are \('rgb',\); this model takes rgb and normal"),
         ({"tail": "drop"}, r"--loader.tail at exact"),
     ],

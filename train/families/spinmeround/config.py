@@ -59,7 +59,7 @@ class SpinMeRoundConfig(ModelConfig):
     def build(self, vae: "Vae", about: About | None = None) -> "SpinMeRound":
         """A model with random weights over an autoencoder."""
         from train.families.spinmeround.model import SpinMeRound, SpinMeRoundNetwork
-        from train.networks.parts import build_tokens
+        from train.networks.identity import build_tokens
 
         network = SpinMeRoundNetwork(self, vae.channels)
         return SpinMeRound(self, network, vae, about or About(), tokens=build_tokens(self.identity))

@@ -16,8 +16,9 @@ from geometry.raymaps import ray_maps, relative_rotations
 from train.diffusion.conditions import Conditions
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import TEXT, RayMaps, Stem
+from train.networks.identity import Arc2FaceTokens, IdentityToken
 from train.networks.model import Model
-from train.networks.parts import Arc2FaceTokens, IdentityToken, build_unet, expand_channels, run_unet
+from train.networks.unet import build_unet, expand_channels, run_unet
 
 MASK = 1
 """Channels of the mask, which is 1 where a view is to be made and 0 where it is given."""

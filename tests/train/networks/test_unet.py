@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import Stem, UNetShape
-from train.networks.parts import build_unet, checkpoint_activations, compile_blocks, expand_channels, run_unet
+from train.networks.unet import build_unet, checkpoint_activations, compile_blocks, expand_channels, run_unet
 from train.weights.convert import UNET
 
 TINY = Path(__file__).parents[2] / "golden" / "spinmeround_unet.safetensors"
