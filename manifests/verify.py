@@ -91,7 +91,7 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
 
 
 def _file_fault(dataset: Dataset, file: str, record: dict[str, Any], deep: bool) -> Fault | None:
-    """What is wrong with a file according to the size and, with `deep`, the hash in the commit record."""
+    """The fault of a file whose size or, with `deep`, hash differs from the commit record; None if it has none."""
     if not dataset.storage.exists(file):
         return Fault(file, "missing")
     if (size := dataset.storage.size(file)) != record["size"]:

@@ -110,7 +110,7 @@ class DiffPortraitNetwork(nn.Module):
     def residuals(
         self, x: Float[Tensor, "b n c h w"], c_noise: Float[Tensor, " b"], conditions: DiffPortraitConditions
     ) -> dict[str, Any]:
-        """What the control pictures add to the skip connections and the middle block of the UNet."""
+        """The residuals that control pictures add to the skip connections and the middle block of the UNet."""
         assert conditions.control is not None
         views = x.shape[1]
         down, mid = self.control(

@@ -62,7 +62,7 @@ SMALL_BASE = replace(
     model=replace(SMALL.model, references=0),
     trained=("unet.*",),
 )
-"""What Stable Diffusion is to the released systems: a UNet of single procedural heads, which is frozen from then on."""
+"""The counterpart of Stable Diffusion in the small twins: a UNet of single procedural heads, which is frozen from then on."""
 
 
 def stages(full: TrainConfig, layout: Literal["diffportrait3d", "diffportrait360"]) -> dict[str, TrainConfig]:
