@@ -39,8 +39,8 @@ class Batch:
     rgb: Images | None = None
     normal: Images | None = None
     alpha: Float[Tensor, "b v 1 h w"] | UInt8[Tensor, "b v 1 h w"] | None = None
-    control: Images | None = None
-    """rgb of another identity from the same views."""
+    control: Float[Tensor, "b v 3 x y"] | UInt8[Tensor, "b v 3 x y"] | None = None
+    """Pictures of another identity from the same views, also where the views themselves are latents."""
     identity_embedding: Float32[Tensor, "b d"] | None = None
     members: dict[str, Shaped[Tensor, "b v *d"]] | None = None
     """Further members that the dataset's plan declares: pictures as rgb, arrays (.npy) as they are stored."""

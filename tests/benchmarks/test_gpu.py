@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, str(ROOT / "benchmarks" / "gpu.py"))
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
 
 def gpu(*options: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

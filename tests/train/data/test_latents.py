@@ -251,11 +251,15 @@ def test_workers_ranks_and_resumes_change_nothing(cached, vae):
     assert all(same(one, other) for one, other in zip(plain[2:], resumed, strict=True))
 
 
-def test_control_latents_lie_over_white_with_noise_of_their_own(cached, vae):
+def test_control_pictures_beside_latents_are_the_stored_ones_over_white(cached, vae):
     batch = next(iter(loader(cached, vae, control=True, random_background=1.0)))
-    assert batch.control.shape == batch.rgb.shape
-    assert not torch.equal(batch.control, batch.rgb)
     assert (batch.background != 1).any(1).all()
+    config = LoaderConfig(cached.storage.url, RandomK(3), batch=6, members=("rgb",), workers=0, random_background=0.0)
+    everyone = next(iter(open_loader(config)))
+    for identity, views, pictures in zip(batch.identity, batch.view, batch.control, strict=True):
+        for view, picture in zip(views, pictures, strict=True):
+            is_same = (everyone.rgb == picture).flatten(2).all(2) & (everyone.view == view)
+            assert is_same.sum() == 1 and int(everyone.identity[is_same.any(1)]) != identity
 
 
 def test_exactly_the_parts_that_are_needed_are_read(cached, vae, monkeypatch):
