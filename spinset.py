@@ -303,15 +303,17 @@ def _train(parse: Parse) -> int:
     config = options.config
     if not config.loader.data:
         raise UserError("--data is needed: the folder or address of the dataset to train on")
-    from train.networks.config import model_file, require_vae
+    from train.networks.config import WEIGHTS, require_vae
 
     _require_dataset(config.loader.data)
     if config.validation.data:
         _require_dataset(config.validation.data)
     if config.vae:
         require_vae(config.vae)
-    if config.init:
-        model_file(Path(config.init))
+    if config.init and not any(Path(config.init).glob(f"*/{WEIGHTS}")):
+        raise MissingFile(
+            f"--init is {config.init}, which has no */{WEIGHTS}; give what spinset train or convert writes"
+        )
     if options.ray.address:
         from train.run.launch_ray import launch
 
@@ -320,7 +322,9 @@ def _train(parse: Parse) -> int:
         from train.run.trainer import run
 
         model = run(config)
-    print(f"model: {model}\nnext: spinset views {shlex.quote(str(model))} PHOTO --out DIR")
+    print(f"model: {model}")
+    if config.model.multiview and not config.model.inputs:
+        print(f"next: spinset views {shlex.quote(str(model))} PHOTO --out DIR")
     return DONE
 
 

@@ -182,13 +182,17 @@ def open_sampler(model: str, config: SamplerConfig, device: str) -> "ViewSampler
 
     Raises:
         MissingFile: there is no such folder, or a part of the model is missing.
-        UserError: the device cannot be used, a part of the model is damaged, or the model knows single pictures only.
+        UserError: the device cannot be used, a part of the model is damaged, or the model makes single pictures only, or
+            needs other pictures than photos.
     """
     require_device(device)
     with step("loading the model"):
         opened = load_model(model, device)
         if not opened.config.multiview:
             raise UserError(f"{model} makes single pictures; give one that was trained on several views")
+        if needed := opened.config.inputs:
+            what = f"{model} needs {' and '.join(needed)} pictures besides photos"
+            raise UserError(f"{what}, which cannot be given yet; give a model of SpinMeRound")
         return ViewSampler(opened, config)
 
 

@@ -53,8 +53,8 @@ class DiffPortraitConfig(ModelConfig):
 
     @property
     def multiview(self) -> bool:
-        """Views are of given cameras, also where they are generated one by one."""
-        return True
+        """Whether view-temporal layers join several views."""
+        return self.temporal is not None
 
     def process(self, noise: NoiseLevels | None = None) -> "DDPM":
         """Stable Diffusion's, with epsilon-prediction."""

@@ -8,10 +8,14 @@ import torch
 from runs import logged, tiny_config
 from safetensors.torch import load_file
 
+from infer.config import SamplerConfig
+from infer.views import open_sampler
 from manifests.errors import UserError
+from spinset import main
 from train.data.sampling import Portraits, SingleView
 from train.families import load_model
 from train.families.diffportrait.presets import SMALL, SMALL_BASE, back_generator, stages
+from train.families.presets import PRESETS
 from train.networks.config import UNetShape
 from train.run.trainer import run
 
@@ -100,6 +104,28 @@ def test_a_stage_needs_the_stage_before(tiny):
     cameras = stages(SMALL, "diffportrait360")["cameras"]
     with pytest.raises(UserError, match=r"has no reference/.*; this run does not train that part, so train it first"):
         run(tiny(cameras, "cameras", "base"))
+
+
+def test_a_stage_starts_from_a_converted_model_without_a_card(tiny, tmp_path, capsys, monkeypatch):
+    """As the folders of official UNets are, which spinset convert writes."""
+    base = tiny(SMALL_BASE, "base")
+    run(base)
+    folder = tmp_path / "base" / "model"
+    (folder / "model.json").unlink()
+    config = tiny(stages(SMALL, "diffportrait3d")["references"], "references", "base")
+    monkeypatch.setitem(
+        PRESETS, "portraits64-3d-references", replace(PRESETS["portraits64-3d-references"], config=config)
+    )
+    assert main(["train", "portraits64-3d-references", "--init", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"model: {config.out}/model"]
+    assert main(["train", "portraits64-3d-references", "--init", str(tmp_path / "nowhere")]) == 2
+    assert "has no */diffusion_pytorch_model.safetensors" in capsys.readouterr().err
+
+
+def test_views_refuses_a_model_of_control_pictures(tiny):
+    folder = run(tiny(stages(SMALL, "diffportrait360")["views"], "run", trained=("*",)))
+    with pytest.raises(UserError, match=r"needs control pictures besides photos, which cannot be given yet"):
+        open_sampler(str(folder), SamplerConfig(), "cpu")
 
 
 def test_control_pictures_need_to_be_loaded(tiny):
