@@ -191,6 +191,8 @@ def _open_one(
         opened = open_stored(dataset, subset, reader, config)
     else:
         opened = open_latents(dataset, subset, config)
+    # Control pictures keep their background.
+    plain = replace(config, members=("rgb",), random_background=0.0)
     batch_dataset = BatchDataset(
         subset=subset,
         recipe=config.recipe,
@@ -200,9 +202,7 @@ def _open_one(
         random_background=config.random_background if "rgb" in config.members and config.decode else 0.0,
         control=open_control(subset, dataset.plan.rig) if config.control else None,
         # Pictures also where the views themselves are cached latents.
-        control_source=open_stored(dataset, subset, reader, replace(config, members=("rgb",)))
-        if config.control
-        else None,
+        control_source=open_stored(dataset, subset, reader, plain) if config.control else None,
         embeddings=embeddings,
         tolerance=config.tolerance,
     )

@@ -190,7 +190,8 @@ class Portraits:
     """Samples of the DiffPortrait family: references of the person, then the views that are generated.
 
     The references are drawn from the front and, for DiffPortrait360, from the back, independently of each other and of the
-    views. Sources: DiffPortrait360, section 4.1 (references are not fixed at 0 and 180 degrees), and its released loader.
+    views, so that a reference may be one of the generated views. Sources: DiffPortrait360, section 4.1 (references are not at 0
+    and 180 degrees exactly), and its released loader.
     """
 
     count: int = 8
@@ -230,12 +231,12 @@ class Portraits:
     def lacks(self, azimuth: Angles, elevation: Angles) -> str:
         if not (turned(azimuth) <= self.max_turn).any():
             return f"has no view turned at most {self.max_turn:g} degrees"
-        behind = int((turned(azimuth) >= self.min_turn).sum())
-        if (self.back or self.targets == "back") and not behind:
+        behind = azimuth[turned(azimuth) >= self.min_turn]
+        if (self.back or self.targets == "back") and not len(behind):
             return f"has no view turned {self.min_turn:g} degrees"
         if self.targets == "arc":
             return self._arc.lacks(azimuth, elevation)
-        return _fewer_than(self.count, azimuth if self.targets == "random" else azimuth[:behind])
+        return _fewer_than(self.count, azimuth if self.targets == "random" else behind)
 
     def pick(self, rng: np.random.Generator, azimuth: Angles, elevation: Angles) -> Pick:
         turn = turned(azimuth)

@@ -181,7 +181,9 @@ class TrainConfig:
                 "--loader.sequential reads pictures out of shards; give --no-latents to encode them on the way"
             )
         if self.strategy == "fsdp" and not self.model.shardable:
-            raise UserError("--strategy is fsdp, which cannot shard a reference network; give ddp")
+            raise UserError(
+                f"--strategy is fsdp, which cannot shard a model of the family {self.model.family}; give ddp"
+            )
         if self.loader.control != ("control" in self.model.inputs):
             option, what = ("no-control", "takes no") if self.loader.control else ("control", "needs")
             raise UserError(f"this model {what} pictures of another head from the same cameras; give --loader.{option}")

@@ -238,8 +238,8 @@ def open_model(config: TrainConfig, device: torch.device) -> tuple[Model, dict[s
         file = Path(config.text_encoder or f"{config.init}/{name}") / TEXT_WEIGHTS
         if not (config.text_encoder or config.init) or not file.is_file():
             raise MissingFile(
-                f"--text-encoder is needed: {file.parent} has no {file.name}; it is Arc2Face's encoder, make it with spinset "
-                "convert from the official file"
+                f"--text-encoder is needed: {file.parent} has no {file.name}; make it with spinset convert from "
+                "the official file that the model's text encoder is in"
             )
         fill(encoder, file)
         files[name] = sha256(file)

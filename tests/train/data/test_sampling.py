@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geometry.directions import angular_distance, turned
+from geometry.directions import angular_distance, turned, wrapped
 from manifests.draws import generator
 from manifests.index import open_index
 from train.data.sampling import (
@@ -15,6 +15,7 @@ from train.data.sampling import (
     Arc,
     FrontBack,
     MultiView,
+    Portraits,
     RandomK,
     Ring,
     SingleView,
@@ -222,3 +223,46 @@ def test_control_needs_a_grid_and_two_whole_identities(make):
         open_control(subset.restricted_to(np.array([True, False])), rig)
     with pytest.raises(ValueError, match="0 of 2 identities have all 4"):
         open_control(subset, {**rig, "azimuth": [0.0] * 4})
+
+
+def test_portraits_are_references_of_the_lists_and_then_the_views():
+    azimuth = np.array([wrapped(5.0 * k) for k in range(72)], np.float32)
+    level, turn = np.zeros_like(azimuth), np.abs(azimuth)
+    fronts, backs = Counter(), Counter()
+    for i in range(600):
+        recipe = Portraits(reverse=i % 2 == 1)
+        positions, is_condition = recipe.pick(generator(0, "portraits", i), azimuth, level)
+        assert is_condition.tolist() == [True] * 2 + [False] * 8
+        assert turn[positions[0]] <= 40 and turn[positions[1]] >= 145
+        fronts[int(positions[0])] += 1
+        backs[int(positions[1])] += 1
+        steps = {int(step) for step in np.diff(azimuth[positions[2:]]) % 360}
+        (step,) = steps
+        assert step in ({10, 15, 20, 25, 30} if i % 2 == 0 else {10, 15, 20, 25, 30, 330, 335, 340, 345, 350})
+    assert len(fronts) == 17 and len(backs) == 15
+
+
+@pytest.mark.parametrize(
+    ("recipe", "count", "turns"),
+    [
+        (Portraits(count=1, targets="back", back=False, min_turn=150.0), 2, (150, 180)),
+        (Portraits(count=4, targets="random"), 6, (0, 180)),
+    ],
+)
+def test_portraits_of_other_views(recipe, count, turns):
+    azimuth = np.array([wrapped(10.0 * k) for k in range(36)], np.float32)
+    seen = set()
+    for i in range(200):
+        positions, is_condition = recipe.pick(generator(0, "portraits", i), azimuth, np.zeros_like(azimuth))
+        views = positions[~is_condition]
+        assert len(positions) == count == recipe.views and len(set(views.tolist())) == len(views)
+        seen |= set(np.abs(azimuth[views]).tolist())
+    assert (min(seen), max(seen)) == turns
+
+
+def test_portraits_need_their_references():
+    azimuth, level = np.array([0.0, 60.0, 120.0], np.float32), np.zeros(3, np.float32)
+    assert Portraits().lacks(azimuth, level) == "has no view turned 145 degrees"
+    assert Portraits().lacks(azimuth + 90, level) == "has no view turned at most 40 degrees"
+    assert "an arc needs 15" in Portraits(back=False).lacks(azimuth, level)
+    assert Portraits(count=3, targets="random", back=False).lacks(azimuth, level) == ""

@@ -310,7 +310,7 @@ def test_weights_that_are_missing(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--init is .*, which has no unet/diffusion_pytorch_model.safetensors"):
         run(replace(config, init=str(tmp_path / "nowhere")))
     arc = replace(SHAPE, identity=replace(SHAPE.identity, kind="arc2face", layers=1, heads=8))
-    with pytest.raises(FileNotFoundError, match=r"--text-encoder is needed.*it is Arc2Face's encoder"):
+    with pytest.raises(FileNotFoundError, match=r"--text-encoder is needed.*make it with spinset convert"):
         run(replace(config, model=arc, text_encoder=str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match=r"--vae is needed"):
         run(replace(config, vae=""))

@@ -84,23 +84,6 @@ def test_views_are_joined_as_released(network, golden):
     torch.testing.assert_close(run(network, [FRONT, BACK], None), official["out.front_back"], atol=1e-4, rtol=0)
 
 
-def test_no_reference_is_plain_attention_and_their_order_does_not_matter(network):
-    assert torch.equal(run(network, [], None), run(network, [], None, null=False))
-    middle = network.config.temporal == "diffportrait3d"
-    plain, empty = run(network, [], HINT, null=True), run(network, [], None)
-    # Without references and control pictures, the branches of guidance differ by DiffPortrait3D's middle layer only.
-    assert torch.allclose(plain, empty, atol=1e-5) != middle
-    one, other = run(network, [FRONT, BACK], None), run(network, [BACK, FRONT], None)
-    torch.testing.assert_close(one, other, atol=2e-5, rtol=0)
-    # The same reference twice is not the same as once: it takes twice the share of the attention.
-    assert (run(network, [FRONT, FRONT], None) - run(network, [FRONT], None)).abs().max() > 0.1
-
-
-def test_views_of_a_window_are_ordered(network):
-    rolled = run(network, [FRONT], None, views=VIEWS.roll(1, 0)).roll(-1, 0)
-    assert (rolled - run(network, [FRONT], None)).abs().max() > 0.1
-
-
 @pytest.mark.parametrize("layout", ["diffportrait3d", "diffportrait360", "back_head"])
 def test_every_weight_of_the_released_checkpoints_has_its_place(layout, golden):
     folder = golden / "families/manifests"

@@ -139,7 +139,7 @@ def test_control_pictures_need_to_be_loaded(tiny):
 
 def test_sharding_is_refused(tiny):
     """Its reference tokens come from within blocks whose weights are gathered for their own outputs only."""
-    with pytest.raises(UserError, match=r"--strategy is fsdp, which cannot shard a reference network; give ddp"):
+    with pytest.raises(UserError, match=r"--strategy is fsdp, which cannot shard a model of the family diffportrait"):
         tiny(stages(SMALL, "diffportrait360")["views"], "run", strategy="fsdp")
 
 
