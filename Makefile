@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench gpu gpu-carry weights heads64 clean
+.PHONY: install demo test check bench gpu gpu-carry weights heads64 portraits64 clean
 
 install: .venv/installed
 
@@ -57,6 +57,25 @@ heads64: install
 	$(BIN)/torchrun --nproc-per-node 2 -m spinset train heads64 --data out/heads64 --out out/heads64-run \
 		--validation.data out/held64
 	$(BIN)/python -m tools.install_heads64 out/heads64-run/model
+
+# The small DiffPortrait models of procedural heads and their tables, from nothing: about four hours on two cores.
+RING := --rig diffportrait360-72 --resolution 64 --mesh.resolution 64
+PORTRAITS := --data out/ring --loader.control-data out/strangers --validation.data out/held-ring
+RAYS := $(PORTRAITS) --model.control rays --loader.no-control
+SMALL := out/portraits64
+portraits64: install
+	$(BIN)/spinset generate out/ring --identities 256 --seed 30000000 $(RING)
+	$(BIN)/spinset generate out/held-ring --identities 24 --seed 31000000 $(RING)
+	$(BIN)/spinset generate out/strangers --identities 16 --seed 32000000 $(RING)
+	$(BIN)/spinset latents out/ring --vae weights/embedded/heads64/vae --batch 24
+	$(BIN)/spinset train portraits64-360 $(PORTRAITS) --out $(SMALL)/360
+	$(BIN)/spinset train portraits64-back $(PORTRAITS) --init $(SMALL)/360/base/model --out $(SMALL)/back
+	$(BIN)/spinset train portraits64-3d-references $(PORTRAITS) --init $(SMALL)/360/base/model --out $(SMALL)/3d/references
+	$(BIN)/spinset train portraits64-3d-cameras $(PORTRAITS) --init $(SMALL)/3d/references/model --out $(SMALL)/3d/cameras
+	$(BIN)/spinset train portraits64-3d-views $(PORTRAITS) --init $(SMALL)/3d/cameras/model --out $(SMALL)/3d/views
+	$(BIN)/spinset train portraits64-360-cameras $(RAYS) --init $(SMALL)/360/references/model --out $(SMALL)/rays/cameras
+	$(BIN)/spinset train portraits64-360-views $(RAYS) --init $(SMALL)/rays/cameras/model --out $(SMALL)/rays/views
+	$(BIN)/python benchmarks/long/portraits.py out/portraits64 --held-out out/held-ring --strangers out/strangers
 
 clean:
 	rm -rf .venv

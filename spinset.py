@@ -15,7 +15,7 @@ import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
@@ -42,7 +42,11 @@ class Parse(Protocol):
     """Builds a config from the arguments of the command line; with presets, from one that is named first."""
 
     def __call__(
-        self, what: type[T], presets: Mapping[str, T] | None = None, summaries: Mapping[str, str] = ...
+        self,
+        what: type[T],
+        presets: Mapping[str, T] | None = None,
+        summaries: Mapping[str, str] = ...,
+        preset: str = "",
     ) -> T: ...
 
 
@@ -89,12 +93,13 @@ class AverageConfig:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Read an official checkpoint without executing it, and write it as safetensors and JSON."""
+    """Read an official checkpoint without executing it, and write it as safetensors and JSON; or the reverse."""
 
     file: Positional[str]
-    """Path of a .pkl of PanoHead or SphereHead, or of a checkpoint of SpinMeRound, Arc2Face or Stable Diffusion 1.5."""
+    """Path of a .pkl of PanoHead or SphereHead, or of a checkpoint of SpinMeRound, DiffPortrait, Arc2Face or Stable Diffusion
+    1.5; or the folder of a DiffPortrait model, which is written under the released names."""
     dest: Positional[str]
-    """Folder that is written."""
+    """Folder that is written; for the folder of a model, the .safetensors file."""
     like: str = ""
     """Folder with the configs of a UNet, autoencoder or text encoder, for sizes that differ from the released ones."""
 
@@ -236,6 +241,8 @@ def _select(parse: Parse) -> int:
 
 def _convert(parse: Parse) -> int:
     config = parse(ConvertConfig)
+    if Path(config.file).is_dir():
+        return _convert_back(config)
     if not Path(config.file).is_file():
         raise MissingFile(f"there is no file {config.file}; give the path of an official checkpoint")
     if not config.file.endswith(".pkl"):
@@ -244,6 +251,16 @@ def _convert(parse: Parse) -> int:
 
     checkpoint = convert(config.file, config.dest)
     print(f"{config.dest}: {checkpoint.official['family']}, source sha256 {checkpoint.sha256}\n{LICENCE}")
+    return DONE
+
+
+def _convert_back(config: ConvertConfig) -> int:
+    from train.families import read_about
+
+    model, _ = read_about(config.file)
+    from train.weights.diffportrait import write_released
+
+    print(f"{config.dest}: {write_released(model, Path(config.file), Path(config.dest))} tensors")
     return DONE
 
 
@@ -300,20 +317,40 @@ def _train(parse: Parse) -> int:
     from train.families.presets import PRESETS, SUMMARIES, Train
 
     options = parse(Train, PRESETS, SUMMARIES)
-    config = options.config
+    stages = [options]
+    if options.stages:
+        stages = []
+        for stage in options.stages:
+            one = parse(Train, PRESETS, SUMMARIES, preset=stage).config
+            out = f"{one.out}/{stage.rpartition('-')[2]}"
+            init = f"{stages[-1].config.out}/model" if stages else one.init
+            stages.append(replace(options, config=replace(one, out=out, init=init)))
+    _check_training(stages[0].config)
+    *_, model = map(_train_one, stages)
+    if options.config.model.multiview or options.stages:
+        control = " --control DATASET" * ("control" in stages[-1].config.model.inputs)
+        print(f"next: spinset views {shlex.quote(str(model))} PHOTO --out DIR{control}")
+    return DONE
+
+
+def _check_training(config: Any) -> None:
+    """Check the files of a training run, before what takes seconds to import."""
     if not config.loader.data:
         raise UserError("--data is needed: the folder or address of the dataset to train on")
-    from train.networks.config import WEIGHTS, require_vae
+    from train.networks.config import require_vae
+    from train.run.config import check_init
 
-    _require_dataset(config.loader.data)
-    if config.validation.data:
-        _require_dataset(config.validation.data)
+    for data in (config.loader.data, config.loader.control_data, config.validation.data):
+        if data:
+            _require_dataset(data)
     if config.vae:
         require_vae(config.vae)
-    if config.init and not any(Path(config.init).glob(f"*/{WEIGHTS}")):
-        raise MissingFile(
-            f"--init is {config.init}, which has no */{WEIGHTS}; give what spinset train or convert writes"
-        )
+    check_init(config)
+
+
+def _train_one(options: Any) -> Path:
+    """Run one training, on this machine or on a Ray cluster."""
+    config = options.config
     if options.ray.address:
         from train.run.launch_ray import launch
 
@@ -323,9 +360,7 @@ def _train(parse: Parse) -> int:
 
         model = run(config)
     print(f"model: {model}")
-    if config.model.multiview and not config.model.inputs:
-        print(f"next: spinset views {shlex.quote(str(model))} PHOTO --out DIR")
-    return DONE
+    return model
 
 
 def _average(parse: Parse) -> int:
@@ -351,6 +386,9 @@ def _views(parse: Parse) -> int:
     _require_files(face__arcface=face.arcface, matte__parser=matte.parser)
     if face.models and not Path(face.models).is_dir():
         raise MissingFile(f"--face.models: there is no folder {face.models}; give the folder of your antelopev2 models")
+    from infer.inputs import check_inputs
+
+    check_inputs(config)
     from infer.make import views
 
     for line in views(config):
@@ -477,6 +515,7 @@ def _parse(
     what: type[T],
     presets: Mapping[str, T] | None = None,
     summaries: Mapping[str, str] = MappingProxyType({}),
+    preset: str = "",
 ) -> T:
     box, prog = io.StringIO(), f"spinset {name}"
     default: Any = MISSING_NONPROP
@@ -490,7 +529,8 @@ def _parse(
             raise UserError(
                 f"{given}; there are {', '.join(presets)} (spinset {name} PRESET --help lists its settings)"
             )
-        prog, args, default = f"{prog} {args[0]}", args[1:], presets[args[0]]
+        # The stages of a preset take the same options, each over its own defaults.
+        prog, args, default = f"{prog} {args[0]}", args[1:], presets[preset or args[0]]
     try:
         with redirect_stderr(box):
             config = tyro.cli(what, args=args, prog=prog, config=(AvoidSubcommands,), default=default)

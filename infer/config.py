@@ -1,5 +1,6 @@
 """Settings of the commands views, heads and evaluate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -32,8 +33,8 @@ Layout = Literal["spinset", "nersemble", "facescape", "renderme360"]
 class DirectionsConfig:
     """Directions from which heads are viewed."""
 
-    views: int = 48
-    """Number of views, evenly spaced around the head; 48, 88 and 128 fill whole calls of the model."""
+    views: int = 0
+    """Number of views, evenly spaced around the head; 0 takes those of the model, which are 48 for SpinMeRound."""
     azimuths: tuple[float, ...] = ()
     """Azimuths of the views in degrees, from the photo or from the front, instead of --views."""
     elevations: tuple[float, ...] = (0.0,)
@@ -43,16 +44,16 @@ class DirectionsConfig:
     SpinMeRound's released code does, where pitch equals the elevation at yaw 0 and rolls the view at yaw 90."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, views=(1, 10_000), azimuths=AZIMUTH, elevations=ELEVATION)
+        check_ranges(self, views=(0, 10_000), azimuths=AZIMUTH, elevations=ELEVATION)
         if self.angles not in ("orbit", "spinmeround"):
             raise UserError(f"--angles is {self.angles!r}; it must be orbit or spinmeround")
         if not self.elevations:
             raise UserError("--elevations is empty; give one elevation or more")
 
-    @property
-    def of_views(self) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
-        """Azimuth and elevation of each view."""
-        azimuth = np.array(self.azimuths, np.float64) if self.azimuths else np.arange(self.views) * 360.0 / self.views
+    def of_views(self, default: Sequence[float]) -> tuple[Float[np.ndarray, " v"], Float[np.ndarray, " v"]]:
+        """Azimuth and elevation of each view, with the azimuths that a model makes by default."""
+        ring = [360.0 * view / self.views for view in range(self.views)]
+        azimuth = np.array(self.azimuths or ring or default, np.float64)
         elevation = np.repeat(np.array(self.elevations, np.float64), len(azimuth))
         return np.tile(azimuth, len(self.elevations)), elevation
 
@@ -67,15 +68,25 @@ class SamplerConfig:
     """Guidance scale, 1 or more; 0 takes that of the model. The paper uses 3, and 3.5 for heads from an identity alone."""
     sampler: str = "euler"
     """Sampler: euler evaluates the network once a step, as released, heun twice, and ddim once, for models of DDPM."""
+    eta: float | None = None
+    """Share of new noise in each step of euler or ddim, from 0 to 1; by default that of the model (0.5 for DiffPortrait)."""
+    overlap: int = 0
+    """Number of views that neighbouring windows share, for models that sample in windows; their estimates are averaged."""
     seed: int = 0
     """Seed of the noise."""
+    offload: bool = False
+    """Keep the weights in main memory and copy each layer to the GPU while it computes: the least memory, and slower."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the network: bf16 is autocast over fp32 weights; auto takes bf16 where the device computes in it."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, steps=STEPS, seed=(0, MAX_SEED), **({"scale": SCALE} if self.scale else {}))
+        optional = {"scale": SCALE} if self.scale else {}
+        optional |= {"eta": (0, 1)} if self.eta is not None else {}
+        check_ranges(self, steps=STEPS, seed=(0, MAX_SEED), overlap=(0, 10_000), **optional)
         if self.sampler not in SAMPLERS:
             raise UserError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
+        if self.eta and self.sampler == "heun":
+            raise UserError(f"--eta is {self.eta:g}, and --sampler heun adds no noise; give euler or ddim")
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,12 @@ class ViewsConfig:
     directions: Annotated[DirectionsConfig, OmitArgPrefixes] = field(default_factory=DirectionsConfig)
     sampler: Annotated[SamplerConfig, OmitArgPrefixes] = field(default_factory=SamplerConfig)
     portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
+    control: str = ""
+    """Dataset or folder of pictures of a stranger from the directions of the views, for models that need them."""
+    back: str = ""
+    """Folder of a model that makes the back from the first photo, as a further reference for --model."""
+    proxies: str = ""
+    """Folder of coarse pictures, one for each view in order of names, whose noised latents sampling starts from."""
     allow_embedded: bool = False
     """Allow --face.arcface to be the embedded recogniser of procedural heads for a model that was trained with another."""
     files: Annotated[FilesConfig, OmitArgPrefixes] = field(default_factory=FilesConfig)
@@ -228,6 +245,14 @@ class EvaluateConfig:
     """Number of sampling steps; 0 takes that of the protocol."""
     scale: float = 0.0
     """Guidance scale, 1 or more; 0 takes that of the protocol."""
+    control: str = ""
+    """Dataset of strangers with the rig of --data, whose pictures say where the cameras are, for models that need them."""
+    cross_control: bool = False
+    """Make the views with the pictures of a second stranger as well, and measure how much they change."""
+    back: str = ""
+    """Folder of a model that makes the back from the input, as a further reference for the model."""
+    overlap: int = 0
+    """Number of views that neighbouring windows share, for models that sample in windows."""
     stages: int = 2
     """Stages of sampling: 2 samples seven anchors first, as `spinset views` does; 1 samples all views from the input."""
     input_normals: Literal["own", "stored"] = "own"
@@ -251,8 +276,10 @@ class EvaluateConfig:
             raise UserError(f"--stages is {self.stages}; 1 makes all views from the input, 2 makes anchors first")
         optional = {"steps": STEPS, "scale": SCALE}
         given = {name: bounds for name, bounds in optional.items() if getattr(self, name)}
-        counts = dict.fromkeys(("identities", "max_failed"), (0, 1_000_000_000))
+        counts = dict.fromkeys(("identities", "max_failed", "overlap"), (0, 1_000_000_000))
         check_ranges(self, **given, **counts, seed=(0, MAX_SEED), reid_limit=(0, 4))
+        if self.cross_control and not self.control:
+            raise UserError("--cross-control compares two strangers of --control; name their dataset")
         if self.layout != "spinset" and (self.selection or self.embeddings):
             raise UserError(f"--selection and --embeddings are of datasets of spinset; --layout is {self.layout}")
         if self.layout != "spinset" and self.input_normals == "stored":

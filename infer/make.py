@@ -1,26 +1,29 @@
 """The commands `spinset views` and `spinset heads`: they sample views of a person or of new people, and write them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.torch import save
 from torch import Tensor
 
 from infer.config import HeadsConfig, PortraitConfig, ViewsConfig
+from infer.inputs import BACK, ControlPictures, check_inputs, open_control, proxy_files, read_squares
 from infer.outputs.write import check_outputs, write_outputs
 from infer.photo import read_photo
 from infer.portrait import load_preprocessor
-from infer.views import ViewPlan, ViewSampler, open_sampler, plan_views
+from infer.views import ViewPlan, ViewSampler, open_sampler, plan_of, plan_views, plan_windows
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import MissingFile, UserError
+from manifests.pictures import encode_picture
+from train.batch import from_bytes, to_bytes
 from train.families import read_about
 from train.networks.config import About
 from train.networks.model import precision_line
@@ -45,10 +48,14 @@ def views(config: ViewsConfig) -> Iterator[str]:
     # Cheap checks come before the face models are loaded, and those before the multiview model.
     check_outputs(config.out, config.files.outputs, config.files.fps)
     require_device(config.device)
+    check_inputs(config)
     photos = [read_photo(file) for file in config.photos]
-    azimuths = (0.0, *config.photo_azimuths)
-    plan = plan_views(*config.directions.of_views, photos=azimuths, angles=config.directions.angles)
-    about = read_about(config.model)[1]
+    model, about = read_about(config.model)
+    directions = config.directions.of_views(model.azimuths)
+    azimuths = [0.0, *config.photo_azimuths, *([BACK] if config.back else [])]
+    overlap, angles = config.sampler.overlap, config.directions.angles
+    plan = plan_of(model, *directions, photos=azimuths, angles=angles, overlap=overlap)
+    control = open_control(config.control, *directions) if config.control else None
     with step("reading the photos"):
         preprocess = load_preprocessor(with_recogniser(config, about), config.device)
         portraits = [preprocess(photo) for photo in photos]
@@ -56,20 +63,52 @@ def views(config: ViewsConfig) -> Iterator[str]:
     print(precision_line(config.sampler.precision, config.device), file=sys.stderr, flush=True)
     identities = [portrait.identity if about.identity else None for portrait in portraits]
     given = {}
-    for position, portrait, identity in zip(plan.photos, portraits, identities, strict=True):
+    for position, portrait, identity in zip(plan.photos, portraits, identities, strict=False):
         with step("in-painting the normals of the photo", config.sampler.steps) as advance:
             given[position] = sampler.input_latents(portrait.rgb, identity, config.inpaint_strength, evaluated=advance)
+    files = {}
+    if config.back:
+        generator = open_sampler(config.back, config.sampler, config.device, several=False)
+        with step("sampling the back", generator.evaluations(plan_back())) as advance:
+            back = sample_back(generator, portraits[0].rgb, control, advance)
+        given[plan.photos[-1]] = sampler.input_latents(back, None)
+        files["back.png"] = encode_picture(to_bytes(back[None])[0])
+    pictures = None if control is None or "control" not in model.inputs else from_bytes(control.read(*directions))
+    coarse = from_bytes(read_squares(proxy_files(config.proxies, len(plan.wanted)))) if config.proxies else None
     with step("sampling views", sampler.evaluations(plan)) as advance:
-        sampled = sampler.sample(plan, given, identities[0], advance)
+        sampled = sampler.sample(plan, given, identities[0], advance, pictures, coarse)
     notes = [note for portrait in portraits for note in portrait.notes]
+    if config.back:
+        notes.append(f"back.png is the back that was made as a reference, from azimuth {BACK:g}, elevation 0")
     if (identity := portraits[0].identity) is None:
         notes.append(f"without identity: {portraits[0].without_identity}")
     elif (used := preprocess.faces.arcface) and about.recogniser not in ("", used.sha256):
         notes.append("the model was trained with another recogniser, so the views may show another person")
-    files = {} if identity is None else {f"{IDENTITY}.safetensors": save({IDENTITY: identity.contiguous()})}
+    if identity is not None:
+        files[f"{IDENTITY}.safetensors"] = save({IDENTITY: identity.contiguous()})
     notes += write_outputs(sampled, config.out, config.files.outputs, config.files.fps, files)
     yield f"{config.out}: {len(sampled)} views"
     yield from notes + model_notes(sampler, plan)
+
+
+def plan_back() -> ViewPlan:
+    """The plan of the single view from behind, from the front alone."""
+    return plan_windows(np.array([BACK]), np.zeros(1), photos=(0.0,), window=1)
+
+
+def sample_back(
+    generator: ViewSampler,
+    front: Float32[Tensor, "3 x x"],
+    control: ControlPictures | None,
+    evaluated: Callable[[], None] = lambda: None,
+) -> Float32[Tensor, "3 h w"]:
+    """The back that a generator makes of the front, both in [-1, 1], with the control picture from behind."""
+    plan = plan_back()
+    given = {0: generator.input_latents(front, None)}
+    pictures = None if control is None else from_bytes(control.read(np.array([BACK]), np.zeros(1)))
+    if "control" not in generator.model.config.inputs:
+        pictures = None
+    return generator.sample(plan, given, None, evaluated, pictures).rgb[0]
 
 
 def with_recogniser(config: ViewsConfig, about: About) -> PortraitConfig:
@@ -102,8 +141,11 @@ def heads(config: HeadsConfig) -> Iterator[str]:
         check_outputs(folder, config.files.outputs, config.files.fps)
     require_device(config.device)
     known = [read_identity(file) for file in config.identities]
-    plan = plan_views(*config.directions.of_views, photos=(), angles=config.directions.angles)
-    if known and not read_about(config.model)[1].identity:
+    model, about = read_about(config.model)
+    if model.window:
+        raise UserError(f"{config.model} makes views of a photo; spinset views takes it")
+    plan = plan_views(*config.directions.of_views(model.azimuths), photos=(), angles=config.directions.angles)
+    if known and not about.identity:
         raise UserError(f"{config.model} was trained without identities; leave out --identities")
     sampler = open_sampler(config.model, config.sampler, config.device)
     identities: list[Tensor | None] = [known[0] if known else None] * config.heads

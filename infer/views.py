@@ -1,22 +1,25 @@
 """Views of a head: the plan by which they are sampled, and the sampler.
 
-Two stages: seven anchors around the head are sampled from the photo, then all other views, five at a time, from the photo and
-the two nearest anchors. Directions are in degrees; azimuths are relative to the first photo, positive towards the subject's
-left. Given views of later calls are the latents that earlier calls sampled, so nothing is decoded and encoded in between.
-`spinset views`, `spinset heads` and `spinset evaluate` sample through this file alone.
+SpinMeRound samples in two stages: seven anchors around the head from the photo, then all other views, five at a time, from the
+photo and the two nearest anchors. DiffPortrait samples windows of eight neighbouring views from the photo alone. Directions are
+in degrees; azimuths are relative to the first photo, positive towards the subject's left. Given views of later calls are the
+latents that earlier calls sampled, so nothing is decoded and encoded in between. `spinset views`, `spinset heads` and
+`spinset evaluate` sample through this file alone.
 
-Source: SpinMeRound, sections 3.4 and 3.5, and its released sampling function. Where the paper is silent: a sector that touches
-the photo takes the two anchors nearest to its middle beside it, the more frontal of two that are equally near.
+Sources: SpinMeRound, sections 3.4 and 3.5, and its released sampling function; where the paper is silent, a sector that touches
+the photo takes the two anchors nearest to its middle beside it, the more frontal of two that are equally near. DiffPortrait360,
+section 3 and its released code, whose windows do not overlap.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from geometry.cameras import Cameras, from_view_rotation, orbit, spinmeround_rotation
@@ -25,8 +28,22 @@ from infer.config import INPAINT_STRENGTH, SamplerConfig
 from jobs.devices import require_device
 from jobs.progress import step
 from manifests.errors import UserError
-from train.diffusion.process import DDPM, SAMPLERS, denoise, euler, gaussian, guided, initial_latents, sample
+from train.diffusion.conditions import Conditions
+from train.diffusion.process import (
+    DDPM,
+    SAMPLERS,
+    Denoiser,
+    ddim,
+    denoise,
+    euler,
+    gaussian,
+    guided,
+    initial_latents,
+    proxy_noise,
+    sample,
+)
 from train.families import load_model
+from train.networks.config import ModelConfig
 from train.networks.model import Model, autocast
 
 ANCHORS = (45.0, -45.0, 90.0, -90.0, 135.0, -135.0, 180.0)
@@ -35,6 +52,8 @@ SECTOR = 45.0
 """Width of the sectors between anchors, in degrees; views of one sector share their two anchors."""
 SECOND_STAGE_VIEWS = 5
 """Views per call of the second stage, which with three given ones are the eight that models are trained on."""
+MAX_STEPS = 2048
+"""More than the steps of any sampler; numbers of directions are multiplied by it, so that each step has its own noise."""
 ONE_STAGE_VIEWS = 7
 """Views per call where all are sampled from the photo alone; with it they are eight, too."""
 
@@ -69,6 +88,8 @@ class SamplerCall:
 
     given: tuple[int, ...]
     sampled: tuple[int, ...]
+    windows: tuple[tuple[int, ...], ...] = ()
+    """Views that the network sees together, if not all; in each step the estimates of views in several windows are averaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +111,9 @@ class ViewPlan:
 
     @property
     def call_numbers(self) -> Int[np.ndarray, " v"]:
-        """The number of the call that samples each wanted view; -1 for photos."""
-        numbers = {position: number for number, call in enumerate(self.calls) for position in call.sampled}
+        """The number of the call, or of the window, that samples each wanted view first; -1 for photos."""
+        groups = [group for call in self.calls for group in call.windows or (call.sampled,)]
+        numbers = {position: number for number, group in reversed([*enumerate(groups)]) for position in group}
         return np.array([numbers.get(position, -1) for position in self.wanted])
 
 
@@ -158,6 +180,55 @@ def plan_views(
     return ViewPlan(a, e, cameras, tuple(given), tuple(call for call in calls if call.sampled), tuple(wanted))
 
 
+def plan_windows(
+    azimuth: Float[np.ndarray, " v"],
+    elevation: Float[np.ndarray, " v"],
+    photos: Sequence[float],
+    photo_elevation: float = 0.0,
+    window: int = 8,
+    overlap: int = 0,
+) -> ViewPlan:
+    """Plan how views are sampled in windows of neighbours, in the order in which they are given.
+
+    All views are sampled, those in the direction of a photo too, as in the released code. With an overlap, windows of views
+    that go all around the head close the ring.
+    """
+    if len(azimuth) == 0:
+        raise UserError("no views are asked for; give at least one azimuth")
+    a = np.concatenate([wrapped(np.array(photos, np.float64)), wrapped(azimuth)])
+    e = np.concatenate([np.full(len(photos), photo_elevation), elevation])
+    given, sampled = tuple(range(len(photos))), tuple(range(len(photos), len(a)))
+    closed = bool(np.ptp(wrapped(np.diff(azimuth, append=azimuth[0]))) < 1e-6) and len(set(elevation.tolist())) == 1
+    windows = tuple(tuple(sampled[p] for p in one) for one in windows_of(len(sampled), window, overlap, closed))
+    return ViewPlan(a, e, orbit(a, e), given, (SamplerCall(given, sampled, windows),), sampled)
+
+
+def windows_of(views: int, window: int, overlap: int, closed: bool) -> list[tuple[int, ...]]:
+    """Windows that cover a row of views and share `overlap` views with the next; on a closed row the last meets the first."""
+    stride = window - overlap
+    if views <= window:
+        return [tuple(range(views))]
+    if closed and overlap:
+        return [tuple((start + k) % views for k in range(window)) for start in range(0, views, stride)]
+    return [tuple(range(start, min(start + window, views))) for start in range(0, views - overlap, stride)]
+
+
+def plan_of(
+    model: ModelConfig,
+    azimuth: Float[np.ndarray, " v"],
+    elevation: Float[np.ndarray, " v"],
+    photos: Sequence[float] = (0.0,),
+    photo_elevation: float = 0.0,
+    stages: int = 2,
+    angles: Literal["orbit", "spinmeround"] = "orbit",
+    overlap: int = 0,
+) -> ViewPlan:
+    """The plan by which a model is sampled, as its config says; see `plan_views` and `plan_windows`."""
+    if model.window:
+        return plan_windows(azimuth, elevation, photos, photo_elevation, model.window, overlap)
+    return plan_views(azimuth, elevation, photos, photo_elevation, stages, angles)
+
+
 def _between_anchors(directions: list[tuple[float, float]], positions: list[int]) -> list[SamplerCall]:
     """Calls of the second stage, sector by sector."""
     sectors: dict[int, list[int]] = {}
@@ -177,23 +248,44 @@ def nearest_anchors(azimuth: float) -> tuple[int, int]:
     return int(order[0]) + 1, int(order[1]) + 1
 
 
-def open_sampler(model: str, config: SamplerConfig, device: str) -> "ViewSampler":
-    """Load a model from its folder, or the embedded one by its name, onto a device.
+def open_sampler(model: str, config: SamplerConfig, device: str, several: bool = True) -> "ViewSampler":
+    """Load a model from its folder, or the embedded one by its name, onto a device; one of `several` views unless told.
 
     Raises:
         MissingFile: there is no such folder, or a part of the model is missing.
-        UserError: the device cannot be used, a part of the model is damaged, or the model makes single pictures only, or
-            needs other pictures than photos.
+        UserError: the device cannot be used, a part of the model is damaged, or the model makes single pictures only.
     """
     require_device(device)
     with step("loading the model"):
-        opened = load_model(model, device)
-        if not opened.config.multiview:
+        opened = load_model(model, "cpu" if config.offload else device)
+        if config.offload:
+            if device == "cpu":
+                raise UserError("--offload keeps weights outside of a GPU; give --device cuda with it, or leave it out")
+            opened = offloaded(opened, device)
+        if several and not opened.config.multiview:
             raise UserError(f"{model} makes single pictures; give one that was trained on several views")
-        if needed := opened.config.inputs:
-            what = f"{model} needs {' and '.join(needed)} pictures besides photos"
-            raise UserError(f"{what}, which cannot be given yet; give a model of SpinMeRound")
         return ViewSampler(opened, config)
+
+
+def offloaded(model: Model, device: str) -> Model:
+    """The model itself, computing on a device; each layer of its network is there only while it computes."""
+
+    def bring(layer: nn.Module, _: object) -> None:
+        layer.to(device)
+
+    def put_back(layer: nn.Module, _: object, __: object) -> None:
+        layer.to("cpu")
+
+    model.vae.model.to(device)
+    for encoder in model.encoders.values():
+        encoder.to(device)
+    # Without gradients autocast keeps no copies of the weights on the device.
+    model.network.requires_grad_(False)
+    for layer in model.network.modules():
+        if [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
+            layer.register_forward_pre_hook(bring)
+            layer.register_forward_hook(put_back)
+    return model
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +300,18 @@ class ViewSampler:
         """The guidance scale: that of the settings, or the model's own."""
         return self.config.scale or self.model.about.scale
 
+    @property
+    def eta(self) -> float:
+        """The share of new noise in each step: that of the settings, or the model's own if the sampler can add noise."""
+        if self.config.eta is None:
+            return 0.0 if self.config.sampler == "heun" else self.model.config.eta
+        return self.config.eta
+
     def evaluations(self, plan: ViewPlan) -> int:
         """How often the network is evaluated for a plan: once per step; with Heun's method twice, except in the last step."""
-        return len(plan.calls) * (self.config.steps if self.config.sampler != "heun" else 2 * self.config.steps - 1)
+        steps = len(self.model.process.sigmas(self.config.steps)) - 1
+        groups = sum(len(call.windows) or 1 for call in plan.calls)
+        return groups * (steps if self.config.sampler != "heun" else 2 * steps - 1)
 
     @torch.inference_mode()
     def input_latents(
@@ -246,15 +347,18 @@ class ViewSampler:
         given: dict[int, Float[Tensor, "c h w"]],
         identity: Float[Tensor, " d"] | None,
         evaluated: Callable[[], None] = lambda: None,
+        control: Float32[Tensor, "k 3 x x"] | None = None,
+        proxies: Float32[Tensor, "k 3 y y"] | None = None,
     ) -> HeadViews:
         """Sample the views of a plan.
 
         `given` holds the latents of the photos by their positions in the plan, `identity` an ArcFace embedding of unit length;
-        `evaluated` is called at each evaluation of the network.
+        `evaluated` is called at each evaluation of the network. `control` and `proxies` are pictures of the wanted views in
+        [-1, 1] of any size: of a stranger, for models that need them, and coarse ones, where sampling starts.
         """
         latents = dict(given)
         for call in plan.calls:
-            sampled = self._call(plan, call, latents, identity, evaluated)
+            sampled = self._call(plan, call, latents, identity, evaluated, control, proxies)
             latents.update(zip(call.sampled, sampled, strict=True))
         wanted = list(plan.wanted)
         # View by view, so that memory does not grow with their number.
@@ -276,6 +380,8 @@ class ViewSampler:
         latents: dict[int, Tensor],
         identity: Float[Tensor, " d"] | None,
         evaluated: Callable[[], None],
+        control: Float32[Tensor, "k 3 x x"] | None,
+        proxies: Float32[Tensor, "k 3 y y"] | None,
     ) -> Float[Tensor, "v c h w"]:
         """The latents of the views of one call."""
         model, device = self.model, self.model.device
@@ -284,25 +390,72 @@ class ViewSampler:
         clean = torch.zeros(1, len(positions), model.latent_channels, cells, cells, device=device)
         for place, position in enumerate(call.given):
             clean[0, place] = latents[position]
-        is_condition = torch.tensor([[position in call.given for position in positions]], device=device)
-        embedding = None if identity is None else identity[None].to(device)
-        conditions = model.conditions(plan.cameras[positions][None].to(device), is_condition, clean, embedding)
         shared = model.shared_noise
         # The noise of a view is a function of its direction, so that it does not depend on the other views of the plan.
         seeds = [0 if shared else direction_number(plan.azimuth[p], plan.elevation[p]) for p in positions]
         noise = gaussian(self.config.seed, "view noise", seeds, clean[0])[None]
+        if proxies is not None:
+            wanted = [plan.wanted.index(position) for position in call.sampled]
+            coarse = model.encode(self._pictures(proxies[wanted])[None])
+            noise[:, len(call.given) :] = proxy_noise(noise[:, len(call.given) :], coarse, model.process)
         # Without a photo and without an identity the conditional branch equals the unconditional one.
         scale = self.scale if call.given or identity is not None else 1.0
-        denoiser = guided(model.network, model.process, conditions, scale)
+        embedding = None if identity is None else identity[None].to(device)
+        is_condition = torch.tensor([[place < len(call.given) for place in range(len(positions))]], device=device)
 
-        def counted(x: Tensor, sigma: Tensor) -> Tensor:
-            evaluated()
-            return denoiser(x, sigma)
+        def conditions_of(places: list[int]) -> Conditions:
+            """The conditions of some of the views of the call."""
+            used = [positions[place] for place in places]
+            hints = None
+            if control is not None:
+                blank = torch.zeros(len(call.given), *control.shape[1:])
+                sampled = [plan.wanted.index(position) for position in used[len(call.given) :]]
+                hints = self._pictures(torch.cat([blank, control[sampled]]))[None]
+            cameras = plan.cameras[used][None].to(device)
+            return model.conditions(cameras, is_condition[:, places], clean[:, places], embedding, hints)
 
+        groups = [
+            [*range(len(call.given)), *map(positions.index, window)] for window in call.windows or (call.sampled,)
+        ]
+
+        def counted(conditions: Conditions) -> Denoiser:
+            denoiser = guided(model.network, model.process, conditions, scale)
+
+            def denoise_and_count(x: Tensor, sigma: Tensor) -> Tensor:
+                evaluated()
+                return denoiser(x, sigma)
+
+            return denoise_and_count
+
+        denoiser = averaged([counted(conditions_of(group)) for group in groups], groups)
         sampler, sigmas = SAMPLERS[self.config.sampler], model.process.sigmas(self.config.steps)
+        if eta := self.eta:
+            numbers = [seed * MAX_STEPS for seed in seeds]
+            fresh = lambda step: gaussian(self.config.seed, "step noise", [n + step for n in numbers], clean[0])[None]  # noqa: E731
+            sampler = partial(ddim, eta=eta, noise=fresh)
         with autocast(self.config.precision, device):
-            x = sample(counted, conditions, noise, sigmas, sampler, shared)
+            x = sample(denoiser, conditions_of([*range(len(positions))]), noise, sigmas, sampler, shared)
         return x[0, len(call.given) :]
+
+    def _pictures(self, pictures: Float32[Tensor, "v 3 x x"]) -> Float32[Tensor, "v 3 y y"]:
+        """Pictures at the model's resolution, on its device."""
+        size = (self.model.about.resolution,) * 2
+        return interpolate(pictures.to(self.model.device), size, mode="area")
+
+
+def averaged(denoisers: Sequence[Denoiser], places: Sequence[Sequence[int]]) -> Denoiser:
+    """The mean of the estimates of denoisers that each see some of the views. Source: MultiDiffusion (Bar-Tal et al. 2023)."""
+    if len(denoisers) == 1:
+        return denoisers[0]
+    counts = torch.bincount(torch.tensor([place for seen in places for place in seen]))
+
+    def mean(x: Float[Tensor, "b v c h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b v c h w"]:
+        total = torch.zeros_like(x)
+        for denoiser, seen in zip(denoisers, places, strict=True):
+            total[:, list(seen)] += denoiser(x[:, list(seen)], sigma)
+        return total / counts.to(x)[:, None, None, None]
+
+    return mean
 
 
 def direction_number(azimuth: float, elevation: float) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from train.weights.convert import (
+from train.weights.names import (
     CLIP_L_TEXT_CONFIG,
     PARTS,
     SD15_VAE_CONFIG,

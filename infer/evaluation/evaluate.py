@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float32
 
@@ -26,12 +27,14 @@ from infer.evaluation.held_out import HeldOut, HeldOutPeople, StoredPeople, choo
 from infer.evaluation.importers import open_stage
 from infer.evaluation.measure import (
     BORDER,
+    CROSS_CONTROL,
     EPIPOLAR,
     HULL,
     NEAR,
     Metrics,
     PictureEmbedder,
     agreement,
+    control_leak,
     measure,
     open_metrics,
     true_views,
@@ -41,6 +44,7 @@ from infer.evaluation.pairs import evaluate_pair
 from infer.evaluation.protocols import PROTOCOLS, EvaluationProtocol
 from infer.evaluation.report import EvaluationReport, save_strip, strip
 from infer.evaluation.results import TRUTH, Row, RowFile, measure_all, results_of, save_features
+from infer.inputs import check_control, check_window, open_control
 from infer.metrics.likeness import FaceEmbedder
 from infer.metrics.pixels import to_unit
 from infer.portrait import PhotoPreprocessor, Portrait
@@ -48,13 +52,16 @@ from infer.views import ViewSampler, open_sampler
 from jobs.progress import step
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from train.families import model_folder
+from manifests.index import open_index
+from train.families import model_folder, read_about
 from train.networks.config import EMBEDDING, About
 from train.networks.model import resolve_precision
 from weights.embedded import RECOGNISER
 from weights.files import sha256
 
 MODEL, COPY, NEAREST = "model", "copy", "nearest"
+NOWHERE = (np.zeros(0), np.zeros(0))
+"""The directions of a dataset's control pictures are its own."""
 
 
 class EvaluationOutcome(NamedTuple):
@@ -90,6 +97,8 @@ class Evaluation:
     config: EvaluateConfig
     protocol: EvaluationProtocol
     sampler: ViewSampler
+    back: ViewSampler | None
+    """Makes the view from behind that is a second reference."""
     preprocess: PhotoPreprocessor
     people: HeldOutPeople
     nearest: NearestHead | None
@@ -115,6 +124,9 @@ class Evaluation:
         measured = {method: measure(self.metrics, truth, views) for method, views in methods.items()}
         for method, views in methods.items():
             measured[method]["person"] |= agreement(views, truth)
+        if self.config.cross_control:
+            other = self.views(held, portrait, stranger=1)
+            measured[MODEL]["person"] |= control_leak(self.metrics, methods[MODEL], other)
         return {
             "name": name,
             "caption": _caption(held, methods[MODEL].normal is not None, nearest),
@@ -142,10 +154,13 @@ class Evaluation:
         preprocess = replace(self.preprocess, config=replace(self.preprocess.config, **direction))
         return held, preprocess(person.photo(int(places[0])))
 
-    def views(self, held: HeldOut, portrait: Portrait) -> EvaluatedViews:
-        """The views that the model samples of a person."""
-        identity = self._identity(held, portrait)
-        return sample_views(self.sampler, held, portrait.rgb, identity, self.config.stages, self.config.input_normals)
+    def views(self, held: HeldOut, portrait: Portrait, stranger: int = 0) -> EvaluatedViews:
+        """The views that the model samples of a person, with the control pictures of a stranger if it takes any."""
+        identity, config = self._identity(held, portrait), self.config
+        control = open_control(config.control, *NOWHERE, stranger) if config.control else None
+        return sample_views(
+            self.sampler, held, portrait.rgb, identity, config.stages, config.input_normals, control, self.back
+        )
 
     def _identity(self, held: HeldOut, portrait: Portrait) -> Float32[torch.Tensor, " d"] | None:
         """The embedding that the model is given."""
@@ -159,14 +174,51 @@ class Evaluation:
 def open_evaluation(config: EvaluateConfig, clip: PictureEmbedder | None = None) -> Evaluation:
     """Open the model, the people and the metrics; raises as `evaluate`."""
     protocol = PROTOCOLS[config.protocol]
-    settings = SamplerConfig(config.steps or protocol.steps, config.scale or protocol.scale, seed=config.seed)
+    settings = SamplerConfig(
+        config.steps or protocol.steps, config.scale or protocol.scale, seed=config.seed, overlap=config.overlap
+    )
+    check_control_people(config)
     sampler = open_sampler(config.model, settings, config.device)
+    back = open_sampler(config.back, settings, config.device, several=False) if config.back else None
     with step("opening the people and the metrics"):
-        return _open_people_and_metrics(config, protocol, sampler, clip)
+        return _open_people_and_metrics(config, protocol, sampler, back, clip)
+
+
+def check_control_people(config: EvaluateConfig) -> None:
+    """Check the control pictures of an evaluation, before anything heavy is loaded.
+
+    Raises:
+        UserError: they are missing or not needed, of another rig than the held-out people, or show one of these.
+    """
+    model = read_about(config.model)[0]
+    needed = "control" in model.inputs or bool(config.back and "control" in read_about(config.back)[0].inputs)
+    check_control(config.control, needed, config.model)
+    for option, given in (("back", config.back), ("overlap", config.overlap)):
+        if given and not model.window:
+            raise UserError(f"--{option} is for models that are sampled in windows of views; {config.model} is not")
+    check_window(model, config.overlap)
+    if not config.control:
+        return
+    control = Dataset(config.control)
+    if config.layout != "spinset":
+        raise UserError("--control joins views of datasets of spinset; models that need it are measured on those only")
+    people = Dataset(config.data)
+    if control.plan.rig != people.plan.rig:
+        raise UserError(
+            f"--control is {config.control} of rig {control.plan.rig['id']}; the people of {config.data} have rig "
+            f"{people.plan.rig['id']}, give control pictures of the same"
+        )
+    ours, theirs = (set(open_index(one).select().identities + one.plan.seed) for one in (people, control))
+    if ours & theirs and people.plan.source == control.plan.source:
+        raise UserError(f"--control shows heads of {config.data}; generate strangers with another --seed")
 
 
 def _open_people_and_metrics(
-    config: EvaluateConfig, protocol: EvaluationProtocol, sampler: ViewSampler, clip: PictureEmbedder | None
+    config: EvaluateConfig,
+    protocol: EvaluationProtocol,
+    sampler: ViewSampler,
+    back: ViewSampler | None,
+    clip: PictureEmbedder | None,
 ) -> Evaluation:
     about = sampler.model.about
     if about.recogniser == sha256(RECOGNISER) and not config.recogniser and not config.embeddings:
@@ -208,11 +260,23 @@ def _open_people_and_metrics(
         "input_normals": config.input_normals if "normal" in sampler.model.config.members else None,
         "seed": config.seed,
         "near": NEAR,
+        **_input_settings(config, sampler),
         **metric_settings(config, metrics, beyond_embedded),
     }
     return Evaluation(
-        config, protocol, sampler, _preprocessor(config, about, faces), people, nearest, metrics, settings
+        config, protocol, sampler, back, _preprocessor(config, about, faces), people, nearest, metrics, settings
     )
+
+
+def _input_settings(config: EvaluateConfig, sampler: ViewSampler) -> dict[str, Any]:
+    """The settings of models that take more than a photo, as far as they are used."""
+    given = {
+        "eta": sampler.eta,
+        "overlap": config.overlap,
+        "control": open_index(Dataset(config.control)).fingerprint if config.control else "",
+        "back": folder_fingerprint(Path(config.back), (".json", ".safetensors")) if config.back else "",
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _check_dimensions(
@@ -254,6 +318,7 @@ def report(evaluation: Evaluation, out: Path, rows: list[Row], failed: dict[str,
     missing |= dict.fromkeys(EPIPOLAR, f"SIFT finds no spot twice in views within {NEAR:g} degrees")
     missing |= dict.fromkeys(HULL, "the true views have no masks, or nothing is seen twice")
     missing |= dict.fromkeys(BORDER, f"no two calls of the sampler made views within {NEAR:g} degrees")
+    missing |= {name: "--cross-control measures it" for name in CROSS_CONTROL if name not in missing}
     if any(NEAREST in row["methods"] for row in rows):
         methods[NEAREST] = "nearest training head"
     facts = {

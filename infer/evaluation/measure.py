@@ -43,6 +43,8 @@ HULL = ("hull_spread", "hull_ratio")
 """The spread of colours on the visual hull, and its multiple of that of the true views."""
 BORDER = ("border_ratio",)
 """How much more views of two calls of the sampler differ than views of one, as a multiple of the same for the true views."""
+CROSS_CONTROL = ("control_l2", "control_ssim", "control_lpips_alex")
+"""How much views change with the stranger whose pictures say where the cameras are. Source: DiffPortrait3D, supplement."""
 AGREEMENT = (*EPIPOLAR, *HULL, *BORDER)
 """Metrics of how well the views of a person fit together under their cameras; they need no weights."""
 
@@ -172,6 +174,13 @@ def _spread(rgb: Float32[Tensor, "k 3 h w"], held: HeldOut) -> float:
         return float("nan")
     spread = colour_spread(to_unit(rgb), held.alpha[1:] > 0.5, held.cameras[slice(1, None)])
     return float(spread.mean()) if len(spread) else float("nan")
+
+
+def control_leak(metrics: Metrics, made: EvaluatedViews, other: EvaluatedViews) -> dict[str, float]:
+    """The difference between views of a person that were made with the pictures of two strangers."""
+    columns = metrics.pictures(to_unit(made.rgb), to_unit(other.rgb))
+    names = [name for name in CROSS_CONTROL if name.removeprefix("control_") in columns]
+    return {name: float(columns[name.removeprefix("control_")].mean()) for name in names}
 
 
 def near_pairs(azimuth: Float32[np.ndarray, " v"], elevation: Float32[np.ndarray, " v"]) -> Int[np.ndarray, "p 2"]:

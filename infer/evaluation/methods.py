@@ -11,11 +11,14 @@ from torch import Tensor
 from geometry.cameras import Cameras, orbit
 from geometry.directions import angular_distance
 from infer.evaluation.held_out import HeldOut, StoredPeople
+from infer.inputs import BACK, ControlPictures
+from infer.make import sample_back
 from infer.metrics.likeness import cosines
-from infer.views import ViewPlan, ViewSampler, plan_views
+from infer.views import ViewPlan, ViewSampler, plan_of
 from manifests.draws import generator
 from manifests.errors import UserError
 from train.batch import from_bytes, to_bytes
+from train.networks.config import ModelConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +46,20 @@ def noise_seed(name: str, seed: int) -> int:
     return int(generator(seed, "evaluation noise", person_key(name)).integers(2**31))
 
 
-def evaluation_plan(held: HeldOut, stages: int, takes_photo: bool) -> ViewPlan:
+def evaluation_plan(
+    held: HeldOut, model: ModelConfig, stages: int, takes_photo: bool, back: bool = False, overlap: int = 0
+) -> ViewPlan:
     """The plan of `spinset views` for the directions of a person's targets from the input view, with their true cameras.
 
-    A model that takes no photo samples all targets from the identity alone, in one stage.
+    A model that takes no photo samples all targets from the identity alone, in one stage. With `back` a view from behind is
+    given, too. Windows run along the azimuth, whatever the order of the targets.
     """
     azimuth = held.azimuth.astype(np.float64) - float(held.azimuth[0])
     elevation, input_elevation = held.elevation.astype(np.float64), float(held.elevation[0])
-    photos, stages = ((0.0,), stages) if takes_photo else ((), 1)
-    plan = plan_views(azimuth[1:], elevation[1:], photos, input_elevation, stages)
+    photos, stages = ((0.0, *([BACK - float(held.azimuth[0])] if back else [])), stages) if takes_photo else ((), 1)
+    order = np.argsort(held.azimuth[1:] % 360, kind="stable") if model.window else np.arange(len(held) - 1)
+    plan = plan_of(model, azimuth[1:][order], elevation[1:][order], photos, input_elevation, stages, overlap=overlap)
+    plan = replace(plan, wanted=tuple(plan.wanted[place] for place in np.argsort(order).tolist()))
     # Anchors stand on the orbit; the input and the targets have the cameras of their pictures.
     on_orbit = orbit(plan.azimuth + float(held.azimuth[0]), plan.elevation)
     c2w, K = on_orbit.c2w.clone(), on_orbit.K.clone()
@@ -67,17 +75,24 @@ def sample_views(
     identity: Float[Tensor, " d"] | None,
     stages: int = 2,
     input_normals: Literal["own", "stored"] = "own",
+    control: ControlPictures | None = None,
+    generator: ViewSampler | None = None,
+    proxies: Float32[Tensor, "k 3 y y"] | None = None,
 ) -> EvaluatedViews:
     """Sample a person's targets from the input view, as `spinset views` does with the seed `noise_seed`.
 
-    `photo` is the preprocessed input view in [-1, 1]. Models that take no photo get the identity alone.
+    `photo` is the preprocessed input view in [-1, 1]. Models that take no photo get the identity alone. `control` are the
+    pictures of a stranger for models that need them, `generator` makes the back that is given besides the input, and sampling
+    starts from `proxies` of the targets, if there are any.
 
     Raises:
         UserError: stored normals are asked for, and the person has none.
     """
-    sampler = replace(sampler, config=replace(sampler.config, seed=noise_seed(held.name, sampler.config.seed)))
+    seeded = replace(sampler.config, seed=noise_seed(held.name, sampler.config.seed))
+    sampler, model = replace(sampler, config=seeded), sampler.model.config
     takes_photo = max(sampler.model.about.conditions) > 0
-    plan, given = evaluation_plan(held, stages, takes_photo), {}
+    plan = evaluation_plan(held, model, stages, takes_photo, generator is not None, sampler.config.overlap)
+    given = {}
     if takes_photo:
         normal = None
         if input_normals == "stored":
@@ -85,7 +100,13 @@ def sample_views(
                 raise UserError(f"identity {held.name} has no stored normals; give --input-normals own")
             normal = held.normal[0]
         given[0] = sampler.input_latents(photo, identity, normal=normal)
-    views = sampler.sample(plan, given, identity)
+    if generator is not None:
+        back = sample_back(replace(generator, config=seeded), photo, control)
+        given[1] = sampler.input_latents(back, None)
+    pictures = None
+    if control is not None and "control" in model.inputs:
+        pictures = from_bytes(control.read(held.azimuth[1:].astype(np.float64), held.elevation[1:].astype(np.float64)))
+    views = sampler.sample(plan, given, identity, control=pictures, proxies=proxies)
     # What is measured has 8 bits, as the files that spinset views writes.
     rgb, normal = (None if part is None else from_bytes(to_bytes(part)) for part in (views.rgb, views.normal))
     assert rgb is not None

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from safetensors.numpy import load_file
 
 from geometry.directions import turned
-from infer.evaluation.measure import AGREEMENT, FACE_METRICS, VIEW_METRICS
+from infer.evaluation.measure import AGREEMENT, CROSS_CONTROL, FACE_METRICS, VIEW_METRICS
 from infer.evaluation.protocols import better
 from infer.metrics.figures import Figure, mean_figure
 from infer.metrics.frechet import FID, fid_figures
@@ -26,7 +26,7 @@ ROWS_FILE = "rows.jsonl"
 FRONT = 90.0
 """Largest angle to the front, in degrees, of views that count as front views. Source: none; DiffPortrait360 names no angle."""
 PICTURE_METRICS = ("l2", "psnr", "ssim", *PERCEPTUAL)
-PERSON_METRICS = (*FACE_METRICS, *AGREEMENT)
+PERSON_METRICS = (*FACE_METRICS, *AGREEMENT, *CROSS_CONTROL)
 FEATURES, TRUTH = "features", "truth"
 
 Row = Mapping[str, Any]

@@ -75,6 +75,8 @@ class BatchDataset(Requests):
     control: Control | None
     control_source: Source | None
     """Reads the pictures of other identities."""
+    first_head: int
+    """The seed of the dataset, which together with an identity identifies a head."""
     embeddings: Float32[np.ndarray, "i d"] | None
     """Mean embeddings of the identities of the subset, in their order."""
     tolerance: int
@@ -91,17 +93,19 @@ class BatchDataset(Requests):
         numbers, repeated, bad = request.samples.copy(), request.repeated.copy(), []
         while True:
             views = self.views(numbers, request.epochs)
+            read = views.rows
             try:
-                contents = self._read(views)
+                contents = self.source.read(views.rows, views.background, self.members, views.keys)
+                if views.control is not None and self.control_source is not None:
+                    read, white = views.control, np.ones_like(views.background)
+                    contents["control"] = self.control_source.read(read, white, ("rgb",), views.keys)["rgb"]
                 break
             except DamagedData as error:
                 bad.append(BadMember(error.file, error.member, error.problem))
                 # Replacements may have damaged members as well.
                 if len(set(bad)) > self.tolerance or len(bad) > self.tolerance * RETRIES:
                     raise
-                hit = (views.rows == error.row).any(1)
-                if views.control is not None:
-                    hit |= (views.control == error.row).any(1)
+                hit = (read == error.row).any(1)
                 numbers[hit] = (numbers[hit] + 1) % samples(self.recipe, self.subset)
                 repeated |= hit
         return Delivery(self._numbers(numbers, repeated, views), contents, tuple(dict.fromkeys(bad)))
@@ -137,16 +141,9 @@ class BatchDataset(Requests):
     def _control(self, rows: Int64[np.ndarray, "b v"], keys: list[tuple[int, int]]) -> Int64[np.ndarray, "b v"] | None:
         if self.control is None:
             return None
-        identity, view = self.subset.index.identity[rows[:, 0]], self.subset.index.view[rows]
-        joined = zip(keys, identity.tolist(), view, strict=True)
+        heads, view = self.subset.index.identity[rows[:, 0]] + self.first_head, self.subset.index.view[rows]
+        joined = zip(keys, heads.tolist(), view, strict=True)
         return np.stack([self.control.rows(generator(self.seed, "control", *k), i, v) for k, i, v in joined])
-
-    def _read(self, views: DrawnViews) -> dict[str, Any]:
-        contents = self.source.read(views.rows, views.background, self.members, views.keys)
-        if views.control is not None and self.control_source is not None:
-            white = np.ones_like(views.background)
-            contents["control"] = self.control_source.read(views.control, white, ("rgb",), views.keys)["rgb"]
-        return contents
 
     def _numbers(
         self, numbers: Int64[np.ndarray, " b"], repeated: Bool[np.ndarray, " b"], views: DrawnViews

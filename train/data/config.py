@@ -37,6 +37,8 @@ class LoaderConfig:
     """Probability of one random background colour for all views of a sample; otherwise the background is white."""
     control: bool = False
     """Add the pictures of another identity from the same directions."""
+    control_data: str = ""
+    """Dataset of the same rig whose heads control pictures show; by default they show other heads of --data."""
     embeddings: str = ""
     """Score table, such as arcface, whose mean embedding of each identity is added; none is added without it."""
     leave_out: bool = False

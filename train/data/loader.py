@@ -25,7 +25,7 @@ from manifests.selection import read_selection
 from train.batch import Batch, Source
 from train.data.batch_dataset import BatchDataset
 from train.data.config import LoaderConfig
-from train.data.sampling import open_control, samples, unable
+from train.data.sampling import Control, open_control, samples, unable
 from train.data.sequential import SequentialLoader
 from train.data.sources import open_latents, open_stored
 from train.data.stream import DatasetFacts, Loader
@@ -191,8 +191,9 @@ def _open_one(
         opened = open_stored(dataset, subset, reader, config)
     else:
         opened = open_latents(dataset, subset, config)
-    # Control pictures keep their background.
-    plain = replace(config, members=("rgb",), random_background=0.0)
+    control, control_source, pool = None, None, ""
+    if config.control:
+        control, control_source, pool = _open_control(config, dataset, subset, reader)
     batch_dataset = BatchDataset(
         subset=subset,
         recipe=config.recipe,
@@ -200,15 +201,15 @@ def _open_one(
         members=config.members,
         seed=config.seed,
         random_background=config.random_background if "rgb" in config.members and config.decode else 0.0,
-        control=open_control(subset, dataset.plan.rig) if config.control else None,
-        # Pictures also where the views themselves are cached latents.
-        control_source=open_stored(dataset, subset, reader, plain) if config.control else None,
+        control=control,
+        control_source=control_source,
+        first_head=dataset.plan.seed,
         embeddings=embeddings,
         tolerance=config.tolerance,
     )
     sampling = {
         "recipe": [type(config.recipe).__name__, asdict(config.recipe)],
-        "control": config.control,
+        "control": pool or config.control,
         # The contents count, too: a score table can be made again with other settings under the same name.
         "embeddings": config.embeddings and [config.embeddings, _sha256(embeddings)],
         "source": batch_dataset.source.lineage,
@@ -228,6 +229,27 @@ def _open_one(
     shards = batch_dataset.shard_of(np.arange(start.samples)) if config.window else None
     order = Order(config.seed, start.samples, config.batch, config.tail, config.window, shards)
     return Loader(config, facts, batch_dataset, order, start, (rank, world), cache, left_out)
+
+
+def _open_control(
+    config: LoaderConfig, dataset: Dataset, subset: Subset, reader: Reader
+) -> tuple[Control, Source, str]:
+    """The strangers of control pictures, the source of these, and the fingerprint of their dataset if it is another one."""
+    # Control pictures keep their background, and are pictures also where the views themselves are cached latents.
+    plain = replace(config, members=("rgb",), random_background=0.0)
+    if not config.control_data:
+        rig, seed = dataset.plan.rig, dataset.plan.seed
+        return open_control(subset, rig, seed), open_stored(dataset, subset, reader, plain), ""
+    pool = Dataset(config.control_data)
+    if pool.plan.rig != dataset.plan.rig:
+        raise UserError(
+            f"--loader.control-data is {config.control_data} of rig {pool.plan.rig['id']}; {config.data} has rig "
+            f"{dataset.plan.rig['id']}, give strangers of the same"
+        )
+    index = open_index(pool)
+    strangers = index.select()
+    source = open_stored(pool, strangers, Reader(pool, index), plain)
+    return open_control(strangers, pool.plan.rig, pool.plan.seed), source, index.fingerprint
 
 
 def _sha256(vectors: Float32[np.ndarray, "i d"] | None) -> str:

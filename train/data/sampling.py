@@ -228,6 +228,11 @@ class Portraits:
         """Numbers of given views."""
         return (self.references,)
 
+    @property
+    def turns(self) -> tuple[tuple[float, float], ...]:
+        """Range of the turn of each reference from the front, in degrees."""
+        return ((0.0, self.max_turn), (self.min_turn, 180.0))[: self.references]
+
     def lacks(self, azimuth: Angles, elevation: Angles) -> str:
         if not (turned(azimuth) <= self.max_turn).any():
             return f"has no view turned at most {self.max_turn:g} degrees"
@@ -319,15 +324,17 @@ class Control:
 
     subset: Subset
     positions: Int64[np.ndarray, " i"]
+    seed: int
+    """The seed of the dataset; heads of one source are equal if the sums of seed and identity are."""
 
-    def rows(self, rng: np.random.Generator, identity: int, view: Int[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
-        """The rows of the same views of another identity, which is drawn."""
-        others = self.positions[self.subset.identities[self.positions] != identity]
+    def rows(self, rng: np.random.Generator, head: int, view: Int[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
+        """The rows of the same views of an identity that is drawn; it is not the one of the seed `head`."""
+        others = self.positions[self.subset.identities[self.positions] + self.seed != head]
         return self.subset.rows_of(int(rng.choice(others)))[np.asarray(view, np.int64)]
 
 
-def open_control(subset: Subset, rig: dict[str, Any]) -> Control:
-    """Find the identities of a subset that can be joined by view number.
+def open_control(subset: Subset, rig: dict[str, Any], seed: int = 0) -> Control:
+    """Find the identities of a subset that can be joined by view number; `seed` is that of its dataset.
 
     Raises:
         UserError: the rig is jittered, or fewer than two identities have all their views.
@@ -343,7 +350,7 @@ def open_control(subset: Subset, rig: dict[str, Any]) -> Control:
             f"{len(positions)} of {len(subset.identities)} identities have all {whole} views of rig {rig['id']}; "
             "control images need two"
         )
-    return Control(subset, positions)
+    return Control(subset, positions, seed)
 
 
 def unable(recipe: ViewRecipe, subset: Subset) -> dict[int, str]:

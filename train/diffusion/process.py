@@ -58,6 +58,11 @@ class NoiseProcess(Protocol):
         """Falling noise levels of a sampler with some number of steps, followed by the level at which it ends."""
         ...
 
+    @property
+    def highest(self) -> float:
+        """The highest noise level."""
+        ...
+
 
 def append_dims(values: Float[Tensor, " b"], tensor: Float[Tensor, " b *c"]) -> Float[Tensor, " b *_"]:
     """One number per scene, with axes of length one appended until it multiplies tensors of scenes."""
@@ -75,6 +80,11 @@ class EDM:
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
+
+    @property
+    def highest(self) -> float:
+        """The level at which sampling starts."""
+        return self.sigma_max
 
     def sample_sigma(self, normal: Float[Tensor, " b"], targets: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Log-normal levels; the mean rises with the number of views (see NoiseLevels)."""
@@ -124,6 +134,11 @@ class DDPM:
         betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.timesteps, dtype=torch.float64) ** 2
         alphas = torch.cumprod(1 - betas, 0)
         return ((1 - alphas) / alphas).sqrt()
+
+    @property
+    def highest(self) -> float:
+        """The level of the last timestep."""
+        return float(self.table[-1])
 
     def sample_sigma(self, normal: Float[Tensor, " b"], targets: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Levels of timesteps that are uniform: the normal distribution function makes normal draws uniform."""
@@ -290,6 +305,18 @@ def initial_latents(
 ) -> Float[Tensor, "b v c h w"]:
     """Latents at the first noise level over data of unit variance; `shared` takes the noise of the first view for all."""
     return (noise[:, :1].expand_as(noise) if shared else noise) * (1 + float(sigma) ** 2) ** 0.5
+
+
+def proxy_noise(
+    noise: Float[Tensor, "b v c h w"], proxies: Float[Tensor, "b v c h w"], process: NoiseProcess
+) -> Float[Tensor, "b v c h w"]:
+    """What replaces standard normal noise if sampling starts from coarse pictures: their latents at the highest level.
+
+    At 1,000 scaled-linear steps this keeps 0.0683 of the latents; the sampler takes it for noise of its first, lower level.
+    Source: DiffPortrait3D's and DiffPortrait360's released samplers.
+    """
+    sigma = process.highest
+    return (proxies + sigma * noise) * (1 + sigma**2) ** -0.5
 
 
 def euler(denoise: Denoiser, x: Float[Tensor, " b *c"], sigmas: Float64[Tensor, " n"]) -> Float[Tensor, " b *c"]:

@@ -7,7 +7,7 @@ chosen.
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 
 from train.data.config import LoaderConfig
 from train.data.sampling import MultiView, SingleView
@@ -28,6 +28,8 @@ class Train:
 
     config: Annotated[TrainConfig, arg(name="")]
     ray: RayConfig = field(default_factory=RayConfig)
+    stages: Annotated[tuple[str, ...], Suppress] = ()
+    """Presets that are trained one after the other, instead of one run."""
 
 
 EDM = TrainConfig(
@@ -139,4 +141,4 @@ PRESETS = {
         ),
         **diffportrait.CONFIGS,
     }.items()
-}
+} | {name: Train(diffportrait.CONFIGS[stages[0]], stages=stages) for name, stages in diffportrait.STAGED.items()}

@@ -119,6 +119,8 @@ class About:
     """Width and height of its views in pixels."""
     conditions: tuple[int, ...] = (0, 1, 3)
     """Numbers of given views that it was trained on."""
+    turns: tuple[tuple[float, float], ...] = ()
+    """Smallest and largest angle in degrees by which each given view is turned from the front; empty for any."""
     identity: bool = True
     """Whether it was trained with identity embeddings."""
     samples_seen: int = 0
@@ -139,6 +141,10 @@ class ModelConfig(ABC):
 
     family: ClassVar[str]
     """Name of the family, as model.json states it."""
+    window: ClassVar[int] = 0
+    """Number of views that are sampled together from the photos alone; 0 samples anchors first and the others from them."""
+    eta: ClassVar[float] = 0.0
+    """Default share of new noise in each sampling step (see `train.diffusion.process.ddim`)."""
     shardable: ClassVar[bool] = True
     """Whether FSDP can shard the network; it cannot if tensors from within its blocks are used outside of them."""
 
@@ -151,6 +157,16 @@ class ModelConfig(ABC):
     def inputs(self) -> tuple[str, ...]:
         """Further members of the dataset, which the model is conditioned on."""
         return ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts of the network, each a folder of a saved model."""
+        return (UNET,)
+
+    @property
+    def azimuths(self) -> tuple[float, ...]:
+        """Azimuths in degrees of the views that are made by default; 48 fill whole calls (8 + 8 times 5)."""
+        return tuple(360.0 * view / 48 for view in range(48))
 
     @property
     @abstractmethod
@@ -180,6 +196,13 @@ def model_file(folder: Path) -> Path:
     if not (folder / FILE).is_file():
         raise MissingFile(f"{folder} is no model of spinset: it has no {FILE}; give what spinset train exports")
     return folder / FILE
+
+
+def require_parts(config: ModelConfig, folder: Path) -> None:
+    """Raise MissingFile unless the folder of a model has the weights of all its parts."""
+    for part in config.parts:
+        if not (folder / part / WEIGHTS).is_file():
+            raise MissingFile(f"{folder} is not whole: it has no {part}/{WEIGHTS}")
 
 
 def require_vae(folder: str) -> None:
@@ -213,6 +236,7 @@ def read_card(folder: Path) -> tuple[str, dict[str, Any], About]:
         about = card["about"]
         about["conditions"] = tuple(about["conditions"])
         about["history"] = tuple(about.get("history", ()))
+        about["turns"] = tuple((float(low), float(high)) for low, high in about.get("turns", ()))
         if "knows" in about:  # the name that it has in models of earlier versions
             about["trained_on"] = about.pop("knows")
         # Models from before there were several families do not name theirs.

@@ -143,15 +143,18 @@ class Model(ABC):
         is_condition: Bool[Tensor, "b v"],
         clean: Float[Tensor, "b v c h w"],
         embedding: Float[Tensor, "b d"] | None,
+        control: Float[Tensor, "b v 3 x y"] | None = None,
     ) -> Conditions:
         """Conditions of scenes from their cameras (b v), which views are given, and an embedding of each person.
 
-        Of `clean` only the latents of given views are used.
+        Of `clean` only the latents of given views are used. `control` are the pictures of a model with the input "control".
         """
 
     def conditions_of(self, batch: Batch, latents: Float[Tensor, "b v c h w"]) -> Conditions:
         """The conditions of training scenes, nothing dropped."""
-        return self.conditions(Cameras(batch.c2w, batch.K), batch.is_condition, latents, batch.identity_embedding)
+        cameras, control = Cameras(batch.c2w, batch.K), batch.control
+        assert control is None or control.is_floating_point()
+        return self.conditions(cameras, batch.is_condition, latents, batch.identity_embedding, control)
 
     def latents_of(
         self, batch: Batch, cached: bool, seed: int, places: Sequence[int], check: bool = False
@@ -214,7 +217,8 @@ class Model(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        """The device that computes; that of the autoencoder, because parts of the network may wait elsewhere."""
+        return next(self.vae.model.parameters()).device
 
     @property
     def latent_channels(self) -> int:
@@ -362,13 +366,11 @@ def load_pretrained(model: Model, folder: Path, stem: Stem, seed: int) -> None:
     for name, part in model.parts.items():
         file = folder / name / WEIGHTS
         if not file.is_file():
-            is_trained = any(weight.requires_grad for weight in part.parameters())
-            if is_trained and model.begin(name):
+            if model.begin(name):
                 continue
-            hint = "make it with spinset convert from the official file"
-            if not is_trained:
-                hint = f"this run does not train that part, so train it first, or {hint}"
-            raise MissingFile(f"--init is {folder}, which has no {name}/{WEIGHTS}; {hint}")
+            raise MissingFile(
+                f"--init is {folder}, which has no {name}/{WEIGHTS}; make it with spinset convert from the official file"
+            )
         try:
             weights = model.adapt(name, read_weights(part, file), stem, generator)
         except ValueError as error:

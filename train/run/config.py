@@ -2,14 +2,16 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, Literal
 
 from jobs.devices import check_device
 from manifests.draws import MAX_SEED
-from manifests.errors import UserError, check_ranges
+from manifests.errors import MissingFile, UserError, check_ranges
 from train.data.config import FOREVER, LoaderConfig
 from train.diffusion.config import Objective, Precision
-from train.networks.config import ModelConfig, Stem
+from train.networks.config import WEIGHTS, ModelConfig, Stem
 
 MAX_SAMPLES = 1_000_000_000_000
 OWN = (
@@ -21,7 +23,7 @@ OWN = (
 a changed number of samples is recorded in the history of the run."""
 LOADING = (
     *("workers", "prefetch", "start_method", "pin_memory", "cache", "cache_gb"),
-    *("data", "blend", "buffer", "tolerance"),
+    *("data", "control_data", "blend", "buffer", "tolerance"),
 )
 """Settings of the loader that change how batches are read, but not which; the dataset is compared by its contents."""
 
@@ -194,6 +196,22 @@ class TrainConfig:
     def as_json(self) -> dict[str, Any]:
         """Every setting, as it stands."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def check_init(config: TrainConfig) -> None:
+    """Raise MissingFile unless the model to start from has every part of the network that this run does not train."""
+    folder = Path(config.init)
+    if not config.init:
+        return
+    if not any(folder.glob(f"*/{WEIGHTS}")):
+        raise MissingFile(f"--init is {folder}, which has no */{WEIGHTS}; give what spinset train or convert writes")
+    for part in config.model.parts:
+        is_trained = any(fnmatch(f"{part}.weight", pattern) for pattern in config.trained)
+        if not is_trained and not (folder / part / WEIGHTS).is_file():
+            raise MissingFile(
+                f"--init is {folder}, which has no {part}/{WEIGHTS}; this run does not train that part, so train it first, or "
+                "make it with spinset convert from the official file"
+            )
 
 
 def fixed_settings(config: dict[str, Any]) -> dict[str, Any]:

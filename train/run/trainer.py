@@ -25,7 +25,7 @@ from train.diffusion.process import draw, losses
 from train.networks.config import FILE, VAE, About, ModelConfig, read_card
 from train.networks.model import TEXT_WEIGHTS, Model, autocast, fill, load_pretrained, load_vae, meta_network
 from train.networks.unet import checkpoint_activations, compile_blocks
-from train.run.config import TrainConfig
+from train.run.config import TrainConfig, check_init
 from train.run.log import Log, Meter, forward_flops, open_console, write_numbers
 from train.run.optimizer import Ema, Optimizer, clip, freeze, learning_rate
 from train.run.parallel import accumulating, common_precision, distribute, micro_batch, process_group
@@ -227,6 +227,7 @@ def open_model(config: TrainConfig, device: torch.device) -> tuple[Model, dict[s
         )
     if config.init:
         check_same_kind(Path(config.init), config.model)
+        check_init(config)
     vae = load_vae(config.vae or str(Path(config.init) / VAE), str(device))
     with torch.random.fork_rng():
         # The one place where torch's own stream is used: the first weights of a network.
@@ -276,6 +277,7 @@ def about_run(datasets: Sequence[DatasetFacts], loader: LoaderConfig, resolution
         trained_on=" and ".join(f"{len(one.identities)} {one.plan.source['name']} heads" for one in datasets),
         resolution=resolution,
         conditions=getattr(loader.recipe, "conditions", (0,)),
+        turns=getattr(loader.recipe, "turns", ()),
         identity=bool(loader.embeddings),
         recogniser=datasets[0].recogniser,
         scale=scale,

@@ -11,15 +11,14 @@ from tiny_models import TEXT_CONFIG, write_pipeline
 from torch import Tensor
 
 from train.networks.model import load_vae
-from train.weights.convert import (
+from train.weights.convert import Converted, convert
+from train.weights.names import (
     OLD_VAE_ATTENTION,
     PARTS,
     TEXT,
     UNET,
     VAE,
-    Converted,
     blank_model,
-    convert,
     read_config,
     sd15_unet_config,
 )

@@ -10,7 +10,7 @@ from hashed import hashed
 from official import KEYS, load_hashed
 from safetensors.torch import load_file
 
-from train.weights.convert import (
+from train.weights.names import (
     CLIP_L_TEXT_CONFIG,
     LDM_UNET,
     LDM_VAE,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from manifests.errors import UserError, check_ranges
 from train.diffusion.config import NoiseLevels
-from train.networks.config import About, ModelConfig, UNetShape
+from train.networks.config import UNET, About, ModelConfig, UNetShape
 
 if TYPE_CHECKING:
     from train.diffusion.process import DDPM
@@ -18,14 +18,16 @@ class DiffPortraitConfig(ModelConfig):
     """Config of a DiffPortrait model; the default is the released DiffPortrait360."""
 
     family: ClassVar[str] = "diffportrait"
+    window: ClassVar[int] = 8
+    eta: ClassVar[float] = 0.5
     shardable: ClassVar[bool] = False
 
     unet: UNetShape = field(default_factory=lambda: UNetShape(joint_from=4))
     """Shape of the UNet, which attends within each view."""
     references: int = 2
     """Number of references in training: the front, or the front and the back; 0 for a model without a reference network."""
-    control: bool = True
-    """Whether pictures of a stranger say where the cameras are."""
+    control: Literal["pictures", "rays"] | None = "pictures"
+    """What says where the cameras are: pictures of a stranger, as released, or the rays of their pixels; None for nothing."""
     temporal: Literal["diffportrait3d", "diffportrait360"] | None = "diffportrait360"
     """Layout of the layers that join views; None for a model of single views, such as the generator of the back view."""
     symmetric: bool = False
@@ -35,6 +37,8 @@ class DiffPortraitConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         check_ranges(self, "--model.", references=(0, 16))
+        if self.control not in ("pictures", "rays", None):
+            raise UserError(f"--model.control is {self.control!r}; it must be pictures, rays or None")
         if self.unet.joint_from < len(self.unet.channels):
             raise UserError(
                 f"unet.joint_from is {self.unet.joint_from}; views of this family are joined by --model.temporal, give "
@@ -48,8 +52,21 @@ class DiffPortraitConfig(ModelConfig):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Pictures of another head from the same cameras, if the model has a part for them."""
-        return ("control",) if self.control else ()
+        """Pictures of another head from the same cameras, if they say where the cameras are."""
+        return ("control",) if self.control == "pictures" else ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The UNet, and what steers it."""
+        steering = {"reference": self.references > 0, "control": self.control, "temporal": self.temporal}
+        return (UNET, *(name for name, present in steering.items() if present))
+
+    @property
+    def azimuths(self) -> tuple[float, ...]:
+        """The views of the papers: 16 in front of the head, or 32 around it."""
+        if self.temporal == "diffportrait3d":
+            return tuple(-60.0 + 8.0 * view for view in range(16))
+        return tuple(11.25 * view for view in range(32))
 
     @property
     def multiview(self) -> bool:
@@ -71,8 +88,10 @@ class DiffPortraitConfig(ModelConfig):
     def conflict(self, other: ModelConfig) -> str:
         """The first setting that differs and changes what the same weights mean; empty if none does."""
         assert isinstance(other, DiffPortraitConfig)
-        if self.temporal and other.temporal and self.temporal != other.temporal:
-            return f"model.temporal {other.temporal}, this run has {self.temporal}"
+        for name in ("temporal", "control"):
+            old, new = getattr(other, name), getattr(self, name)
+            if old and new and old != new:
+                return f"model.{name} {old}, this run has {new}"
         return ""
 
     @classmethod

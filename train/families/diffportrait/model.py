@@ -1,7 +1,7 @@
 """The models DiffPortrait3D and DiffPortrait360: Stable Diffusion's UNet and the three parts that steer it.
 
-`reference` reads portraits of the person, `control` a stranger's picture from the wanted camera, and `temporal` joins the
-views of a window. Sources: the supplement of DiffPortrait3D, DiffPortrait360, and their released code.
+`reference` reads portraits of the person, `control` a stranger's picture from the wanted camera (or its rays), and `temporal`
+joins the views of a window. Sources: the supplement of DiffPortrait3D, DiffPortrait360, and their released code.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geometry.cameras import Cameras
-from train.batch import Batch
+from geometry.raymaps import ray_maps
 from train.diffusion.conditions import Conditions
 from train.families.diffportrait.config import DiffPortraitConfig
 from train.networks.config import TEXT, UNET, About, IdentityShape
@@ -35,8 +35,8 @@ class DiffPortraitConditions(Conditions):
 
     references: Float[Tensor, "b r c h w"]
     """Clean latents of the references; r may be 0."""
-    control: Float[Tensor, "b n 3 x y"] | None
-    """Pictures of a stranger from the cameras of the n generated views, in [-1, 1]; None for a model without that part."""
+    control: Float[Tensor, "b n p x y"] | None
+    """Pictures of a stranger from the cameras of the n generated views, in [-1, 1], or the rays of their pixels."""
     context: Float[Tensor, "b k d"]
     """Tokens of the empty prompt."""
     targets: Bool[Tensor, "b v"]
@@ -75,7 +75,11 @@ class DiffPortraitNetwork(nn.Module):
             from diffusers.models.controlnets.controlnet import ControlNetModel
 
             hint = HINT_CHANNELS[: factor.bit_length()]
-            self.control = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=hint)
+            self.control = ControlNetModel.from_unet(
+                self.unet,
+                conditioning_embedding_out_channels=hint,
+                conditioning_channels=3 if config.control == "pictures" else 6,
+            )
         if config.temporal is not None:
             self.temporal = ViewTemporal(
                 config.unet.channels, config.unet.blocks, config.temporal, config.unet.heads, config.unet.groups
@@ -172,18 +176,15 @@ class DiffPortrait(Model):
         embedding: Float[Tensor, "b d"] | None,
         control: Float[Tensor, "b v 3 x y"] | None = None,
     ) -> DiffPortraitConditions:
-        """Conditions of scenes whose references come first; cameras and identities are not used."""
+        """Conditions of scenes whose references come first; identities are not used."""
         references = int(is_condition[0].sum())
         assert is_condition[:, :references].all() and not is_condition[:, references:].any()
-        assert (control is not None) == self.config.control
+        assert (control is not None) == (self.config.control == "pictures")
         context = self.empty_prompt().expand(len(clean), -1, -1)
-        pictures = None if control is None else control[:, references:].float()
-        return DiffPortraitConditions(clean[:, :references], pictures, context, ~is_condition)
-
-    def conditions_of(self, batch: Batch, latents: Float[Tensor, "b v c h w"]) -> DiffPortraitConditions:
-        """The conditions of training scenes, nothing dropped."""
-        cameras, control = Cameras(batch.c2w, batch.K), batch.control
-        return self.conditions(cameras, batch.is_condition, latents, None, control)
+        if self.config.control == "rays":
+            control = ray_maps(cameras.view_rotation, clean.shape[-1] * self.vae.factor, "geometric", 0, 0)
+        hints = None if control is None else control[:, references:].float()
+        return DiffPortraitConditions(clean[:, :references], hints, context, ~is_condition)
 
 
 def build(config: DiffPortraitConfig, vae: Vae, about: About) -> DiffPortrait:

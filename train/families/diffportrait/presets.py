@@ -23,7 +23,7 @@ FULL = TrainConfig(
     LoaderConfig(
         DATA, Portraits(count=1, targets="random"), batch=6, tail="exact", members=("rgb",), random_background=0.0
     ),
-    model=DiffPortraitConfig(control=False, temporal=None),
+    model=DiffPortraitConfig(control=None, temporal=None),
     # Stable Diffusion is frozen and text is empty, so nothing has to be dropped: guidance compares with the plain UNet.
     objective=Objective(drop=0.0),
     optim=OptimizerConfig(lr=1e-5, warmup=0, weight_decay=0.0, clip=0.5),
@@ -77,6 +77,8 @@ def stages(full: TrainConfig, layout: Literal["diffportrait3d", "diffportrait360
         model=replace(second.model, temporal=layout),
         trained=("temporal.*",),
     )
+    if full is SMALL:  # a scene is eight views, so that each stage takes about as long
+        third = replace(third, samples=full.samples // 4)
     return {"references": first, "cameras": second, "views": third}
 
 
@@ -92,7 +94,7 @@ def with_control(config: TrainConfig, trained: tuple[str, ...]) -> TrainConfig:
     return replace(
         config,
         loader=replace(config.loader, control=True),
-        model=replace(config.model, control=True),
+        model=replace(config.model, control="pictures"),
         trained=trained,
     )
 
@@ -107,6 +109,20 @@ CONFIGS: dict[str, TrainConfig] = {
     "portraits64-back": back_generator(SMALL),
 }
 
+STAGED: dict[str, tuple[str, ...]] = {
+    "diffportrait3d": tuple(f"diffportrait3d-{stage}" for stage in ("references", "cameras", "views")),
+    "diffportrait360": tuple(f"diffportrait360-{stage}" for stage in ("references", "cameras", "views")),
+    "portraits64-3d": (
+        "portraits64-base",
+        *(f"portraits64-3d-{stage}" for stage in ("references", "cameras", "views")),
+    ),
+    "portraits64-360": (
+        "portraits64-base",
+        *(f"portraits64-360-{stage}" for stage in ("references", "cameras", "views")),
+    ),
+}
+"""Presets that train several stages one after the other, each from the model of the one before."""
+
 _STAGES = {
     "references": "First stage: the reference network learns to carry the person over.",
     "cameras": "Second stage: control pictures of a stranger say where the cameras are.",
@@ -120,4 +136,8 @@ SUMMARIES: dict[str, str] = {
     **{f"portraits64-3d-{stage}": f"DiffPortrait3D at 64 px. {text}" for stage, text in _STAGES.items()},
     **{f"portraits64-360-{stage}": f"DiffPortrait360 at 64 px. {text}" for stage, text in _STAGES.items()},
     "portraits64-back": "The generator of the back view at 64 px.",
+    "diffportrait3d": "DiffPortrait3D: all three stages, one after the other.",
+    "diffportrait360": "DiffPortrait360: all three stages, one after the other.",
+    "portraits64-3d": "A small DiffPortrait3D of procedural heads at 64 px: its UNet and all stages.",
+    "portraits64-360": "A small DiffPortrait360 of procedural heads at 64 px: its UNet and all stages.",
 }

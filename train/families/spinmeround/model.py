@@ -144,6 +144,7 @@ class SpinMeRound(Model):
         is_condition: Bool[Tensor, "b v"],
         clean: Float[Tensor, "b v c h w"],
         embedding: Float[Tensor, "b d"] | None,
+        control: Tensor | None = None,
     ) -> SpinMeRoundConditions:
         """Conditions of scenes; without embeddings they get the null identity."""
         null = self.null_condition(clean.shape[-1])

@@ -3,15 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import logged, tiny_config
 from safetensors.torch import load_file
 
-from infer.config import SamplerConfig
-from infer.views import open_sampler
-from manifests.errors import UserError
+from manifests.errors import MissingFile, UserError
 from spinset import main
+from train.data.loader import open_loader
 from train.data.sampling import Portraits, SingleView
 from train.families import load_model
 from train.families.diffportrait.presets import SMALL, SMALL_BASE, back_generator, stages
@@ -102,7 +103,7 @@ def test_parts_are_read_by_diffusers(tiny):
 def test_a_stage_needs_the_stage_before(tiny):
     run(tiny(SMALL_BASE, "base"))
     cameras = stages(SMALL, "diffportrait360")["cameras"]
-    with pytest.raises(UserError, match=r"has no reference/.*; this run does not train that part, so train it first"):
+    with pytest.raises(MissingFile, match=r"has no reference/.*; this run does not train that part, so train it first"):
         run(tiny(cameras, "cameras", "base"))
 
 
@@ -122,10 +123,55 @@ def test_a_stage_starts_from_a_converted_model_without_a_card(tiny, tmp_path, ca
     assert "has no */diffusion_pytorch_model.safetensors" in capsys.readouterr().err
 
 
-def test_views_refuses_a_model_of_control_pictures(tiny):
-    folder = run(tiny(stages(SMALL, "diffportrait360")["views"], "run", trained=("*",)))
-    with pytest.raises(UserError, match=r"needs control pictures besides photos, which cannot be given yet"):
-        open_sampler(str(folder), SamplerConfig(), "cpu")
+def test_one_command_runs_all_stages(tiny, make, tmp_path, monkeypatch, capsys):
+    """Each from the model of the one before; and its model makes views."""
+    names = ("portraits64-base", *(f"portraits64-360-{stage}" for stage in ("references", "cameras", "views")))
+    for name in names:
+        made = tiny(PRESETS[name].config, name)
+        monkeypatch.setitem(PRESETS, name, replace(PRESETS[name], config=replace(made, out=str(tmp_path / "all"))))
+    first = PRESETS[names[0]].config
+    monkeypatch.setitem(PRESETS, "portraits64-360", replace(PRESETS["portraits64-360"], config=first))
+    assert main(["train", "portraits64-360", "--samples", "4"]) == 0
+    out = tmp_path / "all"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:-1] == [f"model: {out}/{stage}/model" for stage in ("base", "references", "cameras", "views")]
+    assert printed[-1] == f"next: spinset views {out}/views/model PHOTO --out DIR --control DATASET"
+    base = weights(str(out / "base"), "unet")
+    assert all(same(base, weights(str(out / stage), "unet")) for stage in ("references", "cameras", "views"))
+    assert load_model(out / "views" / "model").about.samples_seen == 4
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.full((64, 64, 4), 200, np.uint8)).save(photo)
+    strangers = make(identities=2, views=8, name="strangers", seed=50).storage.url
+    args = [str(out / "views" / "model"), str(photo), "--out", str(tmp_path / "views"), "--control", strangers]
+    # The views of these noise heads are 120 degrees apart.
+    assert (
+        main(["views", *args, "--aligned", "--azimuths", "0", "120", "240", "--steps", "2", "--outputs", "sheet"]) == 0
+    )
+    assert (tmp_path / "views" / "sheet.png").is_file()
+
+
+def test_strangers_can_be_of_another_dataset(tiny, make):
+    pool = make(identities=3, views=8, name="strangers", seed=100).storage.url
+    cameras = tiny(stages(SMALL, "diffportrait360")["cameras"], "run", trained=("*",))
+    joined = replace(cameras.loader, control_data=pool)
+    own, others = (next(iter(open_loader(loader))) for loader in (cameras.loader, joined))
+    assert torch.equal(own.rgb, others.rgb) and own.control.shape == others.control.shape
+    assert not torch.equal(own.control, others.control)
+    run(replace(cameras, loader=joined))
+    other = make(identities=3, views=6, name="other", seed=100).storage.url
+    with pytest.raises(UserError, match=r"--loader.control-data is .* of rig orbit-6; .* has rig orbit-8"):
+        run(replace(cameras, loader=replace(cameras.loader, control_data=other)))
+
+
+def test_rays_take_the_place_of_strangers(tiny):
+    """They need no pictures, and are not the same weights."""
+    cameras = stages(SMALL, "diffportrait360")["cameras"]
+    rays = replace(cameras, model=replace(cameras.model, control="rays"), loader=replace(cameras.loader, control=False))
+    folder = run(tiny(rays, "rays", trained=("*",)))
+    control = load_model(folder).parts["control"]
+    assert control.config.conditioning_channels == 6
+    with pytest.raises(UserError, match=r"was trained with model.control rays, this run has pictures"):
+        run(tiny(cameras, "pictures", "rays"))
 
 
 def test_control_pictures_need_to_be_loaded(tiny):
