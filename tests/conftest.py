@@ -17,6 +17,9 @@ from train.networks import model
 if forced := os.environ.get("SPINSET_TEST_BF16"):
     model.native_bf16 = lambda device: {"on": True, "off": False}[forced]
 
+# Ray starts its workers at a low priority, so that a test would wait for everything else on the machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # Many small tensors: with two threads on a busy machine they take ten times as long as with one.
 torch.set_num_threads(1)
 

@@ -66,9 +66,8 @@ def test_a_dataset_verifies_and_counts(reference):
     assert (status.kept, status.failed, status.views, status.shards_done) == (7, 0, 42, 4)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ray_workers_make_the_same_bytes(reference, tmp_path, workers):
-    made = generate(egg_job(str(tmp_path / "ray"), PoolConfig(workers=workers)))
+def test_ray_workers_make_the_same_bytes(reference, tmp_path):
+    made = generate(egg_job(str(tmp_path / "ray"), PoolConfig(workers=2)))
     assert hashes(made) == hashes(reference)
 
 

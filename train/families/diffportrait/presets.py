@@ -40,7 +40,7 @@ SMALL = replace(
     loader=replace(FULL.loader, batch=8, resolution=64, workers=1),
     model=replace(
         FULL.model,
-        unet=UNetShape((64, 96, 160), (True, True, True), blocks=1, heads=2, context=64, joint_from=3, groups=16),
+        unet=UNetShape((32, 64, 96), (True, True, True), blocks=1, heads=2, context=64, joint_from=3, groups=16),
         prompt=False,
     ),
     vae=str(HEADS64 / "vae"),
