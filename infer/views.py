@@ -249,7 +249,9 @@ def nearest_anchors(azimuth: float) -> tuple[int, int]:
 
 
 def open_sampler(model: str, config: SamplerConfig, device: str, several: bool = True) -> "ViewSampler":
-    """Load a model from its folder, or the embedded one by its name, onto a device; one of `several` views unless told.
+    """Load a model from its folder, or the embedded one by its name, onto a device.
+
+    `several` requires a model that makes several views together.
 
     Raises:
         MissingFile: there is no such folder, or a part of the model is missing.
@@ -357,8 +359,12 @@ class ViewSampler:
         [-1, 1] of any size: of a stranger, for models that need them, and coarse ones, where sampling starts.
         """
         latents = dict(given)
+        hints = {} if control is None else dict(zip(plan.wanted, self._pictures(control), strict=True))
+        coarse = {}
+        if proxies is not None:
+            coarse = dict(zip(plan.wanted, self.model.encode(self._pictures(proxies)[None])[0], strict=True))
         for call in plan.calls:
-            sampled = self._call(plan, call, latents, identity, evaluated, control, proxies)
+            sampled = self._call(plan, call, latents, identity, evaluated, hints, coarse)
             latents.update(zip(call.sampled, sampled, strict=True))
         wanted = list(plan.wanted)
         # View by view, so that memory does not grow with their number.
@@ -380,12 +386,12 @@ class ViewSampler:
         latents: dict[int, Tensor],
         identity: Float[Tensor, " d"] | None,
         evaluated: Callable[[], None],
-        control: Float32[Tensor, "k 3 x x"] | None,
-        proxies: Float32[Tensor, "k 3 y y"] | None,
+        hints: dict[int, Tensor],
+        coarse: dict[int, Tensor],
     ) -> Float[Tensor, "v c h w"]:
-        """The latents of the views of one call."""
+        """The latents of the views of one call; control pictures and latents of proxies are given by position in the plan."""
         model, device = self.model, self.model.device
-        positions = [*call.given, *call.sampled]
+        positions, given = [*call.given, *call.sampled], len(call.given)
         cells = model.about.resolution // model.vae.factor
         clean = torch.zeros(1, len(positions), model.latent_channels, cells, cells, device=device)
         for place, position in enumerate(call.given):
@@ -394,32 +400,26 @@ class ViewSampler:
         # The noise of a view is a function of its direction, so that it does not depend on the other views of the plan.
         seeds = [0 if shared else direction_number(plan.azimuth[p], plan.elevation[p]) for p in positions]
         noise = gaussian(self.config.seed, "view noise", seeds, clean[0])[None]
-        if proxies is not None:
-            wanted = [plan.wanted.index(position) for position in call.sampled]
-            coarse = model.encode(self._pictures(proxies[wanted])[None])
-            noise[:, len(call.given) :] = proxy_noise(noise[:, len(call.given) :], coarse, model.process)
+        if coarse:
+            of_views = torch.stack([coarse[position] for position in call.sampled])[None]
+            noise[:, given:] = proxy_noise(noise[:, given:], of_views, model.process)
         # Without a photo and without an identity the conditional branch equals the unconditional one.
         scale = self.scale if call.given or identity is not None else 1.0
         embedding = None if identity is None else identity[None].to(device)
-        is_condition = torch.tensor([[place < len(call.given) for place in range(len(positions))]], device=device)
+        is_condition = torch.arange(len(positions), device=device)[None] < given
 
         def conditions_of(places: list[int]) -> Conditions:
             """The conditions of some of the views of the call."""
-            used = [positions[place] for place in places]
-            hints = None
-            if control is not None:
-                blank = torch.zeros(len(call.given), *control.shape[1:])
-                sampled = [plan.wanted.index(position) for position in used[len(call.given) :]]
-                hints = self._pictures(torch.cat([blank, control[sampled]]))[None]
+            used, control = [positions[place] for place in places], None
+            if hints:
+                blank = torch.zeros_like(next(iter(hints.values())))
+                control = torch.stack([hints.get(position, blank) for position in used])[None]
             cameras = plan.cameras[used][None].to(device)
-            return model.conditions(cameras, is_condition[:, places], clean[:, places], embedding, hints)
+            return model.conditions(cameras, is_condition[:, places], clean[:, places], embedding, control)
 
-        groups = [
-            [*range(len(call.given)), *map(positions.index, window)] for window in call.windows or (call.sampled,)
-        ]
-
-        def counted(conditions: Conditions) -> Denoiser:
-            denoiser = guided(model.network, model.process, conditions, scale)
+        def counted(places: list[int]) -> Denoiser:
+            """The denoiser of some of the views of the call."""
+            denoiser = guided(model.network, model.process, conditions_of(places), scale)
 
             def denoise_and_count(x: Tensor, sigma: Tensor) -> Tensor:
                 evaluated()
@@ -427,15 +427,18 @@ class ViewSampler:
 
             return denoise_and_count
 
-        denoiser = averaged([counted(conditions_of(group)) for group in groups], groups)
+        def step_noise(step: int) -> Tensor:
+            return gaussian(self.config.seed, "step noise", [seed * MAX_STEPS + step for seed in seeds], clean[0])[None]
+
+        windows = call.windows or (call.sampled,)
+        groups = [[*range(given), *map(positions.index, window)] for window in windows]
+        denoiser = averaged([counted(group) for group in groups], groups)
         sampler, sigmas = SAMPLERS[self.config.sampler], model.process.sigmas(self.config.steps)
-        if eta := self.eta:
-            numbers = [seed * MAX_STEPS for seed in seeds]
-            fresh = lambda step: gaussian(self.config.seed, "step noise", [n + step for n in numbers], clean[0])[None]  # noqa: E731
-            sampler = partial(ddim, eta=eta, noise=fresh)
+        if self.eta:
+            sampler = partial(ddim, eta=self.eta, noise=step_noise)
         with autocast(self.config.precision, device):
             x = sample(denoiser, conditions_of([*range(len(positions))]), noise, sigmas, sampler, shared)
-        return x[0, len(call.given) :]
+        return x[0, given:]
 
     def _pictures(self, pictures: Float32[Tensor, "v 3 x x"]) -> Float32[Tensor, "v 3 y y"]:
         """Pictures at the model's resolution, on its device."""

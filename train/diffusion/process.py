@@ -310,7 +310,7 @@ def initial_latents(
 def proxy_noise(
     noise: Float[Tensor, "b v c h w"], proxies: Float[Tensor, "b v c h w"], process: NoiseProcess
 ) -> Float[Tensor, "b v c h w"]:
-    """What replaces standard normal noise if sampling starts from coarse pictures: their latents at the highest level.
+    """The initial noise of sampling that starts from coarse pictures: their latents at the highest noise level.
 
     At 1,000 scaled-linear steps this keeps 0.0683 of the latents; the sampler takes it for noise of its first, lower level.
     Source: DiffPortrait3D's and DiffPortrait360's released samplers.

@@ -44,7 +44,7 @@ SMALL = replace(
         prompt=False,
     ),
     vae=str(HEADS64 / "vae"),
-    optim=OptimizerConfig(lr=5e-4, warmup=800, cooldown=0.5, weight_decay=0.0),
+    optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.5, weight_decay=0.0),
     validation=ValidationConfig(every=16_000),
     samples=16_000,
     micro=8,
