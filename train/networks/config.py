@@ -119,8 +119,6 @@ class About:
     """Width and height of its views in pixels."""
     conditions: tuple[int, ...] = (0, 1, 3)
     """Numbers of given views that it was trained on."""
-    turns: tuple[tuple[float, float], ...] = ()
-    """Smallest and largest angle in degrees by which each given view is turned from the front; empty for any."""
     identity: bool = True
     """Whether it was trained with identity embeddings."""
     samples_seen: int = 0
@@ -133,6 +131,8 @@ class About:
     """Validation loss of these weights, where the run kept them for having the lowest."""
     recogniser: str = ""
     """SHA-256 of the ArcFace weights whose embeddings it was trained with; empty if unknown."""
+    turns: tuple[tuple[float, float], ...] = ()
+    """Smallest and largest angle in degrees by which each given view is turned from the front; empty for any."""
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def about_released(config: DiffPortraitConfig) -> About:
     system = {"diffportrait3d": "DiffPortrait3D", None: "DiffPortrait360's back generator"}
     name = system.get(config.temporal, "DiffPortrait360")
     turns = ((0.0, 40.0), (145.0, 180.0))[: config.references] if config.temporal != "diffportrait3d" else ()
-    return About(f"what the released weights of {name} know", 512, (config.references,), turns, identity=False)
+    return About(f"what the released weights of {name} know", 512, (config.references,), identity=False, turns=turns)
 
 
 def write_released(config: ModelConfig, folder: Path, file: Path) -> int:

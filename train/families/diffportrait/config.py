@@ -27,7 +27,7 @@ class DiffPortraitConfig(ModelConfig):
     references: int = 2
     """Number of references in training: the front, or the front and the back; 0 for a model without a reference network."""
     control: Literal["pictures", "rays"] | None = "pictures"
-    """Source of the cameras: pictures of a stranger, as released, or the rays of their pixels; None for a model without them."""
+    """Source of the cameras: pictures of a stranger, as released, or the rays of their pixels; None for no cameras."""
     temporal: Literal["diffportrait3d", "diffportrait360"] | None = "diffportrait360"
     """Layout of the layers that join views; None for a model of single views, such as the generator of the back view."""
     symmetric: bool = False
