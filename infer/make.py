@@ -48,8 +48,8 @@ def views(config: ViewsConfig) -> Iterator[str]:
     # Cheap checks come before the face models are loaded, and those before the multiview model.
     check_outputs(config.out, config.files.outputs, config.files.fps)
     require_device(config.device)
-    check_inputs(config)
     photos = [read_photo(file) for file in config.photos]
+    check_inputs(config)
     model, about = read_about(config.model)
     directions = config.directions.of_views(model.azimuths)
     azimuths = [0.0, *config.photo_azimuths, *([BACK] if config.back else [])]
