@@ -89,7 +89,7 @@ def views(budget: Budget) -> Iterator[Table]:
 
 @torch.inference_mode()
 def sample(sampler: ViewSampler, plan: Any, given: Any, person: Any) -> None:
-    sampler._call(plan, plan.calls[0], given, person, lambda: None)
+    sampler._call(plan, plan.calls[0], given, person, lambda: None, {}, {})
 
 
 @torch.inference_mode()
