@@ -144,6 +144,8 @@ def check_inputs(config: ViewsConfig) -> None:
     for option, given in (("proxies", config.proxies), ("overlap", config.sampler.overlap), ("back", config.back)):
         if given and not model.window:
             raise UserError(f"--{option} is for models that are sampled in windows of views; {config.model} is not")
+    if model.window and config.directions.angles != "orbit":
+        raise UserError(f"--angles {config.directions.angles} is for models of SpinMeRound; {config.model} is not one")
     if config.proxies:
         proxy_files(config.proxies, len(azimuth))
     check_window(model, config.sampler.overlap)

@@ -168,6 +168,10 @@ class TestViews:
             ),
             ({"control": "STRANGERS", "portrait": PortraitConfig(True, 60.0)}, r"photo 1 is turned 60 degrees"),
             (
+                {"control": "STRANGERS", "directions": DirectionsConfig(12, angles="spinmeround")},
+                r"--angles spinmeround is",
+            ),
+            (
                 {"control": "STRANGERS", "sampler": SamplerConfig(overlap=8)},
                 r"--overlap is 8; windows have 8 views, give less",
             ),

@@ -159,6 +159,11 @@ class ModelConfig(ABC):
         return ()
 
     @property
+    def bases(self) -> tuple[str, ...]:
+        """Families besides its own from whose models training can start."""
+        return ()
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts of the network, each a folder of a saved model."""
         return (UNET,)

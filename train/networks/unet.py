@@ -137,6 +137,24 @@ def expand_channels(
     return grown
 
 
+def narrow_channels(weights: dict[str, Tensor], unet: nn.Module) -> dict[str, Tensor]:
+    """Weights of a UNet with more channels at both ends, and of one without attention at some levels, for this one.
+
+    The first channels are kept, which are those of the image. Attention layers of levels where the weights have none begin as
+    they are built, but without effect.
+    """
+    own, narrowed = unet.state_dict(), dict(weights)
+    if weights["conv_in.weight"].shape[1] > own["conv_in.weight"].shape[1]:
+        narrowed["conv_in.weight"] = weights["conv_in.weight"][:, : own["conv_in.weight"].shape[1]]
+        for name in ("conv_out.weight", "conv_out.bias"):
+            narrowed[name] = weights[name][: len(own[name])]
+    attended = {name.partition("attentions")[0] for name in weights if "attentions" in name}
+    for name, weight in own.items():
+        if "attentions" in name and name.partition("attentions")[0] not in attended:
+            narrowed[name] = torch.zeros_like(weight) if ".proj_out." in name else weight
+    return narrowed
+
+
 class ViewAttention:
     """The processor of every attention layer of the UNet; holds no weights, so those of a 2D model are kept as they are.
 

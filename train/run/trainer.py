@@ -254,6 +254,8 @@ def check_same_kind(folder: Path, config: ModelConfig) -> None:
     if not (folder / FILE).is_file():
         return
     family, values, _ = read_card(folder)
+    if family in config.bases:
+        return
     if family != config.family:
         raise UserError(f"{folder} is a model of the family {family!r}, this run trains {config.family!r}")
     if conflict := config.conflict(config.from_json(values)):

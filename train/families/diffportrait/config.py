@@ -8,9 +8,13 @@ from train.diffusion.config import NoiseLevels
 from train.networks.config import UNET, About, ModelConfig, UNetShape
 
 if TYPE_CHECKING:
-    from train.diffusion.process import DDPM
+    from train.diffusion.process import NoiseProcess
     from train.families.diffportrait.model import DiffPortrait
     from train.networks.model import Vae
+
+
+SIGMA_MAX = 80.0
+"""Noise level at which EDM's process starts sampling, as in small models of SpinMeRound."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class DiffPortraitConfig(ModelConfig):
     """Layout of the layers that join views; None for a model of single views, such as the generator of the back view."""
     symmetric: bool = False
     """Run the middle layer of layout diffportrait3d in both branches of guidance, unlike the released sampler."""
+    noise: Literal["ddpm", "edm"] = "ddpm"
+    """Noise process: ddpm is Stable Diffusion's, as released; edm is that of a UNet that began as one of SpinMeRound."""
     prompt: bool = True
     """Whether cross-attention reads CLIP's tokens of the empty prompt, as released, or a single token of zeros."""
 
@@ -39,6 +45,8 @@ class DiffPortraitConfig(ModelConfig):
         check_ranges(self, "--model.", references=(0, 16))
         if self.control not in ("pictures", "rays", None):
             raise UserError(f"--model.control is {self.control!r}; it must be pictures, rays or None")
+        if self.noise not in ("ddpm", "edm"):
+            raise UserError(f"--model.noise is {self.noise!r}; it must be ddpm or edm")
         if self.unet.joint_from < len(self.unet.channels):
             raise UserError(
                 f"unet.joint_from is {self.unet.joint_from}; views of this family are joined by --model.temporal, give "
@@ -54,6 +62,11 @@ class DiffPortraitConfig(ModelConfig):
     def inputs(self) -> tuple[str, ...]:
         """Pictures of another head from the same cameras, if they say where the cameras are."""
         return ("control",) if self.control == "pictures" else ()
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """SpinMeRound, if the noise process is the same."""
+        return ("spinmeround",) if self.noise == "edm" else ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -73,11 +86,11 @@ class DiffPortraitConfig(ModelConfig):
         """Whether view-temporal layers join several views."""
         return self.temporal is not None
 
-    def process(self, noise: NoiseLevels | None = None) -> "DDPM":
-        """Stable Diffusion's, with epsilon-prediction."""
-        from train.diffusion.process import DDPM
+    def process(self, noise: NoiseLevels | None = None) -> "NoiseProcess":
+        """Stable Diffusion's with epsilon-prediction, or EDM's with v-prediction."""
+        from train.diffusion.process import DDPM, EDM
 
-        return DDPM()
+        return DDPM() if self.noise == "ddpm" else EDM(noise or NoiseLevels(), sigma_max=SIGMA_MAX)
 
     def build(self, vae: "Vae", about: About | None = None) -> "DiffPortrait":
         """A model with random weights over an autoencoder."""
@@ -88,7 +101,7 @@ class DiffPortraitConfig(ModelConfig):
     def conflict(self, other: ModelConfig) -> str:
         """The first setting that differs and changes what the same weights mean; empty if none does."""
         assert isinstance(other, DiffPortraitConfig)
-        for name in ("temporal", "control"):
+        for name in ("temporal", "control", "noise"):
             old, new = getattr(other, name), getattr(self, name)
             if old and new and old != new:
                 return f"model.{name} {old}, this run has {new}"

@@ -16,11 +16,11 @@ from geometry.cameras import Cameras
 from geometry.raymaps import ray_maps
 from train.diffusion.conditions import Conditions
 from train.families.diffportrait.config import DiffPortraitConfig
-from train.networks.config import TEXT, UNET, About, IdentityShape
+from train.networks.config import TEXT, UNET, About, IdentityShape, Stem
 from train.networks.identity import Arc2FaceTokens
 from train.networks.model import Model, Vae
 from train.networks.temporal import ViewTemporal
-from train.networks.unet import build_unet, recorded_tokens, run_unet
+from train.networks.unet import build_unet, narrow_channels, recorded_tokens, run_unet
 
 HINT_CHANNELS = (16, 32, 96, 256)
 """Channels of the encoder of control pictures; each after the first halves the resolution. Source: ControlNet."""
@@ -150,6 +150,10 @@ class DiffPortrait(Model):
     def encoders(self) -> dict[str, nn.Module]:
         """The text model."""
         return {TEXT: self.text.text} if self.text is not None else {}
+
+    def adapt(self, part: str, weights: dict[str, Tensor], stem: Stem, generator: torch.Generator) -> dict[str, Tensor]:
+        """Weights of a UNet of another family, which has further channels, for this one."""
+        return narrow_channels(weights, self.parts[part]) if part == UNET else weights
 
     def begin(self, part: str) -> bool:
         """The reference network and the encoder of the control part begin as copies of the UNet, `temporal` as it is built."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from train.data.config import LoaderConfig
 from train.data.sampling import Portraits, SingleView
-from train.diffusion.config import Objective
+from train.diffusion.config import NoiseLevels, Objective
 from train.families.diffportrait.config import DiffPortraitConfig
 from train.networks.config import UNetShape
 from train.run.config import OptimizerConfig, TrainConfig, ValidationConfig
@@ -40,11 +40,14 @@ SMALL = replace(
     loader=replace(FULL.loader, batch=8, resolution=64, workers=1),
     model=replace(
         FULL.model,
-        unet=UNetShape((32, 64, 96), (True, True, True), blocks=1, heads=2, context=64, joint_from=3, groups=16),
+        unet=UNetShape((64, 96, 160), (True, True, True), blocks=1, heads=2, context=512, joint_from=3, groups=16),
+        noise="edm",
         prompt=False,
     ),
     vae=str(HEADS64 / "vae"),
-    optim=OptimizerConfig(lr=1e-3, warmup=800, cooldown=0.5, weight_decay=0.0),
+    # The noise levels of heads64, whose UNet the stages start from.
+    objective=Objective(NoiseLevels(mean=-0.4, std=1.4), drop=0.0),
+    optim=OptimizerConfig(lr=5e-4, warmup=800, cooldown=0.5, weight_decay=0.0),
     validation=ValidationConfig(every=16_000),
     samples=16_000,
     micro=8,
@@ -61,8 +64,10 @@ SMALL_BASE = replace(
     loader=replace(SMALL.loader, recipe=SingleView()),
     model=replace(SMALL.model, references=0),
     trained=("unet.*",),
+    init=str(HEADS64),
 )
-"""The counterpart of Stable Diffusion in the small twins: a UNet of single procedural heads, which is frozen from then on."""
+"""The counterpart of Stable Diffusion in the small twins: heads64's UNet, tuned to single heads without an identity, which is
+frozen from then on."""
 
 
 def stages(full: TrainConfig, layout: Literal["diffportrait3d", "diffportrait360"]) -> dict[str, TrainConfig]:

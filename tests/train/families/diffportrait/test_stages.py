@@ -18,7 +18,8 @@ from train.families import load_model
 from train.families.diffportrait.presets import SMALL, SMALL_BASE, back_generator, stages
 from train.families.presets import PRESETS
 from train.networks.config import UNetShape
-from train.run.trainer import run
+from train.networks.unet import run_unet
+from train.run.trainer import open_model, run
 
 SHAPE = UNetShape((16, 16), (True, True), blocks=1, heads=2, context=8, joint_from=2, groups=4)
 
@@ -74,6 +75,21 @@ def test_each_stage_trains_its_part(tiny, tmp_path, layout):
     model = load_model(Path(runs[2]) / "model")
     assert model.config.temporal == layout and model.about.samples_seen == 6
     assert model.about.conditions == (1 + (layout == "diffportrait360"),)
+
+
+def test_the_small_unet_begins_as_that_of_heads64():
+    """Its further channels are left out, and attention on the finest level does nothing yet."""
+    model, _ = open_model(replace(SMALL_BASE, trained=("*",)), torch.device("cpu"))
+    theirs = load_model("heads64")
+    x, extra = torch.randn(2, 1, 12, 16, 16), torch.zeros(2, 1, 67, 16, 16)
+    level, context = torch.tensor([0.3, -0.8]), torch.zeros(2, 1, 512)
+    with torch.inference_mode():
+        ours = run_unet(model.parts["unet"], x, level, context)
+        expected = run_unet(theirs.parts["unet"], torch.cat([x, extra], 2), level, context)[:, :, :12]
+    torch.testing.assert_close(ours, expected)
+    ddpm = replace(SMALL_BASE, model=replace(SMALL_BASE.model, noise="ddpm"))
+    with pytest.raises(UserError, match=r"is a model of the family 'spinmeround', this run trains 'diffportrait'"):
+        open_model(ddpm, torch.device("cpu"))
 
 
 def test_a_stage_resumes_bit_for_bit(tiny):
