@@ -16,6 +16,7 @@ from manifests.dataset import Dataset
 from manifests.errors import MissingFile, UserError
 from manifests.index import Subset, open_index
 from manifests.pictures import decode_picture
+from manifests.plan import FILE
 from manifests.reader import Reader
 from train.families import model_folder, read_about
 from train.networks.config import About, ModelConfig, require_parts
@@ -80,7 +81,8 @@ def open_control(
         MissingFile: there is no such folder.
         UserError: a folder has another number of pictures, or a dataset has no such head.
     """
-    if Path(source).is_dir() and (files := picture_files(source)):
+    if Path(source).is_dir() and not (Path(source) / FILE).exists():
+        files = picture_files(source)
         _check_count("--control", source, files, len(azimuth))
         return ControlPictures(source, azimuth, elevation, tuple(files))
     heads = open_index(Dataset(source)).select()

@@ -155,7 +155,7 @@ class TestViews:
                 {"control": "STRANGERS", "directions": DirectionsConfig(7)},
                 r"has no picture from azimuth 51.4286, elevation 0",
             ),
-            ({"control": "EMPTY"}, r"empty is not a dataset"),
+            ({"control": "EMPTY"}, r"--control is .*empty, which has 0 pictures; 12 views need one each"),
             ({"control": "FOLDER"}, r"--control is .*, which has 3 pictures; 12 views need one each"),
             (
                 {"control": "STRANGERS", "proxies": "FOLDER"},
