@@ -136,13 +136,12 @@ def test_a_signal_to_all_processes_saves_and_the_same_command_goes_on(config, tm
 
 
 def test_ranks_change_nothing_and_may_change(config, tmp_path):
-    one, two, four, elastic = (replace(config, out=str(tmp_path / n)) for n in ("one", "two", "four", "elastic"))
+    one, two, elastic = (replace(config, out=str(tmp_path / n)) for n in ("one", "two", "elastic"))
     alone(one)
     on_ranks(two, 2)
-    on_ranks(four, 4)
     for world, samples in ((2, 12), (4, 24), (1, 32)):
         on_ranks(replace(elastic, samples=samples), world)
-    for other in (two, four, elastic):
+    for other in (two, elastic):
         assert logged(other) == pytest.approx(logged(one), abs=1e-5)
         for name, weight in weights(one).items():
             assert torch.allclose(weight, weights(other)[name], atol=1e-4), name
@@ -212,9 +211,9 @@ def test_it_overfits_one_identity(tmp_path):
         ),
         optim=OptimizerConfig(lr=3e-3, warmup=10, cooldown=0.5, weight_decay=0.0),
         objective=Objective(NoiseLevels(mean=2.0, std=0.5, shift="none"), drop=0.0),
-        samples=200,
-        log_every=20,
-        save_every=200,
+        samples=100,
+        log_every=10,
+        save_every=100,
     )
     run(config)
     losses = list(logged(config).values())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from official import official_names
 from safetensors.torch import load_file, save_file
-from tiny_models import TINY, write_pipeline
+from tiny_models import write_pipeline
 
 from manifests.errors import UserError
 from spinset import main
@@ -16,18 +16,19 @@ from train.families import load_model, read_about
 from train.families.diffportrait.config import DiffPortraitConfig
 from train.networks.config import About, UNetShape
 from train.networks.model import Model, load_vae, save_model
+from train.networks.unet import unet_config
 from train.weights.convert import convert
 from train.weights.diffportrait import write_released
 from train.weights.names import UNET, VAE, blank_model, read_config
 
-SHAPE = UNetShape((8, 16, 32, 32), (True, True, True, False), heads=2, context=16, joint_from=4, groups=4)
+SHAPE = UNetShape((8, 16), (True, False), blocks=1, heads=2, context=16, joint_from=2, groups=4)
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory) -> Path:
     """Configs of a UNet with as many channels as Stable Diffusion's, and an autoencoder with random weights."""
     folder = write_pipeline(tmp_path_factory.mktemp("pipeline"))
-    config = {**TINY[UNET.folder], "in_channels": 4, "out_channels": 4}
+    config = unet_config(SHAPE, 4, 4)
     blank_model(UNET, config).save_config(folder / "unet")
     return folder
 
