@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/spinset demo
 
 test: install
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
