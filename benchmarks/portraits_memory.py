@@ -73,7 +73,7 @@ def weights_of(module: nn.Module, recurse: bool = True) -> float:
 
 
 def activations(network: nn.Module, config: Config, cached: bool) -> float:
-    """What is alive at once besides the weights in fp32 while the network sees a window, in GiB."""
+    """The memory of activations, and of cached weights, while the network sees a window, in GiB."""
     cells, views = config.resolution // 8, config.references + config.window
     x = torch.randn(1, views, 4, cells, cells)
     control = torch.randn(1, config.window, 3, config.resolution, config.resolution)
@@ -83,7 +83,7 @@ def activations(network: nn.Module, config: Config, cached: bool) -> float:
 
 
 def decoder_activations(vae: Any, config: Config) -> float:
-    """What is alive at once besides the weights while a view is decoded, in GiB."""
+    """The memory of activations while a view is decoded, in GiB."""
     latents = torch.randn(1, 4, config.resolution // 8, config.resolution // 8)
     return peak_of(vae, lambda: vae.decode(latents))
 
