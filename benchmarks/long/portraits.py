@@ -81,15 +81,15 @@ def frontal(held: HeldOut) -> Float32[Tensor, "k 3 h w"]:
 
 
 METHODS = {
-    "DiffPortrait3D": Method("3d", back=False),
-    "DiffPortrait3D, symmetric guidance": Method("3d", back=False, symmetric=True),
-    "DiffPortrait360": Method("360"),
-    "DiffPortrait360, front alone": Method("360", back=False),
-    "DiffPortrait360, eta 0": Method("360", sampler={"eta": 0.0}),
-    "DiffPortrait360, windows overlap by 4": Method("360", sampler={"overlap": 4}),
-    "DiffPortrait360, from blurred fronts": Method("360", proxy=frontal),
-    "DiffPortrait360, from blurred true views": Method("360", proxy=blurred),
-    "DiffPortrait360, rays for strangers": Method("rays"),
+    "3D": Method("3d", back=False),
+    "3D, symmetric guidance": Method("3d", back=False, symmetric=True),
+    "360": Method("360"),
+    "360, front alone": Method("360", back=False),
+    "360, eta 0": Method("360", sampler={"eta": 0.0}),
+    "360, windows overlap by 4": Method("360", sampler={"overlap": 4}),
+    "360, from blurred fronts": Method("360", proxy=frontal),
+    "360, from blurred true views": Method("360", proxy=blurred),
+    "360, rays for strangers": Method("rays"),
 }
 
 
@@ -97,9 +97,9 @@ def main() -> None:
     config = tyro.cli(Config)
     methods = {n: m for n, m in METHODS.items() if not config.rows or any(part in n for part in config.rows)}
     people, rows = choose_people_of(config), {}
-    table = Table("method", "L2", "front L2", "back L2", "SSIM", "front SSIM", "back SSIM", "border", width=132)
+    table = Table("method", "L2", "front L2", "back L2", "SSIM", "front SSIM", "back SSIM", "border", width=150)
     for name, method in {"copy of the front": None, **methods}.items():
-        evaluation = opened(config, method or METHODS["DiffPortrait3D"])
+        evaluation = opened(config, method or METHODS["3D"])
         measured = []
         with step(name, len(people)) as advance:
             for person in people:
@@ -107,17 +107,17 @@ def main() -> None:
                 advance()
         rows[name] = {key: [one[key] for one in measured] for key in measured[0]}
         table.add_row(name, *(cell(rows[name][key]) for key in measured[0]))
-    Console(width=132).print(table)
-    reference = rows.get("DiffPortrait3D")
-    if reference and "DiffPortrait360" in rows:
+    Console(width=150).print(table)
+    reference = rows.get("3D")
+    if reference and "360" in rows:
         for key in ("back L2", "back SSIM"):
-            difference = np.array(rows["DiffPortrait360"][key]) - np.array(reference[key])
-            print(f"DiffPortrait360 - DiffPortrait3D, {key}: {cell(list(difference))}")
+            difference = np.array(rows["360"][key]) - np.array(reference[key])
+            print(f"360 - 3D, {key}: {cell(list(difference))}")
 
 
 def choose_people_of(config: Config) -> list[str]:
     """The names of the people."""
-    return choose_people(opened(config, METHODS["DiffPortrait3D"]).people.names, config.people, 0)
+    return choose_people(opened(config, METHODS["3D"]).people.names, config.people, 0)
 
 
 def opened(config: Config, method: Method) -> Evaluation:
