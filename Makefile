@@ -58,7 +58,7 @@ heads64: install
 		--validation.data out/held64
 	$(BIN)/python -m tools.install_heads64 out/heads64-run/model
 
-# The small DiffPortrait models of procedural heads and their tables, from nothing: about four hours on two cores.
+# The small DiffPortrait models of procedural heads and their tables, from nothing; hours on two cores (docs/results.md).
 RING := --rig diffportrait360-72 --resolution 64 --mesh.resolution 64
 PORTRAITS := --data out/ring --loader.control-data out/strangers --validation.data out/held-ring
 RAYS := $(PORTRAITS) --model.control rays --loader.no-control

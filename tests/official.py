@@ -9,15 +9,7 @@ from hashed import hashed_weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.weights.names import (
-    LDM_UNET,
-    LDM_VAE,
-    PARTS,
-    Part,
-    blank_model,
-    names_in,
-    read_config,
-)
+from train.weights.names import LDM_UNET, LDM_VAE, PARTS, Part, blank_model, names_in, read_config
 
 KEYS: dict[str, tuple[int, ...]] = {
     name: tuple(shape)

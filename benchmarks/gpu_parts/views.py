@@ -16,9 +16,7 @@ from train.networks.config import About
 from train.networks.model import Model, Vae
 from train.networks.unet import compile_blocks
 from train.run.log import PEAK
-from train.weights.names import (
-    SD15_VAE_CONFIG,
-)
+from train.weights.names import SD15_VAE_CONFIG
 
 VIEWS = 8
 """One call: the given view and seven that are made."""

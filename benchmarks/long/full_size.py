@@ -29,13 +29,7 @@ from train.families.spinmeround.config import SpinMeRoundConfig
 from train.networks.config import About
 from train.networks.model import load_vae, save_model
 from train.weights.convert import convert
-from train.weights.names import (
-    PARTS,
-    SD15_VAE_CONFIG,
-    blank_model,
-    names_in,
-    read_config,
-)
+from train.weights.names import PARTS, SD15_VAE_CONFIG, blank_model, names_in, read_config
 from weights.embedded import EMBEDDED
 from weights.files import save_tensors
 

@@ -18,9 +18,7 @@ from datagen.sources.panohead.head import PanoHead
 from datagen.sources.panohead.renderer import Jitter
 from train.networks.config import UNetShape
 from train.networks.unet import build_unet, run_unet
-from train.weights.names import (
-    UNET,
-)
+from train.weights.names import UNET
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

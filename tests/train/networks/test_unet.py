@@ -12,9 +12,7 @@ from train.families.spinmeround.config import SpinMeRoundConfig
 from train.families.spinmeround.model import SpinMeRoundNetwork
 from train.networks.config import Stem, UNetShape
 from train.networks.unet import build_unet, checkpoint_activations, compile_blocks, expand_channels, run_unet
-from train.weights.names import (
-    UNET,
-)
+from train.weights.names import UNET
 
 TINY = Path(__file__).parents[2] / "golden" / "spinmeround_unet.safetensors"
 SMALL = UNetShape(channels=(16, 32), attention=(True, True), blocks=1, heads=2, context=12, groups=8)

@@ -12,16 +12,7 @@ from torch import Tensor
 
 from train.networks.model import load_vae
 from train.weights.convert import Converted, convert
-from train.weights.names import (
-    OLD_VAE_ATTENTION,
-    PARTS,
-    TEXT,
-    UNET,
-    VAE,
-    blank_model,
-    read_config,
-    sd15_unet_config,
-)
+from train.weights.names import OLD_VAE_ATTENTION, PARTS, TEXT, UNET, VAE, blank_model, read_config, sd15_unet_config
 
 SCHEDULE = ("betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "posterior_mean_coef1", "logvar")
 

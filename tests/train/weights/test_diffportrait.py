@@ -95,9 +95,14 @@ def test_an_incomplete_file_is_refused_and_nothing_written(released, pipeline, t
         convert(tmp_path / "more.safetensors", tmp_path / "dest", like=pipeline)
     assert not (tmp_path / "dest").exists()
     steering = {k: v for k, v in tensors.items() if k.startswith("control_model.")}
-    save_file(steering, tmp_path / "alone.safetensors")
-    with pytest.raises(UserError, match=r"reference network|no UNet, autoencoder or CLIP"):
-        convert(tmp_path / "alone.safetensors", tmp_path / "dest", like=pipeline)
+    without_vae = {k: v for k, v in tensors.items() if not k.startswith("first_stage_model.")}
+    for part, message in (
+        (steering, r"has no UNet, autoencoder or CLIP text model"),
+        (without_vae, r"has a reference network without its UNet and autoencoder; give the whole checkpoint"),
+    ):
+        save_file(part, tmp_path / "part.safetensors")
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / "part.safetensors", tmp_path / "dest", like=pipeline)
 
 
 @pytest.mark.parametrize("model", ["diffportrait360"], indirect=True)
