@@ -26,7 +26,6 @@ from infer.evaluation.evaluate import Evaluation, open_evaluation
 from infer.evaluation.held_out import HeldOut, choose_people
 from infer.evaluation.measure import agreement, measure, true_views
 from infer.evaluation.methods import EvaluatedViews, copied_input, sample_views
-from infer.inputs import open_control
 from infer.portrait import Portrait
 from infer.views import ViewSampler
 from jobs.progress import step
@@ -145,7 +144,7 @@ def opened(config: Config, method: Method) -> Evaluation:
 def row(config: Config, evaluation: Evaluation, method: Method | None, name: str) -> dict[str, float]:
     """The figures of a person."""
     held, portrait = read(config, evaluation, name)
-    views = copied_input(held) if method is None else made(config, evaluation, method, held, portrait)
+    views = copied_input(held) if method is None else made(evaluation, method, held, portrait)
     truth = true_views(evaluation.metrics, held)
     columns = measure(evaluation.metrics, truth, views)["views"]
     front = turned(held.azimuth[1:]) <= FRONT
@@ -170,10 +169,10 @@ def read(config: Config, evaluation: Evaluation, name: str) -> tuple[HeldOut, Po
 
 
 @torch.inference_mode()
-def made(config: Config, evaluation: Evaluation, method: Method, held: HeldOut, portrait: Portrait) -> EvaluatedViews:
+def made(evaluation: Evaluation, method: Method, held: HeldOut, portrait: Portrait) -> EvaluatedViews:
     """The views of a method."""
     sampler: ViewSampler = evaluation.sampler
-    control = open_control(config.strangers, np.zeros(0), np.zeros(0))
+    control = evaluation.strangers[0] if evaluation.strangers else None
     proxies = method.proxy(held) if method.proxy else None
     return sample_views(sampler, held, portrait.rgb, None, control=control, generator=evaluation.back, proxies=proxies)
 

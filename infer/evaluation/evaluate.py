@@ -44,7 +44,7 @@ from infer.evaluation.pairs import evaluate_pair
 from infer.evaluation.protocols import PROTOCOLS, EvaluationProtocol
 from infer.evaluation.report import EvaluationReport, save_strip, strip
 from infer.evaluation.results import TRUTH, Row, RowFile, measure_all, results_of, save_features
-from infer.inputs import check_control, check_window, open_control
+from infer.inputs import ControlPictures, check_control, check_window, open_control
 from infer.metrics.likeness import FaceEmbedder
 from infer.metrics.pixels import to_unit
 from infer.portrait import PhotoPreprocessor, Portrait
@@ -99,6 +99,8 @@ class Evaluation:
     sampler: ViewSampler
     back: ViewSampler | None
     """Makes the view from behind that is a second reference."""
+    strangers: tuple[ControlPictures, ...]
+    """The heads whose pictures say where the cameras are, for models that need them."""
     preprocess: PhotoPreprocessor
     people: HeldOutPeople
     nearest: NearestHead | None
@@ -157,7 +159,7 @@ class Evaluation:
     def views(self, held: HeldOut, portrait: Portrait, stranger: int = 0) -> EvaluatedViews:
         """The views that the model samples of a person, with the control pictures of a stranger if it takes any."""
         identity, config = self._identity(held, portrait), self.config
-        control = open_control(config.control, *NOWHERE, stranger) if config.control else None
+        control = self.strangers[stranger] if self.strangers else None
         return sample_views(
             self.sampler, held, portrait.rgb, identity, config.stages, config.input_normals, control, self.back
         )
@@ -178,10 +180,12 @@ def open_evaluation(config: EvaluateConfig, clip: PictureEmbedder | None = None)
         config.steps or protocol.steps, config.scale or protocol.scale, seed=config.seed, overlap=config.overlap
     )
     check_control_people(config)
+    count = 1 + config.cross_control if config.control else 0
+    strangers = tuple(open_control(config.control, *NOWHERE, head) for head in range(count))
     sampler = open_sampler(config.model, settings, config.device)
     back = open_sampler(config.back, settings, config.device, several=False) if config.back else None
     with step("opening the people and the metrics"):
-        return _open_people_and_metrics(config, protocol, sampler, back, clip)
+        return _open_people_and_metrics(config, protocol, sampler, back, strangers, clip)
 
 
 def check_control_people(config: EvaluateConfig) -> None:
@@ -218,6 +222,7 @@ def _open_people_and_metrics(
     protocol: EvaluationProtocol,
     sampler: ViewSampler,
     back: ViewSampler | None,
+    strangers: tuple[ControlPictures, ...],
     clip: PictureEmbedder | None,
 ) -> Evaluation:
     about = sampler.model.about
@@ -264,7 +269,16 @@ def _open_people_and_metrics(
         **metric_settings(config, metrics, beyond_embedded),
     }
     return Evaluation(
-        config, protocol, sampler, back, _preprocessor(config, about, faces), people, nearest, metrics, settings
+        config,
+        protocol,
+        sampler,
+        back,
+        strangers,
+        _preprocessor(config, about, faces),
+        people,
+        nearest,
+        metrics,
+        settings,
     )
 
 

@@ -315,6 +315,9 @@ class TestEvaluation:
         assert '"control_ssim"' in text and '"border_ratio"' in text
         with pytest.raises(UserError, match=r"overlap"):
             evaluate(replace(settings, overlap=0))
+        lonely = turned_noise(tmp_path / "lonely", 1, 12, resolution=PIXELS, seed=100).storage.url
+        with pytest.raises(UserError, match=r"which has 1 heads; 2 are needed"):
+            evaluate(replace(settings, control=lonely, out=str(tmp_path / "other")))
 
     @pytest.mark.parametrize(
         ("control", "message"),
