@@ -239,6 +239,17 @@ def _select(parse: Parse) -> int:
     return DONE
 
 
+def _decide(parse: Parse) -> int:
+    from filters.config import DecideConfig
+
+    config = parse(DecideConfig)
+    _require_dataset(config.out)
+    from filters.decide import decide
+
+    print("\n".join(decide(config)))
+    return DONE
+
+
 def _convert(parse: Parse) -> int:
     config = parse(ConvertConfig)
     if Path(config.file).is_dir():
@@ -468,6 +479,7 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
     "score": (_score, "write score tables of every view and identity"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),
+    "decide": (_decide, "record verdicts of a person on heads and views"),
     "pack": (_pack, "copy the heads and views of a selection to a new dataset"),
     "export": (_export, "copy a dataset into the format of another tool"),
     "latents": (_latents, "cache the latents of an autoencoder"),

@@ -132,7 +132,7 @@ def main() -> None:
         columns = {c: Column(opened[c.split(".")[0]].level(c.split(".")[1]), *opened[c.split(".")[0]].numbers(c.split(".")[1]))
                    for rule in policy.rules for c in rule.columns}  # fmt: skip
         heads = heads_of(next(iter(opened.values())))
-        undecided, _ = place_decisions([], heads)
+        undecided = place_decisions({}, heads)
         judgement, ours = min((timed("judge, columns in memory", lambda: judge(policy, heads, columns.get, undecided))
                                for _ in range(3)), key=lambda r: r[1])  # fmt: skip
         frames = frames_of(opened)

@@ -4,7 +4,6 @@ Members are copied byte for byte, identities keep their numbers, and the plan of
 are committed as in every dataset, so a pack resumes, and equal inputs give equal bytes.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -23,7 +22,7 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError, damaged
 from manifests.index import Subset
 from manifests.plan import FILE, Plan, write_plan
-from manifests.selection import Selection, selection_file
+from manifests.selection import Selection
 from manifests.shards import DONE, SUFFIXES, ShardWriter, stored_size
 from manifests.storage import TEMPORARY, Storage
 from manifests.subset import kept_identities, open_subset
@@ -132,7 +131,6 @@ def _lineage(source: Dataset, selection: Selection | None) -> dict[str, Any] | N
     """The record of a selection in a plan: its name, its hash, its policy if it has one, and how much it dropped by reason."""
     if selection is None:
         return None
-    policy = selection_file(selection.name, "policy.json")
     view, keep = (selection.rows.column(name).to_numpy() for name in ("view", "keep"))
     counts = {}
     for level, rows in (("views", view >= 0), ("identities", view < 0)):
@@ -142,7 +140,7 @@ def _lineage(source: Dataset, selection: Selection | None) -> dict[str, Any] | N
     return {
         "name": selection.name,
         "sha256": selection.fingerprint,
-        "policy": json.loads(source.storage.read(policy)) if source.storage.exists(policy) else None,
+        "policy": selection.policy,
         **counts,
     }
 

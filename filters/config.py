@@ -142,3 +142,46 @@ class SelectConfig:
     def __post_init__(self) -> None:
         if self.name and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.name):
             raise UserError(f"--name is {self.name!r}; it may hold a-z, 0-9, '-', '_' and '.'")
+
+
+@dataclass(frozen=True)
+class DecideConfig:
+    """Record the verdicts of a person on identities and views, list all verdicts, or take the last one back.
+
+    An item is written 17 for an identity and 42/v063 for view 63 of identity 42.
+    """
+
+    out: Positional[str]
+    """Folder or address of the dataset."""
+    keep: tuple[str, ...] = ()
+    """Items that are kept whatever the rules say."""
+    drop: tuple[str, ...] = ()
+    """Items that are dropped."""
+    unsure: tuple[str, ...] = ()
+    """Items on which the person has no verdict; the rules decide."""
+    clear: tuple[str, ...] = ()
+    """Items whose earlier verdicts no longer count."""
+    reason: str = ""
+    """The reason, such as janus or floater; `select` repeats it."""
+    who: str = ""
+    """Name of the person; by default the name of the user on this machine."""
+    list: bool = False
+    """Print all verdicts in the order of their times."""
+    undo: bool = False
+    """Take back the last verdict of this person."""
+
+    def __post_init__(self) -> None:
+        given = [bool(self.keep or self.drop or self.unsure or self.clear), self.list, self.undo]
+        if sum(given) != 1:
+            raise UserError("give items after --keep, --drop, --unsure or --clear, or --list, or --undo")
+        items = [item for items in self.items.values() for item in items]
+        for item in items:
+            if not re.fullmatch(r"\d+(/v\d+)?", item):
+                raise UserError(f"{item!r} is no item; write 17 for an identity and 42/v063 for one of its views")
+        if double := next((item for item in items if items.count(item) > 1), None):
+            raise UserError(f"{double} is given twice")
+
+    @property
+    def items(self) -> dict[str, tuple[str, ...]]:
+        """The items by verdict."""
+        return {verdict: getattr(self, verdict) for verdict in ("keep", "drop", "unsure", "clear")}

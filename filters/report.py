@@ -1,6 +1,5 @@
 """The sections of a selection on a page: counts of each rule, its scores and limits, the worst and the borderline heads."""
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +20,7 @@ from manifests.errors import UserError
 from manifests.pictures import decode_picture
 from manifests.reader import read_members
 from manifests.scores import VIEW, WHOLE, Scores
-from manifests.selection import read_selection, selection_file
+from manifests.selection import read_selection
 from pages.page import Section, picture, render, round_numbers
 
 BINS = 48
@@ -100,10 +99,11 @@ def selection_sections(dataset: Dataset, selection: str) -> list[Section]:
     Raises:
         UserError: the scores or the decisions changed after the selection was made.
     """
-    summary, document = (json.loads(dataset.storage.read(selection_file(selection, f"{name}.json")))
-                         for name in ("summary", "policy"))  # fmt: skip
-    policy = parse_policy(document)
-    judged = judge_dataset(dataset, policy, selection)
+    made = read_selection(dataset, selection)
+    if made.policy is None or made.summary is None:
+        raise UserError(f"selection {selection} holds no policy; run spinset select again")
+    summary, policy = made.summary, parse_policy(made.policy)
+    judged = judge_dataset(dataset, policy)
     if rule_counts(policy, judged.judgement) != summary["rules"]:
         raise UserError(f"selection {selection} is older than its scores or decisions; run spinset select again")
     planted = _planted(dataset)
@@ -111,7 +111,7 @@ def selection_sections(dataset: Dataset, selection: str) -> list[Section]:
         _chart(dataset, rule, tally, judged, planted)
         for rule, tally in zip(policy.rules, judged.judgement.tallies, strict=True)
     ]
-    truth = _compare(read_selection(dataset, selection).rows, planted)
+    truth = _compare(made.rows, planted)
     return [
         Section(
             f"Selection {selection}",

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from filters.config import SelectConfig
-from filters.decisions import Decision, place_decisions, read_decisions
+from filters.decisions import Decision, Item, check_logs, place_decisions, read_decisions, standing
 from filters.policy import Column, Decisions, Heads, Judgement, judge
 from filters.rules import Policy, read_policy
 from filters.summary import selection_summary
@@ -17,12 +17,12 @@ from manifests import scores as tables
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.scores import WHOLE, Lineage, Scores, open_scores, shard_hashes
-from manifests.selection import ROWS, read_selection, selection_file, write_selection
+from manifests.selection import ROWS, read_selection, read_summaries, write_selection
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A finished selection; `summary` is the content of summary.json."""
+    """A finished selection with its counts and lineage."""
 
     name: str
     fingerprint: str
@@ -50,19 +50,22 @@ def select(config: SelectConfig) -> Selected:
         UserError: a bad policy, scores that are missing or older than the shards, a damaged log of decisions.
     """
     policy, document = read_policy(config.policy)
-    dataset, name = Dataset(config.out), config.name or policy.name
-    judged = judge_dataset(dataset, policy, name)
-    rows = _rows(policy, judged)
+    return select_by(Dataset(config.out), policy, document, config.name or policy.name)
+
+
+def select_by(dataset: Dataset, policy: Policy, document: dict[str, Any], name: str) -> Selected:
+    """`select` with a policy that is read already."""
+    judged = judge_dataset(dataset, policy)
+    for other, summary in read_summaries(dataset).items():
+        check_logs(judged.logs, summary["decisions"]["logs"], other)
     summary = {
         **selection_summary(policy, judged.heads, judged.judgement, judged.decisions),
         "dataset": dataset.plan.fingerprint,
         "generated": _outcomes(dataset),
         "scores": {table: asdict(scores.lineage) for table, scores in judged.tables.items()},
     }
-    dataset.storage.write_json(selection_file(name, "policy.json"), document, sort_keys=True)
-    fingerprint = write_selection(dataset, name, rows)
-    summary["selection_sha256"] = fingerprint
-    dataset.storage.write_json(selection_file(name, "summary.json"), summary, sort_keys=True)
+    summary["decisions"]["logs"] = {log: hashes[-1] for log, hashes in judged.logs.items()}
+    fingerprint = write_selection(dataset, name, _rows(policy, judged), document, summary)
     return Selected(name, fingerprint, summary)
 
 
@@ -72,19 +75,22 @@ class JudgedDataset(NamedTuple):
     tables: dict[str, Scores]
     heads: Heads
     decisions: Decisions
-    standing: dict[tuple[int, int | None], Decision]
+    standing: dict[Item, Decision]
     """The decisions that count, by identity and view."""
+    logs: dict[str, list[str]]
+    """The hashes of the lines of each log of decisions."""
     judgement: Judgement
 
 
-def judge_dataset(dataset: Dataset, policy: Policy, name: str) -> JudgedDataset:
-    """Judge all heads by a policy and by the decisions of the selection of this name; raises UserError as `select` does."""
+def judge_dataset(dataset: Dataset, policy: Policy) -> JudgedDataset:
+    """Judge all heads by a policy and by the decisions of people; raises UserError as `select` does."""
     opened = open_tables(dataset, policy)
     heads = heads_of(next(iter(opened.values())))
-    decisions, standing = place_decisions(read_decisions(dataset.storage, name), heads)
-    return JudgedDataset(
-        opened, heads, decisions, standing, judge(policy, heads, partial(column_of, opened), decisions)
-    )
+    made, logs = read_decisions(dataset.storage)
+    counted = standing(made)
+    decisions = place_decisions(counted, heads)
+    judgement = judge(policy, heads, partial(column_of, opened), decisions)
+    return JudgedDataset(opened, heads, decisions, counted, logs, judgement)
 
 
 def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
@@ -136,7 +142,7 @@ def column_of(opened: dict[str, Scores], name: str) -> Column:
 
 def _rows(policy: Policy, judged: JudgedDataset) -> pa.Table:
     """The rows of the selection, identities and views interleaved in order, with the first reason of each drop."""
-    _, heads, decisions, standing, judgement = judged
+    heads, decisions, judgement = judged.heads, judged.decisions, judged.judgement
     texts = [str(rule) for rule in policy.rules]
     empty, incomplete, dropped_with = (len(texts) + i for i in range(3))
     texts += ["no view of it is left", "one of its views was dropped", "its identity was dropped"]
@@ -149,10 +155,10 @@ def _rows(policy: Policy, judged: JudgedDataset) -> pa.Table:
     # A decision is the reason of the rows that end up as it says.
     for owner in np.flatnonzero(decisions.identities * np.where(judgement.keep_identity, 1, -1) > 0):
         of_identity[owner] = len(texts)
-        texts.append(_decided(standing[int(heads.identity[owner]), None]))
+        texts.append(_decided(judged.standing[int(heads.identity[owner]), None]))
     for row in np.flatnonzero(decisions.views * np.where(judgement.keep_view, 1, -1) > 0):
         of_view[row] = len(texts)
-        texts.append(_decided(standing[int(heads.identity[heads.owner[row]]), int(heads.view[row])]))
+        texts.append(_decided(judged.standing[int(heads.identity[heads.owner[row]]), int(heads.view[row])]))
     position = heads.owner + np.arange(len(heads.view)) + 1
     is_view = np.zeros(len(heads.identity) + len(heads.view), bool)
     is_view[position] = True

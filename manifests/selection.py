@@ -50,6 +50,10 @@ class Selection:
     """The fingerprint of the dataset it was made for."""
     rows: pa.Table
     """The columns of ROWS, sorted by identity and view."""
+    policy: dict[str, Any] | None = None
+    """The document of the policy that made it."""
+    summary: dict[str, Any] | None = None
+    """Its counts and lineage, as `filters.select` writes them."""
 
     @cached_property
     def judged_views(self) -> Int64[np.ndarray, " n"]:
@@ -71,12 +75,28 @@ class Selection:
         return self.rows.column(name).combine_chunks()
 
 
-def write_selection(dataset: Dataset, name: str, rows: pa.Table) -> str:
-    """Commit selection.parquet and return its fingerprint; the same rows give the same bytes."""
+def write_selection(
+    dataset: Dataset,
+    name: str,
+    rows: pa.Table,
+    policy: dict[str, Any] | None = None,
+    summary: dict[str, Any] | None = None,
+) -> str:
+    """Commit a selection and return its fingerprint; the same arguments give the same bytes.
+
+    The policy and the summary are in the metadata of selection.parquet, so that the three change together. policy.json and
+    summary.json are copies for people to read, written afterwards.
+    """
     assert rows.schema.equals(ROWS), rows.schema
-    data = parquet_bytes(rows, {_META: json.dumps({"dataset": dataset.plan.fingerprint})})
+    about = {"dataset": dataset.plan.fingerprint, "policy": policy, "summary": summary}
+    data = parquet_bytes(rows, {_META: json.dumps(about, sort_keys=True)})
+    fingerprint = hashlib.sha256(data).hexdigest()
     dataset.storage.write(selection_file(name), data)
-    return hashlib.sha256(data).hexdigest()
+    for copy, document in (("policy.json", policy), ("summary.json", summary)):
+        if document is not None:
+            sha256 = {"selection_sha256": fingerprint} if copy == "summary.json" else {}
+            dataset.storage.write_json(selection_file(name, copy), {**document, **sha256}, sort_keys=True)
+    return fingerprint
 
 
 def read_selection(dataset: Dataset, name: str) -> Selection:
@@ -90,7 +110,19 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
     about: dict[str, Any] = json.loads((rows.schema.metadata or {}).get(_META, b"{}"))
     if about.get("dataset") != dataset.plan.fingerprint:
         raise UserError(f"{file} was made for another dataset; run spinset select again")
-    return Selection(name, hashlib.sha256(data).hexdigest(), about["dataset"], rows.replace_schema_metadata(None))
+    fingerprint, plain = hashlib.sha256(data).hexdigest(), rows.replace_schema_metadata(None)
+    return Selection(name, fingerprint, about["dataset"], plain, about.get("policy"), about.get("summary"))
+
+
+def read_summaries(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """The summaries of all selections of a dataset by name, without their rows."""
+    found = {}
+    for name in selections(dataset):
+        with dataset.storage.open(selection_file(name)) as file:
+            about = json.loads((pq.read_schema(file).metadata or {}).get(_META, b"{}"))
+        if about.get("dataset") == dataset.plan.fingerprint and about.get("summary"):
+            found[name] = about["summary"]
+    return found
 
 
 def selections(dataset: Dataset) -> list[str]:

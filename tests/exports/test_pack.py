@@ -30,8 +30,7 @@ def selected(small_dataset) -> Dataset:
             keep = identity != 2 and (identity, view) not in LOST
             rows.append((identity, view, keep, None if keep else "janus", None))
     columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), ROWS, strict=True)]
-    write_selection(small_dataset, "clean", pa.table(columns, schema=ROWS))
-    small_dataset.storage.write("selections/clean/policy.json", b'{"name": "clean"}')
+    write_selection(small_dataset, "clean", pa.table(columns, schema=ROWS), policy={"name": "clean"})
     return small_dataset
 
 

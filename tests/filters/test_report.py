@@ -12,7 +12,7 @@ from egg import Egg, EggConfig, EggSource, egg_job
 
 from datagen.generate import generate
 from filters.config import ScoreConfig, SelectConfig
-from filters.decisions import Decision, append_decision
+from filters.decisions import Decision, DecisionLog, now
 from filters.report import histogram, selection_sections
 from filters.score import score
 from filters.select import select
@@ -151,9 +151,9 @@ def test_the_bars_of_every_rule_add_up_to_its_tally(eggs, tmp_path):
     policy.write_text(json.dumps({"name": "bars", "rules": rules}))
     config = SelectConfig(eggs.storage.url, policy=str(policy))
     undecided = select(config).summary["rules"]
-    for identity in range(7):
-        for view, verdict in ((0, "keep"), (1, "drop")):
-            append_decision(eggs.storage, "bars", Decision(identity, view, verdict, "looked", "ann", "2026-11-20"))
+    verdicts = ((0, "keep"), (1, "drop"))
+    made = [Decision(i, view, verdict, "looked", "ann", now()) for i in range(7) for view, verdict in verdicts]
+    DecisionLog(eggs.storage, "ann").append(made)
     with pytest.raises(
         UserError, match="selection bars is older than its scores or decisions; run spinset select again"
     ):

@@ -8,10 +8,11 @@ import pytest
 from tables import bare_dataset, commit, write_scores
 
 from filters.config import SelectConfig
-from filters.decisions import Decision, append_decision, log_file, read_decisions
+from filters.decisions import Decision, DecisionLog, now
 from filters.rules import read_policy
 from filters.select import diff, select
 from manifests.dataset import Dataset
+from manifests.errors import UserError
 from manifests.scores import WHOLE
 from manifests.selection import read_selection, selection_file, selections
 
@@ -71,7 +72,8 @@ def test_the_counts_add_up(dataset, tmp_path):
     ]
     assert [(s["azimuth"], s["views"], s["kept"]) for s in summary["sectors"]] == [
         (0, 4, 1), (60, 4, 1), (120, 4, 1), (-180, 4, 1)]  # fmt: skip
-    assert summary == json.loads(dataset.storage.read(selection_file("mine", "summary.json")))
+    copy = json.loads(dataset.storage.read(selection_file("mine", "summary.json")))
+    assert copy == {**summary, "selection_sha256": read_selection(dataset, "mine").fingerprint}
 
 
 def test_the_same_inputs_give_the_same_bytes(dataset):
@@ -85,8 +87,10 @@ def test_the_same_inputs_give_the_same_bytes(dataset):
 
 
 def test_decisions_override_and_say_who(dataset):
+    log = DecisionLog(dataset.storage, "ann")
+
     def decide(identity, view, verdict):
-        append_decision(dataset.storage, "gen3d-face", Decision(identity, view, verdict, "looked", "ann", "2026-11-20"))
+        log.append([Decision(identity, view, verdict, "looked", "ann", "2026-11-20T10:00:00.000Z")])
 
     decide(1, 3, "keep")
     decide(0, 1, "drop")
@@ -97,30 +101,33 @@ def test_decisions_override_and_say_who(dataset):
     summary = select(SelectConfig(dataset.storage.url)).summary
     rows = rows_of(dataset, "gen3d-face")
     assert rows[1, 3]["keep"] and not rows[0, 1]["keep"] and rows[1, 0]["keep"]
-    assert rows[0, 1]["reason"] == "decision: ann on 2026-11-20: drop, looked"
+    assert rows[0, 1]["reason"] == "decision: ann on 2026-11-20T10:00:00.000Z: drop, looked"
     assert [rows[i, WHOLE]["keep"] for i in range(4)] == [True, True, False, True]
-    assert rows[3, WHOLE]["reason"] == "decision: ann on 2026-11-20: keep, looked"
-    assert summary["decisions"] == {"identities": {"keep": 1, "drop": 1}, "views": {"keep": 1, "drop": 1}}
+    assert rows[3, WHOLE]["reason"] == "decision: ann on 2026-11-20T10:00:00.000Z: keep, looked"
+    counts = {level: summary["decisions"][level] for level in ("identities", "views")}
+    assert counts == {"identities": {"keep": 1, "drop": 1}, "views": {"keep": 1, "drop": 1}}
 
 
-def test_an_edited_log_is_noticed(dataset):
-    for i in range(3):
-        append_decision(dataset.storage, "s", Decision(i, None, "drop", "r", "ann", "now"))
-    assert [d.identity for d in read_decisions(dataset.storage, "s")] == [0, 1, 2]
-    lines = dataset.storage.read(log_file("s")).splitlines()
-    for edited, where in (([lines[0], lines[2]], "line 2"), ([lines[0].replace(b"drop", b"keep"), *lines[1:]], "line 2"),
-                          ([b"{}", *lines[1:]], "line 1"), ([b"x"], "line 1")):  # fmt: skip
-        dataset.storage.write(log_file("s"), b"\n".join(edited) + b"\n")
-        with pytest.raises(ValueError, match=where):
-            read_decisions(dataset.storage, "s")
+def test_decisions_that_were_removed_since_a_selection_are_missed(dataset):
+    log = DecisionLog(dataset.storage, "ann")
+    log.append([Decision(i, None, "drop", "r", "ann", now()) for i in range(3)])
+    select(SelectConfig(dataset.storage.url))
+    lines = dataset.storage.read(log.file).splitlines(keepends=True)
+    log.append([Decision(3, None, "drop", "r", "ann", now())])
+    select(SelectConfig(dataset.storage.url, name="longer"))
+    dataset.storage.write(log.file, b"".join(lines[:2]))
+    with pytest.raises(UserError, match=r"lacks lines that it had when selection gen3d-face was made; restore it"):
+        select(SelectConfig(dataset.storage.url, name="third"))
 
 
-def test_decisions_on_nobody_and_bad_verdicts(dataset):
-    with pytest.raises(ValueError, match="verdict is 'maybe'"):
-        Decision(0, None, "maybe", "", "ann", "now")
-    append_decision(dataset.storage, "gen3d-face", Decision(9, None, "drop", "r", "ann", "now"))
-    with pytest.raises(ValueError, match="decision 1 is on identity 9, which the score tables do not hold"):
-        select(SelectConfig(dataset.storage.url))
+def test_a_selection_is_one_commit(dataset):
+    """The rows, the policy and the summary are in one file; the two JSON files are copies."""
+    made = select(SelectConfig(dataset.storage.url))
+    for copy in ("policy.json", "summary.json"):
+        dataset.storage.remove(selection_file("gen3d-face", copy))
+    found = read_selection(dataset, "gen3d-face")
+    assert found.policy == read_policy("gen3d-face")[1]
+    assert found.summary == made.summary
 
 
 def test_diff_lists_what_flips_and_why(dataset, tmp_path):
