@@ -250,6 +250,17 @@ def _decide(parse: Parse) -> int:
     return DONE
 
 
+def _review(parse: Parse) -> int:
+    from filters.config import ReviewConfig
+
+    config = parse(ReviewConfig)
+    _require_dataset(config.out)
+    from filters.review.app import review
+
+    review(config)
+    return DONE
+
+
 def _convert(parse: Parse) -> int:
     config = parse(ConvertConfig)
     if Path(config.file).is_dir():
@@ -479,6 +490,7 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "generate": (_generate, "make a dataset of heads; the same command resumes it"),
     "score": (_score, "write score tables of every view and identity"),
     "select": (_select, "turn scores, a policy and decisions into a selection"),
+    "review": (_review, "open the curator's page: limits, pictures and verdicts"),
     "decide": (_decide, "record verdicts of a person on heads and views"),
     "pack": (_pack, "copy the heads and views of a selection to a new dataset"),
     "export": (_export, "copy a dataset into the format of another tool"),

@@ -185,3 +185,23 @@ class DecideConfig:
     def items(self) -> dict[str, tuple[str, ...]]:
         """The items by verdict."""
         return {verdict: getattr(self, verdict) for verdict in ("keep", "drop", "unsure", "clear")}
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """Open the curator's page: move limits and see what they drop, look at heads, and record verdicts.
+
+    The page is served on this machine only, at an address with a token, until Ctrl-C.
+    """
+
+    out: Positional[str]
+    """Folder or address of the dataset."""
+    who: str = ""
+    """Name that verdicts are recorded under; by default the name of the user on this machine."""
+    port: int = 0
+    """Port of the server; 0 takes a free one."""
+    open: bool = True
+    """Open the page in a browser."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, port=(0, 65535))

@@ -126,15 +126,21 @@ def _scores_of(rule: Rule, column: Callable[[str], Column]) -> Column:
     columns = [column(name) for name in rule.columns]
     if len({c.level for c in columns}) > 1:
         raise UserError(f"rule {rule.name} mixes scores of views and of identities: {', '.join(rule.columns)}")
-    first = columns[0]
-    if first.level == IDENTITY and (rule.where != Sector() or rule.drop == VIEW):
+    if columns[0].level == IDENTITY and (rule.where != Sector() or rule.drop == VIEW):
         raise UserError(
             f"rule {rule.name}: {rule.score} is a score of identities, so where and drop = view mean nothing"
         )
-    if not isinstance(rule.score, Softmax):
-        return first
+    return scores_of(rule.score, column)
+
+
+def scores_of(score: str | Softmax, column: Callable[[str], Column]) -> Column:
+    """The numbers of a score: of a column, or a softmax of several columns of one level."""
+    if not isinstance(score, Softmax):
+        return column(score)
+    columns = [column(name) for name in score.softmax]
+    first = columns[0]
     with np.errstate(over="ignore"):
-        odds = [np.exp(np.float32(rule.score.scale) * (c.values - first.values)) for c in columns[1:]]
+        odds = [np.exp(np.float32(score.scale) * (c.values - first.values)) for c in columns[1:]]
     return Column(first.level, 1 / (1 + np.sum(odds, axis=0)), np.logical_and.reduce([c.valid for c in columns]))
 
 

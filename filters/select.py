@@ -17,7 +17,7 @@ from manifests import scores as tables
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.scores import WHOLE, Lineage, Scores, open_scores, shard_hashes
-from manifests.selection import ROWS, read_selection, read_summaries, write_selection
+from manifests.selection import ROWS, read_records, read_selection, write_selection
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def select(config: SelectConfig) -> Selected:
 def select_by(dataset: Dataset, policy: Policy, document: dict[str, Any], name: str) -> Selected:
     """`select` with a policy that is read already."""
     judged = judge_dataset(dataset, policy)
-    for other, summary in read_summaries(dataset).items():
-        check_logs(judged.logs, summary["decisions"]["logs"], other)
+    for other, record in read_records(dataset).items():
+        check_logs(judged.logs, record["summary"]["decisions"]["logs"], other)
     summary = {
         **selection_summary(policy, judged.heads, judged.judgement, judged.decisions),
         "dataset": dataset.plan.fingerprint,

@@ -164,6 +164,25 @@ def read_part(dataset: Dataset, table: str, shard: int, numbers_only: bool = Fal
         return parquet.read(columns=names).replace_schema_metadata(None)
 
 
+def scores_of_identity(dataset: Dataset, table: str, identity: int) -> pa.Table:
+    """The rows of one identity in a whole table: all columns of numbers, read from the row groups that may hold it."""
+    file = whole_file(table)
+    parquet = open_parquet(dataset.storage, file, SCORE_AGAIN)
+    names = [f.name for f in parquet.schema_arrow if is_number(f.type)]
+    with reading(dataset.storage, file, SCORE_AGAIN):
+        groups = [
+            g for g in range(parquet.num_row_groups) if _may_hold(parquet.metadata.row_group(g).column(0), identity)
+        ]
+        rows = parquet.read_row_groups(groups, names)
+    return rows.filter(rows.column("identity").to_numpy() == identity)
+
+
+def _may_hold(column: Any, number: int) -> bool:
+    """Whether the statistics of a column in a row group allow a number."""
+    known = column.statistics
+    return known is None or not known.has_min_max or known.min <= number <= known.max
+
+
 def tables(storage: Storage) -> list[str]:
     """The names of the whole tables of a dataset."""
     return [name.removesuffix(".parquet") for name in storage.names(FOLDER) if name.endswith(".parquet")]
@@ -180,8 +199,8 @@ class Scores:
 
     def level(self, name: str) -> str:
         """Whether a column holds scores of views or of identities; raises UserError for a column that is not a score."""
-        if name not in self.columns or not _is_numeric(self.columns[name].type):
-            there = ", ".join(field.name for field in self.columns.values() if _is_numeric(field.type))
+        if name not in self.columns or not is_number(self.columns[name].type):
+            there = ", ".join(field.name for field in self.columns.values() if is_number(field.type))
             raise UserError(f"{self.table}.{name} is not a score; the scores of {self.table} are {there}")
         return self.columns[name].metadata[b"level"].decode()
 
@@ -193,7 +212,8 @@ class Scores:
         return own.cast(pa.float32()).to_numpy(zero_copy_only=False), valid
 
 
-def _is_numeric(type: pa.DataType) -> bool:
+def is_number(type: pa.DataType) -> bool:
+    """Whether a column of this type holds scores; embeddings are lists."""
     return pa.types.is_floating(type) or pa.types.is_integer(type) or pa.types.is_boolean(type)
 
 

@@ -114,14 +114,14 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
     return Selection(name, fingerprint, about["dataset"], plain, about.get("policy"), about.get("summary"))
 
 
-def read_summaries(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """The summaries of all selections of a dataset by name, without their rows."""
+def read_records(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """The policy and the summary of every selection of a dataset by name, without their rows."""
     found = {}
     for name in selections(dataset):
         with dataset.storage.open(selection_file(name)) as file:
             about = json.loads((pq.read_schema(file).metadata or {}).get(_META, b"{}"))
         if about.get("dataset") == dataset.plan.fingerprint and about.get("summary"):
-            found[name] = about["summary"]
+            found[name] = {"policy": about["policy"], "summary": about["summary"]}
     return found
 
 

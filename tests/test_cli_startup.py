@@ -28,6 +28,7 @@ REFUSED = {
     "repair": ["nothing"],
     "score": ["nothing"],
     "select": ["nothing", "--policy", "spinmeround"],
+    "review": ["nothing"],
     "decide": ["nothing", "--drop", "17"],
     "pack": ["nothing", "out", "--selection", "x"],
     "export": ["nothing", "out", "--format", "gltf"],

@@ -1,0 +1,384 @@
+// The page: state, and what happens when something changes. Judging runs in a worker, drawing in the other modules.
+import * as api from "./api.js";
+import { scoreMap, viewpoints } from "./charts.js";
+import { busy, byId, el, fill, perFrame } from "./dom.js";
+import { makeGallery, nameOf } from "./gallery.js";
+import { labelPanel } from "./labels.js";
+import { makeOrbit } from "./orbit.js";
+import { describe, endPassing, firstPassing, isQuantile, lowerBound, scoreName } from "./policy.js";
+import { ruleCards, snap } from "./rules.js";
+import { makeVerdicts } from "./verdicts.js";
+
+const BINS = 64, TILT = 15, SHOWN = 48;
+const state = { about: null, heads: null, policy: null, columns: new Map(), exact: new Set(), result: null, made: [], reason: "", seed: 1, blind: null, corner: {} };
+const worker = api.isOffline ? new Worker(globalThis.SPINSET_OFFLINE.worker) : new Worker("/static/worker.js", { type: "module" });
+const waiting = new Map();
+let cards, verdicts, asked = 0;
+worker.onmessage = ({ data: { id, answer, error } }) => {
+  const { resolve, reject } = waiting.get(id);
+  waiting.delete(id);
+  if (error) reject(new Error(error));
+  else resolve(answer);
+};
+
+/** Ask the worker; answers come in order. */
+function ask(what, given = {}) {
+  return busy(new Promise((resolve, reject) => {
+    waiting.set(++asked, { resolve, reject });
+    worker.postMessage({ id: asked, ask: what, ...given });
+  }));
+}
+
+function say(error) {
+  byId("error").textContent = error ? error.message : "";
+}
+
+const levelOf = (score) => (typeof score === "string" ? state.about.scores.find((one) => one.name === score)?.level : "view");
+const columnOf = (score) => state.columns.get(JSON.stringify(score));
+
+/** Fetch the columns of a policy that are not here yet; shares of views need every score apart. */
+async function fetchColumns(policy) {
+  await Promise.all(policy.rules.map(async (rule) => {
+    const key = JSON.stringify(rule.score), exact = isQuantile(rule) && levelOf(rule.score) === "view";
+    if (state.columns.has(key) && (!exact || state.exact.has(key))) return;
+    const column = await api.column(rule.score, exact, state.heads);
+    state.columns.set(key, column);
+    if (exact) state.exact.add(key);
+    await ask("column", { key, column });
+  }));
+}
+
+/** Show another policy, or this one after its rules changed in kind. */
+async function setPolicy(policy) {
+  say(null);
+  try {
+    await fetchColumns(policy);
+  } catch (error) {
+    return say(error);
+  }
+  state.policy = policy;
+  byId("whole").checked = Boolean(policy.whole_identities);
+  byId("about").textContent = policy.about ?? "";
+  cards = ruleCards(byId("rules"), policy, { change, remove, look, level: (rule) => levelOf(rule.score) });
+  const names = policy.rules.map((rule, r) => [String(r), rule.name]);
+  for (const id of ["rule", "which"]) fill(byId(id), id === "which" ? [["", "all rules"], ...names] : names);
+  state.labels?.rules(policy.rules.map(describe));
+  await judge();
+  await show();
+}
+
+function change(r, fields, whole = false) {
+  const rule = state.policy.rules[r];
+  for (const [name, value] of Object.entries(fields)) {
+    const isLimit = (name === "min" || name === "max") && value !== null;
+    if (value === null || (name === "drop" && levelOf(rule.score) === "identity")) delete rule[name];
+    else rule[name] = isLimit ? snap(columnOf(rule.score), name, value) : value;
+  }
+  if (whole) setPolicy(state.policy);
+  else judgeSoon();
+}
+
+function remove(r) {
+  state.policy.rules.splice(r, 1);
+  if (state.policy.rules.length) setPolicy(state.policy);
+  else say(new Error("a policy has one rule or more; add another before the last one is removed"));
+}
+
+async function judge() {
+  const begun = performance.now(), policy = state.policy;
+  try {
+    const result = await ask("judge", { policy });
+    state.result = result;
+    say(null);
+    byId("counts").innerHTML = "";
+    const gigabytes = (state.about.bytes * result.views) / Math.max(1, state.about.views) / 1e9;
+    byId("counts").append("keeps ", el("b", { textContent: result.identities.toLocaleString() }), ` of ${state.about.identities.toLocaleString()} identities, `, el("b", { textContent: result.views.toLocaleString() }), ` of ${state.about.views.toLocaleString()} views, ${gigabytes.toPrecision(2)} GB`);
+    cards.update(result);
+    tellFlips(result.flips);
+    requestAnimationFrame(() => { globalThis.painted = performance.now() - begun; });
+    for (const r of policy.rules.keys()) cards.draw(r, await ask("histogram", { rule: r }));
+  } catch (error) {
+    say(error);
+  }
+}
+
+let judging = false, again = false;
+/** Judge now, and once more if something changed meanwhile; then show the tab anew, unless a verdict was the cause. */
+async function judgeSoon(anew = true) {
+  if (judging) {
+    again = true;
+    return;
+  }
+  judging = true;
+  do {
+    again = false;
+    await judge();
+  } while (again);
+  judging = false;
+  if (anew) showSoon();
+}
+const showSoon = perFrame(() => show());
+
+function tellFlips(flips) {
+  byId("flips").textContent = flips ? `Against it: ${flips.lost} identities and ${flips.lostViews} views are lost, ${flips.gained} identities and ${flips.gainedViews} views are gained.` : "";
+}
+
+const tabs = { gallery: showGallery, map: showMap, viewpoints: showViewpoints, labels: async () => {} };
+let tab = "gallery";
+async function show() {
+  if (!state.result) return;
+  try {
+    await tabs[tab]();
+  } catch (error) {
+    say(error);
+  }
+}
+
+const LEGENDS = {
+  borderline: "The last that pass and the first that fail, one of each identity.", worst: "The farthest beyond the limit.", random: "A random sample of identities.",
+  flips: "What this policy and the saved selection decide differently.", decided: "Verdicts of people; those against the rules are marked.", search: "",
+};
+async function showGallery() {
+  const kind = byId("find").value.trim() ? "search" : byId("kind").value;
+  byId("ofRule").hidden = kind !== "borderline" && kind !== "worst";
+  const items = kind === "flips" && !byId("compare").value ? [] : await ask("items", { kind, rule: Number(byId("rule").value), count: SHOWN, seed: state.seed, text: byId("find").value });
+  byId("legend").textContent = items.length ? LEGENDS[kind] : kind === "flips" ? "Nothing differs, or no selection to compare with is chosen." : kind === "search" ? "There is no such identity or view." : "There are none.";
+  await gallery.show(items);
+}
+
+async function showMap() {
+  const [x, y] = [byId("x").value, byId("y").value].map((text) => JSON.parse(text));
+  await fetchColumns({ rules: [{ score: x }, { score: y }] });
+  const found = await ask("map", { x, y, bins: BINS });
+  const limitOf = (score) => { const rule = state.policy.rules.find((one) => JSON.stringify(one.score) === JSON.stringify(score)); return rule?.min ?? rule?.max; };
+  const at = scoreMap(byId("mapcanvas"), found, BINS, [x, y].map(scoreName), { x: limitOf(x), y: limitOf(y) });
+  byId("mapnote").textContent = `Darker cells hold more ${found.level === "view" ? "views" : "identities"}; the hatched part of a cell is dropped. Drag to move the limits of the rules on these scores.`;
+  const drag = (event) => [x, y].forEach((score, k) => {
+    const r = state.policy.rules.findIndex((one) => JSON.stringify(one.score) === JSON.stringify(score) && !isQuantile(one));
+    if (r >= 0) change(r, { [state.policy.rules[r].min != null ? "min" : "max"]: Number(at(event.offsetX, event.offsetY)[k].toPrecision(4)) });
+  });
+  byId("mapcanvas").onpointerdown = (down) => {
+    byId("mapcanvas").setPointerCapture(down.pointerId);
+    byId("mapcanvas").onpointermove = drag;
+    byId("mapcanvas").onpointerup = () => { byId("mapcanvas").onpointermove = null; };
+    drag(down);
+  };
+}
+
+async function showViewpoints() {
+  const which = byId("which").value, rule = which === "" ? null : Number(which), turn = turnOf(state.heads), cells = await ask("viewpoints", { rule, turn, tilt: TILT });
+  const cellAt = viewpoints(byId("viewcanvas"), cells, turn);
+  byId("viewcanvas").onclick = (event) => {
+    const cell = cellAt(event.offsetX, event.offsetY);
+    if (cell) ownLimit(cell, rule);
+  };
+}
+
+/** Degrees of azimuth of a cell: one cell for each azimuth of a ring of few. */
+function turnOf({ azimuth: { first } }) {
+  return first.length <= 24 && 360 % first.length === 0 ? 360 / first.length : 30;
+}
+
+/** A rule for the views of one direction, beginning at the limit of the rule that is shown. */
+function ownLimit({ azimuth, elevation }, r) {
+  const turn = turnOf(state.heads);
+  const from = state.policy.rules[r ?? state.policy.rules.findIndex((rule) => levelOf(rule.score) === "view")];
+  if (!from) return say(new Error("no rule judges views; add one first"));
+  const left = (((azimuth - turn / 2 + 180) % 360) + 360) % 360 - 180, low = Math.max(-90, Math.ceil(elevation - TILT / 2)), high = Math.min(90, Math.floor(elevation + TILT / 2));
+  const rule = { ...structuredClone(from), name: unused(`${from.name} at ${azimuth > 180 ? azimuth - 360 : azimuth}, ${elevation}`), where: { azimuth: [left, left + turn], elevation: [low, high] } };
+  state.policy.rules.push(rule);
+  setPolicy(state.policy);
+}
+
+function unused(name) {
+  const names = state.policy.rules.map((rule) => rule.name);
+  return names.includes(name) ? unused(`${name}*`) : name;
+}
+
+function look(r) {
+  byId("kind").value = "borderline";
+  byId("rule").value = String(r);
+  byId("find").value = "";
+  openTab("gallery");
+}
+
+function openTab(name) {
+  tab = name;
+  for (const button of byId("tabs").children) button.setAttribute("aria-selected", String(button.dataset.tab === name));
+  for (const id of Object.keys(tabs)) byId(id).hidden = id !== name;
+  show();
+}
+
+// Verdicts
+
+function standing(item) {
+  return state.made.findLast((one) => one.identity === item.identity && one.view === item.view && !one.blind);
+}
+
+async function decide(item, verdict) {
+  if (api.isOffline) return say(new Error("this page is a copy to look at; verdicts need the server"));
+  const blind = state.blind !== null, before = standing(item), reason = state.reason;
+  verdicts.decide(item, verdict, reason, before?.verdict === "clear" ? undefined : before, blind ? { blind } : {});
+  // Before anything is awaited, so that the next key meets the next head.
+  if (blind) label(item, verdict);
+  else if (orbit.identity() === null) gallery.move(1);
+  await remember({ ...item, verdict, reason, blind, who: byId("who").value });
+}
+
+async function remember({ identity, view, verdict, reason, blind = false, who }) {
+  state.made.push({ identity, view, verdict, reason, blind, who });
+  (blind ? blindGallery : gallery).mark({ identity, view }, verdict);
+  if (blind) return;
+  await ask("decide", { made: state.made });
+  judgeSoon(tab !== "gallery");
+}
+
+async function step(back) {
+  const one = back ? verdicts.undo() : verdicts.redo();
+  if (one) await remember({ ...one.item, verdict: one.verdict, reason: one.reason, who: byId("who").value });
+}
+
+// Labels
+
+async function beginLabels(r, count) {
+  const items = await ask("items", { kind: "borderline", rule: r, count, seed: ++state.seed }), rule = state.policy.rules[r], column = columnOf(rule.score);
+  const middle = rule.min ?? rule.max ?? 0, sign = rule.min != null ? -1 : 1;
+  state.blind = { r, labels: new Map(), toScore: (beyond) => snap(column, rule.min != null ? "min" : "max", Number((middle + sign * beyond).toPrecision(5))), beyond: (item) => sign * (item.score - middle) };
+  const shown = blindGallery.show(items.map((item) => [Math.random(), item]).sort(([a], [b]) => a - b).map(([, item]) => item), { blind: true });
+  blindGallery.move(0);
+  byId("blind").focus();
+  await shown;
+}
+
+function label(item, verdict) {
+  const { labels, beyond, toScore } = state.blind;
+  if (verdict === "keep" || verdict === "drop") labels.set(nameOf(item), { beyond: beyond(item), bad: verdict === "drop" });
+  else labels.delete(nameOf(item));
+  state.labels.report([...labels.values()], toScore);
+  blindGallery.move(1);
+}
+
+// Start
+
+const gallery = makeGallery(byId("grid"), { open: (item) => orbit.open(item.identity), select() {} });
+let blindGallery, orbit;
+const VERDICT_KEYS = { k: "keep", d: "drop", u: "unsure", c: "clear" };
+const KEYS = [["K D U C", "keep, drop, unsure, clear the selected head or view"], ["1 to 9", "reason of the next verdicts"], ["Z, Shift+Z", "undo, redo"], ["arrows", "move"], ["Enter", "open the identity; there, Left and Right turn it, N and P go to the next and previous"], ["/", "find an identity"], ["?", "this help"]];
+
+function target() {
+  if (orbit.identity() !== null) return { identity: orbit.identity(), view: null };
+  return tab === "labels" ? (state.blind && blindGallery.selected()) : gallery.selected();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("input, select, textarea") && event.target.type !== "checkbox" && event.target.type !== "range") return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const key = event.key.toLowerCase(), reason = state.about?.reasons[Number(event.key) - 1];
+  if (key in VERDICT_KEYS && target()) decide(target(), VERDICT_KEYS[key]);
+  else if (key === "z") step(!event.shiftKey);
+  else if (reason) setReason(state.reason === reason ? "" : reason);
+  else if (key === "/") { openTab("gallery"); byId("find").focus(); event.preventDefault(); }
+  else if (key === "?") byId("keys").showModal();
+  else if ((key === "n" || key === "p") && orbit.identity() !== null) orbit.step(key === "n" ? 1 : -1);
+});
+
+function setReason(reason) {
+  state.reason = reason;
+  byId("queue").title = reason;
+  tellQueue(verdicts.waiting());
+}
+
+function tellQueue(count, problem = "") {
+  byId("queue").textContent = [state.reason && `reason: ${state.reason}`, count && `${count} to send`, problem].filter(Boolean).join(", ");
+}
+
+function policies() {
+  const { presets, saved } = state.about, names = (from, kind) => Object.keys(from).filter((name) => fits(from[name])).map((name) => [`${kind}/${name}`, `${name} (${kind})`]);
+  return [...names(saved, "saved"), ...names(presets, "preset"), ["new/mine", "a new one"]];
+}
+
+/** A rule on a score that nothing fails yet. */
+async function newRule(score, name) {
+  const rule = { name, score, min: -Infinity };
+  await fetchColumns({ rules: [rule] });
+  rule.min = columnOf(score).first[0] ?? 0;
+  return rule;
+}
+
+function listSaved() {
+  fill(byId("policy"), policies());
+  fill(byId("compare"), [["", "nothing"], ...Object.keys(state.about.saved).map((name) => [name, name])]);
+}
+
+async function choosePolicy() {
+  const [kind, name] = byId("policy").value.split("/");
+  byId("name").value = name;
+  const { presets, saved, scores } = state.about;
+  await setPolicy(kind === "new" ? { name, rules: [await newRule(scores[0].name, scores[0].name)] } : structuredClone((kind === "preset" ? presets : saved)[name]));
+}
+
+async function start() {
+  [state.about, state.heads] = await Promise.all([api.about(), api.heads()]);
+  const { about } = state;
+  byId("dataset").textContent = `${about.name}: ${about.source}, ${about.rig}`;
+  document.title = `${about.name} – spinset review`;
+  byId("who").value = localStorage.getItem("spinset-who") ?? about.who;
+  byId("who").onchange = () => localStorage.setItem("spinset-who", byId("who").value);
+  verdicts = makeVerdicts({ who: () => byId("who").value || about.who, changed: tellQueue });
+  orbit = makeOrbit(byId("orbit"), { ask, members: about.members, buttons: (item, text) => ["keep", "drop"].map((verdict) => el("button", { textContent: `${verdict} ${text}`, onclick: () => decide(item, verdict) })) });
+  state.labels = labelPanel(byId("labels"), { start: beginLabels, setLimit: (value) => { const rule = state.policy.rules[state.blind.r]; change(state.blind.r, { [rule.min != null ? "min" : "max"]: value }); } });
+  byId("labels").append(el("div", { id: "blind", tabIndex: 0, className: "grid" }));
+  blindGallery = makeGallery(byId("blind"), { open() {}, select() {} });
+  byId("keylist").append(...KEYS.map(([key, text]) => el("tr", {}, el("td", {}, el("kbd", { textContent: key })), el("td", { textContent: text }))), el("tr", {}, el("td", { textContent: "reasons" }), el("td", { textContent: about.reasons.map((reason, k) => `${k + 1} ${reason}`).join(", ") })));
+  const scores = about.scores.map(({ name, about: text }) => [JSON.stringify(name), `${name}`, text]);
+  for (const id of ["score", "x", "y"]) fill(byId(id), scores);
+  if (scores.length > 1) byId("y").value = scores[1][0];
+  await ask("start", state.heads);
+  state.made = about.decisions;
+  await ask("decide", { made: state.made });
+  listSaved();
+  await choosePolicy();
+  document.documentElement.dataset.ready = Math.round(performance.now());
+}
+
+const fits = (policy) => policy.rules.every((rule) => (typeof rule.score === "string" ? [rule.score] : rule.score.softmax).every((name) => state.about.scores.some((one) => one.name === name)));
+byId("policy").onchange = choosePolicy;
+byId("whole").onchange = () => { state.policy.whole_identities = byId("whole").checked; judgeSoon(); };
+byId("add").onsubmit = async (event) => {
+  event.preventDefault();
+  const score = JSON.parse(byId("score").value);
+  try {
+    await setPolicy({ ...state.policy, rules: [...state.policy.rules, await newRule(score, unused(score.split(".")[1]))] });
+  } catch (error) {
+    say(error);
+  }
+};
+byId("save").onsubmit = async (event) => {
+  event.preventDefault();
+  try {
+    const made = await api.save(byId("name").value, state.policy);
+    state.about.saved[made.name] = structuredClone(state.policy);
+    listSaved();
+    byId("saved").textContent = `Saved ${made.name}: ${made.summary.identities.kept} identities, ${made.summary.views.kept} views, sha256 ${made.sha256.slice(0, 12)}`;
+  } catch (error) {
+    say(error);
+  }
+};
+byId("compare").onchange = async () => {
+  const name = byId("compare").value;
+  try {
+    tellFlips(await ask("compare", { selection: name ? await api.selection(name, state.heads) : null }));
+    show();
+  } catch (error) {
+    say(error);
+  }
+};
+byId("undo").onclick = () => step(true);
+byId("redo").onclick = () => step(false);
+byId("help").onclick = () => byId("keys").showModal();
+byId("shuffle").onclick = () => { state.seed++; show(); };
+for (const id of ["kind", "rule", "find", "x", "y", "which"]) byId(id).onchange = show;
+for (const button of byId("tabs").children) button.onclick = () => openTab(button.dataset.tab);
+addEventListener("resize", perFrame(() => { if (state.result) judgeSoon(); }));
+matchMedia("(prefers-color-scheme: dark)").onchange = () => judgeSoon();
+start().catch(say);
