@@ -51,9 +51,9 @@ COLUMNS = {
 }
 
 
-def write_tables(folder: Path) -> Dataset:
+def write_tables(folder: Path, identities: int = IDENTITIES) -> Dataset:
     """A dataset that has scores and commit records, and no pictures."""
-    plan = Plan({}, {"id": "spinmeround-125"}, IDENTITIES, 0, 512, PER_SHARD, {}, {})
+    plan = Plan({}, {"id": "spinmeround-125"}, identities, 0, 512, PER_SHARD, {}, {})
     storage = Storage(folder)
     write_plan(storage, plan)
     for shard in range(plan.shards):
@@ -66,8 +66,8 @@ def write_tables(folder: Path) -> Dataset:
         }
         storage.write(f"shards/{schema.shard_name(shard)}.done.json", json.dumps(done).encode())
     dataset, draw = Dataset(storage), np.random.default_rng(0)
-    identity = np.repeat(np.arange(IDENTITIES), VIEWS + 1)
-    view = np.tile(np.arange(-1, VIEWS, dtype=np.int16), IDENTITIES)
+    identity = np.repeat(np.arange(identities), VIEWS + 1)
+    view = np.tile(np.arange(-1, VIEWS, dtype=np.int16), identities)
     azimuth = ((view % 25) * 14.4 + draw.uniform(-7, 7, len(view)) + 180) % 360 - 180
     elevation = (view // 25) * 11.5 - 23 + draw.uniform(-5, 5, len(view))
     base = [identity, view, azimuth.astype("f4"), elevation.astype("f4")]

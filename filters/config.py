@@ -198,8 +198,8 @@ class ReviewConfig:
     """Folder or address of the dataset."""
     who: str = ""
     """Name that verdicts are recorded under; by default the name of the user on this machine."""
-    port: int = 0
-    """Port of the server; 0 takes a free one."""
+    port: int = 8471
+    """Port of the server; 0 takes a free one. Verdicts that were not sent yet belong to the address of the page."""
     open: bool = True
     """Open the page in a browser."""
 

@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, Int64, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float32, Int64
 
 from filters.policy import Heads, Tally
 from filters.rules import Rule, Softmax, parse_policy
 from filters.select import JudgedDataset, judge_dataset
 from filters.summary import rule_counts
+from filters.thumbnails import Thumbnails, damaged_tile, thumbnail
 from geometry.directions import wrapped
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.pictures import decode_picture
-from manifests.reader import read_members
 from manifests.scores import VIEW, WHOLE, Scores
 from manifests.selection import read_selection
 from pages.page import Section, picture, render, round_numbers
@@ -107,8 +105,9 @@ def selection_sections(dataset: Dataset, selection: str) -> list[Section]:
     if rule_counts(policy, judged.judgement) != summary["rules"]:
         raise UserError(f"selection {selection} is older than its scores or decisions; run spinset select again")
     planted = _planted(dataset)
+    thumbnails = Thumbnails(dataset)
     charts = [
-        _chart(dataset, rule, tally, judged, planted)
+        _chart(thumbnails, rule, tally, judged, planted)
         for rule, tally in zip(policy.rules, judged.judgement.tallies, strict=True)
     ]
     truth = _compare(made.rows, planted)
@@ -146,7 +145,7 @@ def _compare(rows: pa.Table, planted: dict[int, str]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _chart(dataset: Dataset, rule: Rule, tally: Tally, judged: JudgedDataset, planted: dict[int, str]) -> Chart:
+def _chart(thumbnails: Thumbnails, rule: Rule, tally: Tally, judged: JudgedDataset, planted: dict[int, str]) -> Chart:
     heads, values, failing = judged.heads, tally.values, tally.failing
     of_views = tally.level == VIEW
     owners = heads.owner if of_views else np.arange(len(values))
@@ -164,7 +163,8 @@ def _chart(dataset: Dataset, rule: Rule, tally: Tally, judged: JudgedDataset, pl
         identity = int(heads.identity[owner])
         which = row if of_views else _most_frontal(heads, owner)
         caption = f"identity {identity}" + (f" view {heads.view[row]}" if of_views else "")
-        pixels = _thumbnail(dataset, identity, int(heads.view[which]))
+        (data,) = thumbnails.read([(identity, int(heads.view[which]))], "rgb")
+        pixels = np.asarray(thumbnail(data, THUMB) or damaged_tile(THUMB))
         return ExampleHead(caption, float(values[row]), bool(failing[row]), picture(pixels), planted.get(identity, ""))
 
     return Chart(
@@ -244,12 +244,3 @@ def _most_frontal(heads: Heads, owner: int) -> int:
     rows = np.flatnonzero(heads.owner == owner)
     away = np.hypot(wrapped(heads.azimuth[rows]), heads.elevation[rows])
     return int(rows[away.argmin()])
-
-
-def _thumbnail(dataset: Dataset, identity: int, view: int) -> UInt8[np.ndarray, "h w 3"]:
-    shard = dataset.plan.shard_of(identity)
-    views = dataset.views(shard)
-    own = (views.column("identity").to_numpy() == identity) & (views.column("view").to_numpy() == view)
-    ((data,),) = read_members(dataset, shard, views.filter(pa.array(own)), "rgb")
-    image = Image.fromarray(decode_picture(data))
-    return np.asarray(image.resize((THUMB, THUMB), Image.Resampling.LANCZOS))

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from filters.config import ReviewConfig
 from filters.decide import user_name
 from filters.review.desk import Desk
-from filters.review.thumbnails import Thumbnails, atlas_request
+from filters.thumbnails import Thumbnails, atlas_request
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData, MissingFile, StorageError, UserError
 
@@ -172,6 +172,7 @@ def review(config: ReviewConfig) -> None:
             listening.bind((HOST, config.port))
         except OSError as error:
             raise UserError(f"--port {config.port} cannot be used ({error.strerror}); choose another, or 0") from None
+        listening.listen()  # from here on connections wait, so that the page may be opened before the server runs
         port = listening.getsockname()[1]
         address = f"http://{HOST}:{port}/?token={token}"
         print(

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from filters.decide import check_item
-from filters.decisions import Decision, DecisionLog, now, read_decisions
+from filters.decisions import Decision, DecisionLog, now, place_decisions, read_decisions
 from filters.policies import PRESETS
 from filters.policy import Column, Heads, scores_of
 from filters.review.columns import bits, coded_buffers, encode, pack
@@ -74,7 +74,7 @@ class Desk:
         sizes = [self.dataset.done(shard)["files"][".tar"]["size"] for shard in self.dataset.committed()]
         return {
             "name": self.dataset.storage.url.rstrip("/").rsplit("/", 1)[-1],
-            "url": self.dataset.storage.url,
+            "fingerprint": plan.fingerprint,
             "source": plan.source.get("name", ""),
             "rig": plan.rig.get("id", ""),
             "members": [name for name in ("rgb", "normal") if name in plan.members],
@@ -178,8 +178,7 @@ class Desk:
         with self._lock:
             known = {decision.id for decision in read_decisions(self.dataset.storage)[0]}
             new = [Decision(who=who, when=now(), **vars(one)) for one in asked if one.id not in known]
-            for item in {decision.item for decision in new}:
-                check_item(self.dataset, item)
+            place_decisions({decision.item: decision for decision in new}, self.heads)  # refuses unknown items
             if new:
                 self._logs.setdefault(who, DecisionLog(self.dataset.storage, who)).append(new)
         return {"recorded": [one.id for one in asked]}

@@ -5,7 +5,12 @@ import { busy } from "./dom.js";
 const inside = globalThis.SPINSET_OFFLINE ?? null;
 export const isOffline = inside !== null;
 
-export class Refused extends Error {}
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
 
 async function answer(path, options) {
   let response;
@@ -22,7 +27,7 @@ async function answer(path, options) {
   } catch {
     // plain text
   }
-  throw new Refused(line);
+  throw new Refused(line, response.status);
 }
 
 function post(body) {
@@ -41,7 +46,7 @@ export async function heads() {
 
 export async function column(score, exact, heads) {
   const key = JSON.stringify(score);
-  if (inside && !inside.columns[key]) throw new Refused("an offline page holds the scores of its own policies only");
+  if (inside && !inside.columns[key]) throw new Refused("an offline page holds the scores of its own policies only", 404);
   const path = `/api/column?score=${encodeURIComponent(key)}&exact=${exact ? 1 : 0}`;
   const found = unpack(inside ? bytes(inside.columns[key]) : await (await answer(path)).arrayBuffer());
   return { level: found.level, ...unpackColumn(found, "", found.level === "view" ? heads.views : heads.identities) };

@@ -324,7 +324,7 @@ async function start() {
   document.title = `${about.name} – spinset review`;
   byId("who").value = localStorage.getItem("spinset-who") ?? about.who;
   byId("who").onchange = () => localStorage.setItem("spinset-who", byId("who").value);
-  verdicts = makeVerdicts({ who: () => byId("who").value || about.who, changed: tellQueue });
+  verdicts = makeVerdicts({ dataset: about.fingerprint, who: () => byId("who").value || about.who, changed: tellQueue });
   orbit = makeOrbit(byId("orbit"), { ask, members: about.members, buttons: (item, text) => ["keep", "drop"].map((verdict) => el("button", { textContent: `${verdict} ${text}`, onclick: () => decide(item, verdict) })) });
   state.labels = labelPanel(byId("labels"), { start: beginLabels, setLimit: (value) => { const rule = state.policy.rules[state.blind.r]; change(state.blind.r, { [rule.min != null ? "min" : "max"]: value }); } });
   byId("labels").append(el("div", { id: "blind", tabIndex: 0, className: "grid" }));

@@ -1,27 +1,33 @@
 // Verdicts: queued in this browser until the server has recorded them, so that none is lost while it is away.
 import * as api from "./api.js";
 
-const KEY = `spinset-verdicts-${location.pathname}`;
-
-export function makeVerdicts({ who, changed }) {
-  let queue = JSON.parse(localStorage.getItem(KEY) ?? "[]"), sending = false;
-  const done = [], undone = [];
-  const store = () => { localStorage.setItem(KEY, JSON.stringify(queue)); changed(queue.length); };
+export function makeVerdicts({ dataset, who, changed }) {
+  const key = `spinset-verdicts-${dataset}`, done = [], undone = [];
+  let queue = JSON.parse(localStorage.getItem(key) ?? "[]"), sending = false, most = 100;
+  const store = (problem) => {
+    localStorage.setItem(key, JSON.stringify(queue));
+    changed(queue.length, problem);
+  };
 
   async function send() {
     if (sending || !queue.length || api.isOffline) return;
     sending = true;
+    const { who: name } = queue[0], batch = queue.filter((one) => one.who === name).slice(0, most);
+    let wait = 0;
     try {
-      const { who: name } = queue[0], batch = queue.filter((one) => one.who === name).slice(0, 100);
       const { recorded } = await api.sendVerdicts(name, batch.map(({ who: _, ...verdict }) => verdict));
       queue = queue.filter((one) => !recorded.includes(one.id));
+      most = 100;
       store();
     } catch (error) {
-      if (error instanceof api.Refused) { queue = queue.slice(1); store(); changed(queue.length, error.message); }
-      else { changed(queue.length, error.message); setTimeout(send, 1000); sending = false; return; }
+      wait = 1000;
+      // Only what can never be recorded leaves the queue, alone; a server that is away or has a new token may come back.
+      if (error.status === 400 && batch.length === 1) queue = queue.filter((one) => one !== batch[0]);
+      if (error.status === 400) most = 1;
+      store(error.message);
     }
     sending = false;
-    send();
+    setTimeout(send, wait);
   }
 
   function record(item, verdict, reason, before, more = {}) {

@@ -63,8 +63,18 @@ def test_other_origins_and_hosts_are_refused(server):
 @pytest.mark.parametrize(
     ("path", "body", "status", "says"),
     [
-        ("/api/decisions", {"who": "ann", "verdicts": [verdict(99)]}, 400, "holds no identity 99"),
-        ("/api/decisions", {"who": "ann", "verdicts": [verdict(1, view=6)]}, 400, "identity 1 has no view 6"),
+        (
+            "/api/decisions",
+            {"who": "ann", "verdicts": [verdict(99)]},
+            400,
+            "identity 99, which the score tables do not hold",
+        ),
+        (
+            "/api/decisions",
+            {"who": "ann", "verdicts": [verdict(1, view=6)]},
+            400,
+            "view 6 of identity 1, which has no such view",
+        ),
         ("/api/decisions", {"who": "", "verdicts": [verdict(1)]}, 400, "needs the name"),
         ("/api/decisions", {"who": "ann", "verdicts": [verdict(1, verdict="kill")]}, 400, "verdict 0.verdict: Input"),
         ("/api/decisions", {"who": "ann", "verdicts": [verdict(1, id="../x")]}, 400, "verdict 0.id: String"),

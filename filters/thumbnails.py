@@ -39,22 +39,27 @@ class Thumbnails:
 
     def atlas(self, items: Sequence[tuple[int, int]], member: str, size: int) -> tuple[bytes, list[int]]:
         """The pictures of views in one JPEG, row by row, `columns_of` in a row, and the positions of damaged ones."""
-        columns = columns_of(len(items))
+        columns, damaged = columns_of(len(items)), []
         sheet = Image.new("RGB", (columns * size, -(-len(items) // columns) * size), "white")
-        damaged = []
+        for position, data in enumerate(self.read(items, member)):
+            tile = thumbnail(data, size)
+            if tile is None:
+                damaged.append(position)
+            place = position % columns * size, position // columns * size
+            sheet.paste(tile or damaged_tile(size), place)
+        file = io.BytesIO()
+        sheet.save(file, "JPEG", quality=85)
+        return file.getvalue(), damaged
+
+    def read(self, items: Sequence[tuple[int, int]], member: str) -> list[bytes | None]:
+        """The encoded pictures of views, given by identity and view; None for those that cannot be read."""
         by_shard: dict[int, list[int]] = {}
         for position, (identity, _) in enumerate(items):
             by_shard.setdefault(self.dataset.plan.shard_of(identity), []).append(position)
+        found: dict[int, bytes | None] = {}
         for shard, positions in by_shard.items():
-            for position, data in self._read(shard, {k: items[k] for k in positions}, member).items():
-                tile = thumbnail(data, size) if data else None
-                if tile is None:
-                    damaged.append(position)
-                    tile = damaged_tile(size)
-                sheet.paste(tile, (position % columns * size, position // columns * size))
-        file = io.BytesIO()
-        sheet.save(file, "JPEG", quality=85)
-        return file.getvalue(), sorted(damaged)
+            found |= self._read(shard, {position: items[position] for position in positions}, member)
+        return [found[position] for position in range(len(items))]
 
     def _read(self, shard: int, items: dict[int, tuple[int, int]], member: str) -> dict[int, bytes | None]:
         """The encoded pictures of views of one shard by position; None for those that cannot be read."""
@@ -92,8 +97,10 @@ def columns_of(count: int) -> int:
     return max(1, math.ceil(math.sqrt(count)))
 
 
-def thumbnail(data: bytes, size: int) -> Image.Image | None:
-    """A picture at a side of `size`; None if it does not decode."""
+def thumbnail(data: bytes | None, size: int) -> Image.Image | None:
+    """A picture at a side of `size`; None if there is none or it does not decode."""
+    if data is None:
+        return None
     try:
         image = Image.open(io.BytesIO(data))
         image.draft("RGB", (size, size))  # JPEGs decode at a fraction of their size
