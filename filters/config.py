@@ -202,6 +202,8 @@ class ReviewConfig:
     """Port of the server; 0 takes a free one. Verdicts that were not sent yet belong to the address of the page."""
     open: bool = True
     """Open the page in a browser."""
+    export: str = ""
+    """Path of an HTML file to write instead: the same page to look at, with its scores and pictures, without a server."""
 
     def __post_init__(self) -> None:
         check_ranges(self, port=(0, 65535))

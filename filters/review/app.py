@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from filters.config import ReviewConfig
 from filters.decide import user_name
 from filters.review.desk import Desk
+from filters.review.offline import write_page
 from filters.thumbnails import Thumbnails, atlas_request
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData, MissingFile, StorageError, UserError
@@ -163,9 +164,12 @@ def _json(text: str | bytes) -> Any:
 
 
 def review(config: ReviewConfig) -> None:
-    """Serve the page until it is interrupted."""
-    dataset = Dataset(config.out)
-    desk, token = Desk(dataset, config.who or user_name()), secrets.token_urlsafe(24)
+    """Serve the page until it is interrupted, or write it to a file."""
+    desk, token = Desk(Dataset(config.out), config.who or user_name()), secrets.token_urlsafe(24)
+    if config.export:
+        size = write_page(desk, Path(config.export))
+        print(f"{config.export}: {size / 1e6:.1f} MB, opens without a server")
+        return
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

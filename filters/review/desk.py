@@ -123,7 +123,7 @@ class Desk:
 
     def column_buffer(self, score: Any, exact: bool) -> bytes:
         """The codes of a score, which is written as in a policy."""
-        column = self._column(_parse_score(score))
+        column = self.column(_parse_score(score))
         splits = [
             float(limit)
             for policy in (*presets().values(), *self.saved().values())
@@ -135,7 +135,8 @@ class Desk:
         coded = encode(column, splits, exact)
         return pack({"level": coded.level}, coded_buffers(coded))
 
-    def _column(self, score: str | Softmax) -> Column:
+    def column(self, score: str | Softmax) -> Column:
+        """The numbers of a score."""
         names = (score,) if isinstance(score, str) else score.softmax
         with self._lock:
             for name in names:

@@ -58,7 +58,7 @@ export async function selection(name, heads) {
 }
 
 export async function identity(number) {
-  return inside ? (inside.identities[number] ?? { view_scores: {}, scores: {}, row: {} }) : (await answer(`/api/identities/${number}`)).json();
+  return inside ? (inside.identities[number] ?? null) : (await answer(`/api/identities/${number}`)).json();
 }
 
 /** One image of several views: {image, damaged}. */

@@ -80,7 +80,9 @@ export function makeOrbit(dialog, { ask, members, buttons }) {
     turn.focus();
     await draw();
     facts = await api.identity(asked);
-    if (identity !== asked) return;
+    lineage.replaceChildren();
+    scores.replaceChildren();
+    if (identity !== asked || !facts) return;
     table();
     const defects = facts.row.defects?.map((one) => `${one.kind} ${one.strength.toFixed(2)}`).join(", ");
     const lines = { "planted defects": facts.row.defects == null ? "not known" : defects || "none", seed: facts.row.seed, outcome: facts.row.outcome, shard: facts.shard, source: `${facts.source?.name ?? ""} ${facts.source?.version ?? ""}`, made: `${facts.made?.finished ?? ""} on ${facts.made?.host ?? ""}`, mesh: JSON.stringify(facts.row.mesh ?? null) };

@@ -14,6 +14,7 @@ from filters.policy import Decisions, judge
 from filters.rules import parse_policy
 from filters.select import column_of, heads_of, open_tables, select
 from manifests.selection import read_selection, selection_file
+from spinset import main
 
 RULES = [
     {"name": "big", "score": "image.coverage", "max": 0.35, "drop": "view"},
@@ -245,6 +246,31 @@ def test_labels_measure_a_limit(page, server):
     made, _ = read_decisions(server.dataset.storage)
     assert len(made) == total and all(d.blind for d in made)
     assert counts(page) == expected(server.dataset, RULES), "labels override nothing"
+
+
+def test_the_page_in_one_file_needs_no_server(browser, dataset, tmp_path, capsys):
+    (tmp_path / "mine.json").write_text(json.dumps(POLICY))
+    select(SelectConfig(dataset.storage.url, policy=str(tmp_path / "mine.json")))
+    file = tmp_path / "page.html"
+    assert main(["review", dataset.storage.url, "--export", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}: {file.stat().st_size / 1e6:.1f} MB, opens without a server\n"
+    context = browser.new_context(offline=True)
+    page, wrong = context.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(file.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    assert counts(page) == expected(dataset, RULES)
+    limit(page, 0, "max").fill("0.3")
+    limit(page, 0, "max").press("Enter")
+    settle(page)
+    assert counts(page) == expected(dataset, [{**RULES[0], "max": 0.3}, *RULES[1:]])
+    page.locator("#grid figure").nth(0).click()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#orbit table:has-text('image.coverage')")
+    page.keyboard.press("d")
+    assert "verdicts need the server" in page.inner_text("#error")
+    context.close()
+    assert not wrong
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
