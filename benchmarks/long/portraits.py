@@ -2,9 +2,11 @@
 
 RUNS holds what `make portraits64` trained. Every row makes the same views of the same people; the views are every third of a
 ring of 72, and the table has their error in front of and behind the head, with its standard error over the people, and the
-change at the borders of windows. The first row shows the front in the place of every view.
+change at the borders of windows. The first row shows the front in the place of every view. Rows that were measured are kept
+beside the runs and not measured again.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +51,7 @@ class Config:
     every: int = 3
     """Views of the ring that are passed for one that is made."""
     rows: tuple[str, ...] = ()
-    """Only the rows whose names contain one of these."""
+    """Only the rows with these names, or whose names contain one of these."""
 
 
 Proxy = Callable[[HeldOut], Float32[Tensor, "k 3 h w"]]
@@ -94,24 +96,40 @@ METHODS = {
 
 def main() -> None:
     config = tyro.cli(Config)
-    methods = {n: m for n, m in METHODS.items() if not config.rows or any(part in n for part in config.rows)}
-    people, rows = choose_people_of(config), {}
-    table = Table("method", "L2", "front L2", "back L2", "SSIM", "front SSIM", "back SSIM", "border", width=150)
-    for name, method in {"copy of the front": None, **methods}.items():
+    done = config.runs / f"rows-{config.people}-{config.steps}-{config.every}.json"
+    methods: dict[str, Method | None] = {"copy of the front": None, **METHODS}
+    people = choose_people_of(config)
+    for name, method in methods.items():
+        if name in known(done) or (config.rows and not any(matches(part, name) for part in config.rows)):
+            continue
         evaluation = opened(config, method or METHODS["3D"])
         measured = []
         with step(name, len(people)) as advance:
             for person in people:
                 measured.append(row(config, evaluation, method, person))
                 advance()
-        rows[name] = {key: [one[key] for one in measured] for key in measured[0]}
-        table.add_row(name, *(cell(rows[name][key]) for key in measured[0]))
+        found = {key: [one[key] for one in measured] for key in measured[0]}
+        done.write_text(json.dumps({**known(done), name: found}, indent=1))
+    rows = {name: known(done)[name] for name in methods if name in known(done)}
+    columns = ("L2", "front L2", "back L2", "SSIM", "front SSIM", "back SSIM", "border")
+    table = Table("method", *columns, width=150)
+    for name, found in rows.items():
+        table.add_row(name, *(cell(found[key]) for key in columns))
     Console(width=150).print(table)
-    reference = rows.get("3D")
-    if reference and "360" in rows:
-        for key in ("back L2", "back SSIM"):
-            difference = np.array(rows["360"][key]) - np.array(reference[key])
-            print(f"360 - 3D, {key}: {cell(list(difference))}")
+    for one, other in (("3D", "copy of the front"), ("360", "copy of the front"), ("360", "3D")):
+        if one in rows and other in rows:
+            for key in ("L2", "SSIM", "back L2", "back SSIM"):
+                print(f"{one} - {other}, {key}: {cell((np.array(rows[one][key]) - rows[other][key]).tolist())}")
+
+
+def known(file: Path) -> dict[str, dict[str, list[float]]]:
+    """The rows that were measured before, with the figures of each person."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def matches(part: str, name: str) -> bool:
+    """Whether a row is asked for: by its name, or by a part of it that is no name itself."""
+    return part == name or (part not in METHODS and part in name)
 
 
 def choose_people_of(config: Config) -> list[str]:

@@ -61,9 +61,9 @@ def _ranges(
     """
     forced = np.concatenate([np.searchsorted(scores, splits, side) for side in ("left", "right")])
     forced = forced[forced < len(scores)]
-    room = CODES - len(forced) - 1
-    spread = np.linspace(-np.log(len(values)), np.log(len(values)), room // 2)
-    shares = np.concatenate([np.linspace(0, 1, room - room // 2), 1 / (1 + np.exp(-spread))])
+    free = CODES - len(forced) - 1
+    spread = np.linspace(-np.log(len(values)), np.log(len(values)), free // 2)
+    shares = np.concatenate([np.linspace(0, 1, free - free // 2), 1 / (1 + np.exp(-spread))])
     ranked = np.sort(values)[(shares * (len(values) - 1)).astype(np.int64)]
     return np.unique(np.concatenate([[0], np.searchsorted(scores, ranked), forced]))
 

@@ -1,4 +1,4 @@
-"""What the page asks for: the dataset, its scores, one identity, the verdicts of people, and selections."""
+"""The data of the page: the dataset, its scores, one identity, the verdicts of people, and selections."""
 
 import json
 import threading
@@ -192,7 +192,7 @@ class Desk:
         return {"name": name, "sha256": made.fingerprint, "summary": made.summary, "text": str(made)}
 
     def selection_buffer(self, name: str) -> bytes:
-        """What a selection keeps and why it drops the rest, in the order of the heads."""
+        """The identities and views that a selection keeps, and the reasons of the others, in the order of the heads."""
         found = read_selection(self.dataset, name)
         keep, view = (found.rows.column(key).to_numpy() for key in ("keep", "view"))
         reason = found.rows.column("reason").combine_chunks()

@@ -69,33 +69,48 @@ export function inSector(where, heads) {
  * in which the outcome of rules that did not change is kept from call to call.
  */
 export function judge(policy, heads, columnOf, decisions, cache = new Map()) {
-  const failedRules = [], tallies = [], kept = new Map();
+  const tallies = [], used = new Map();
+  const remember = (key, make) => {
+    const found = used.get(key) ?? cache.get(key) ?? make();
+    used.set(key, found);
+    return found;
+  };
   for (const rule of policy.rules) {
-    const key = JSON.stringify([rule, decisions.version, isQuantile(rule) ? tallies.map((tally) => tally.key) : 0]);
-    const tally = cache.get(key) ?? { key, ...counted(judgeRule(rule, heads, columnOf(rule.score), decisions, tallies)) };
-    kept.set(key, tally);
-    tallies.push(tally);
+    const column = columnOf(rule.score);
+    const where = JSON.stringify([rule.name, rule.score, rule.where, decisions.version]);
+    const judged = remember(where, () => judgedRows(rule, heads, column, decisions));
+    const before = isQuantile(rule) ? tallies.map((tally) => tally.key) : [];
+    const key = JSON.stringify([rule, decisions.version, before]);
+    tallies.push(remember(key, () => ({ key, ...counted(judgeRule(rule, heads, column, decisions, tallies, judged)) })));
   }
   cache.clear();
-  for (const [key, tally] of kept) cache.set(key, tally);
+  for (const [key, found] of used) cache.set(key, found);
   return conclude(policy, heads, tallies, decisions);
 }
 
-function judgeRule(rule, heads, column, decisions, before) {
-  const ofIdentities = column.level === "identity";
+/** The rows that a rule looks at, by its sector and by decisions that drop views. */
+function judgedRows(rule, heads, column, decisions) {
+  const ofIdentities = column.level === "identity", name = scoreName(rule.score);
   if (ofIdentities && (rule.where || rule.drop === "view"))
-    throw new Error(`rule ${rule.name}: ${scoreName(rule.score)} is a score of identities, so where and drop = view mean nothing`);
-  const judged = ofIdentities ? new Uint8Array(heads.identities).fill(1)
-    : (inSector(rule.where, heads) ?? new Uint8Array(heads.views).fill(1));
-  if (!ofIdentities) for (let view = 0; view < judged.length; view++) if (decisions.views[view] === DROP) judged[view] = 0;
-  const never = column.first.length + 1;
+    throw new Error(`rule ${rule.name}: ${name} is a score of identities, so where and drop = view mean nothing`);
+  const judged = (ofIdentities ? null : inSector(rule.where, heads)) ?? new Uint8Array(column.codes.length).fill(1);
+  const never = column.first.length + 1, { codes } = column, { views } = decisions;
   let unscored = 0;
-  for (let row = 0; row < judged.length; row++) if (judged[row] && column.codes[row] === never) unscored++;
-  if (unscored) throw new Error(`rule ${rule.name}: ${scoreName(rule.score)} was not scored for ${unscored} of the rows that it judges; narrow its sector`);
+  for (let row = 0; row < judged.length; row++) {
+    if (!ofIdentities && views[row] === DROP) judged[row] = 0;
+    if (judged[row] && codes[row] === never) unscored++;
+  }
+  if (unscored) throw new Error(`rule ${rule.name}: ${name} was not scored for ${unscored} of the rows that it judges`);
+  return judged;
+}
+
+function judgeRule(rule, heads, column, decisions, before, looked) {
+  const ofIdentities = column.level === "identity", judged = isQuantile(rule) ? looked.slice() : looked;
   if (isQuantile(rule)) leaveOutFailed(judged, heads, before, ofIdentities);
   const { failing, low, high } = isQuantile(rule) ? failingShare(rule, column, judged) : failingLimits(rule, column, judged);
   if (ofIdentities) return { level: "identity", drops: "identity", judged, failing, dropping: failing, low, high };
-  for (let view = 0; view < failing.length; view++) if (decisions.views[view] === KEEP) failing[view] = 0;
+  const { views } = decisions;
+  for (let view = 0; view < failing.length; view++) if (views[view] === KEEP) failing[view] = 0;
   if (rule.drop !== "identity") return { level: "view", drops: "view", judged, failing, dropping: failing, low, high };
   return { level: "view", drops: "identity", judged, failing, dropping: tooMany(rule, heads, judged, failing), low, high };
 }

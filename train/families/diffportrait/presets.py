@@ -47,13 +47,13 @@ SMALL = replace(
     vae=str(HEADS64 / "vae"),
     # The noise levels of heads64, whose UNet the stages start from.
     objective=Objective(NoiseLevels(mean=-0.4, std=1.4), drop=0.0),
-    optim=OptimizerConfig(lr=5e-4, warmup=800, cooldown=0.5, weight_decay=0.0),
-    validation=ValidationConfig(every=16_000),
-    samples=16_000,
+    optim=OptimizerConfig(lr=5e-4, warmup=400, cooldown=0.5, weight_decay=0.0),
+    validation=ValidationConfig(every=5_000),
+    samples=5_000,
     micro=8,
     checkpoint_activations=False,
-    save_every=8_000,
-    snapshot_every=16_000,
+    save_every=2_500,
+    snapshot_every=5_000,
     device="cpu",
 )
 """The same at 64 px, on a processor."""
@@ -65,6 +65,7 @@ SMALL_BASE = replace(
     model=replace(SMALL.model, references=0),
     trained=("unet.*",),
     init=str(HEADS64),
+    samples=8_000,
 )
 """The counterpart of Stable Diffusion in the small twins: heads64's UNet, tuned to single heads without an identity, which is
 frozen from then on."""
@@ -83,7 +84,7 @@ def stages(full: TrainConfig, layout: Literal["diffportrait3d", "diffportrait360
         trained=("temporal.*",),
     )
     if full is SMALL:  # a scene is eight views, so that each stage takes about as long
-        third = replace(third, samples=full.samples // 4)
+        third = replace(third, samples=full.samples // 8)
     return {"references": first, "cameras": second, "views": third}
 
 
