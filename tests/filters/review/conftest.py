@@ -37,9 +37,9 @@ def server(dataset) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium of the system."""
+    """Headless Chromium of the system; its event loop must not outlive a module, because others may run their own."""
     place = shutil.which("chromium") or shutil.which("chromium-browser")
     if place is None:
         pytest.skip("there is no chromium on this machine")
