@@ -93,8 +93,10 @@ class DiffPortraitNetwork(nn.Module):
         given, null, context = conditions.references.shape[1], conditions.is_null, conditions.context
         views = x[:, given:]
         if self.config.temporal is not None:
-            # The released sampler of DiffPortrait3D runs the middle layer without conditions only.
-            self.temporal.views, self.temporal.middle = views.shape[1], null or self.config.symmetric
+            # The released sampler of DiffPortrait3D runs the middle layer without conditions only. Its training is not
+            # published; here conditions are never dropped in training, so the layer must run with them to learn.
+            self.temporal.views = views.shape[1]
+            self.temporal.middle = null or self.config.symmetric or torch.is_grad_enabled()
         banks = None if null else self.reference_tokens(conditions.references, c_noise, context)
         residuals = None if null or conditions.control is None else self.residuals(views, c_noise, conditions)
         out = run_unet(self.unet, views, c_noise, context, banks, residuals)

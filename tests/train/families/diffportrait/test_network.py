@@ -92,6 +92,15 @@ def test_the_branches_of_guidance_differ_by_the_middle_layer_of_diffportrait3d_o
     assert torch.allclose(run(network, null), run(network, empty), atol=1e-6)
 
 
+def test_every_temporal_layer_learns(network):
+    """In training, where conditions are never dropped, the middle layer of DiffPortrait3D runs too."""
+    conditions = conditions_of([FRONT], CONTROL)
+    views = torch.cat([torch.zeros_like(conditions.references), VIEWS], 1)
+    network(views, torch.tensor([501.0]), conditions).square().sum().backward()
+    for name, weight in network.temporal.named_parameters():
+        assert weight.grad is not None, name
+
+
 def test_guidance_at_scale_one_is_the_conditional_branch(network):
     conditions = conditions_of([FRONT], CONTROL)
     x, sigma = torch.cat([FRONT, VIEWS], 1), torch.tensor([2.0])
