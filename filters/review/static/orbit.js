@@ -2,11 +2,12 @@
 import * as api from "./api.js";
 import { el } from "./dom.js";
 
-const SIDE = 256, SMALL = 64;
+const SIDE = 256, SMALL = 64, KEPT = 8;
 
 /** Returns {open(identity), shown(), step(by)}; `ask` asks the worker, `on.verdicts` lists buttons for an item. */
 export function makeOrbit(dialog, { ask, members, buttons }) {
-  let views = [], at = 0, identity = null, sheets = {}, member = "rgb";
+  const sheets = new Map();
+  let views = [], at = 0, identity = null, member = "rgb";
   const turn = el("canvas", { id: "turn", width: SIDE, height: SIDE, tabIndex: 0 }), strip = el("canvas", { id: "strip", tabIndex: -1 });
   const caption = el("p"), scores = el("table"), lineage = el("table"), title = el("h2"), marks = el("div", { className: "row" });
   const which = el("select", { ariaLabel: "picture", onchange: () => { member = which.value; draw(); } }, ...members.map((name) => el("option", { value: name, textContent: name === "rgb" ? "colour" : "normals" })));
@@ -33,13 +34,16 @@ export function makeOrbit(dialog, { ask, members, buttons }) {
     if (k < views.length) { at = k; draw(); }
   };
 
-  async function sheet(name) {
-    sheets[name] ??= api.atlas(views.slice(0, 256).map((view) => [view.identity, view.view]), name, SIDE);
-    return sheets[name];
+  /** One image of all views of an identity, kept for a while, so that neighbours can be fetched ahead. */
+  function sheet(of, name) {
+    const key = `${of[0].identity}/${name}`;
+    if (!sheets.has(key)) sheets.set(key, api.atlas(of.slice(0, 256).map((view) => [view.identity, view.view]), name, SIDE));
+    if (sheets.size > KEPT) sheets.delete(sheets.keys().next().value);
+    return sheets.get(key);
   }
 
   async function draw() {
-    const shown = views, { image, damaged } = await sheet(member);
+    const shown = views, { image, damaged } = await sheet(views, member);
     if (shown !== views) return;
     const columns = Math.max(1, Math.ceil(Math.sqrt(views.length))), view = views[at];
     const copy = (pen, k, x, y, side) => pen.drawImage(image, (k % columns) * SIDE, Math.floor(k / columns) * SIDE, SIDE, SIDE, x, y, side, side);
@@ -73,7 +77,6 @@ export function makeOrbit(dialog, { ask, members, buttons }) {
     identity = asked;
     views = found.views;
     at = Math.max(0, views.findIndex((view) => view.view === found.item.show));
-    sheets = {};
     facts = null;
     title.textContent = `Identity ${asked}: ${found.item.keeps ? "kept" : `dropped: ${found.item.why}`}`;
     if (!dialog.open) dialog.showModal();
@@ -87,7 +90,10 @@ export function makeOrbit(dialog, { ask, members, buttons }) {
     const defects = facts.row.defects?.map((one) => `${one.kind} ${one.strength.toFixed(2)}`).join(", ");
     const lines = { "planted defects": facts.row.defects == null ? "not known" : defects || "none", seed: facts.row.seed, outcome: facts.row.outcome, shard: facts.shard, source: `${facts.source?.name ?? ""} ${facts.source?.version ?? ""}`, made: `${facts.made?.finished ?? ""} on ${facts.made?.host ?? ""}`, mesh: JSON.stringify(facts.row.mesh ?? null) };
     lineage.replaceChildren(...Object.entries(lines).map(([name, value]) => rowOf(name, value)));
-    for (const step of [1, -1]) ask("neighbour", { identity: asked, step }).then((next) => next !== null && ask("view", { identity: next }));
+    for (const step of [1, -1]) {
+      const next = await ask("neighbour", { identity: asked, step });
+      if (next !== null) await sheet((await ask("view", { identity: next })).views, member);
+    }
   }
 
   return { open, identity: () => (dialog.open ? identity : null), view: () => views[at], step: async (by) => { const next = await ask("neighbour", { identity, step: by }); if (next !== null) open(next); } };

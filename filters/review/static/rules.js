@@ -1,7 +1,7 @@
 // The rules of the policy: a card each, with its histogram, limits and counts.
 import { histogram } from "./charts.js";
 import { el } from "./dom.js";
-import { describe, endPassing, firstPassing, isQuantile, scoreName, short } from "./policy.js";
+import { describe, endPassing, firstPassing, isQuantile, scoreName } from "./policy.js";
 
 /** The limit nearest to `value` that divides no code of a column; a value that already divides none stays as it is. */
 export function snap(column, side, value) {
@@ -113,5 +113,3 @@ function details(rule, r, on, log) {
     ofViews ? el("div", { className: "row" }, "azimuth ", degrees("azimuth", 0), " to ", degrees("azimuth", 1), " elevation ", degrees("elevation", 0), " to ", degrees("elevation", 1)) : null,
     ofViews ? el("div", { className: "row" }, "a failing view drops the ", drop, ...(rule.drop === "identity" ? [how, amount] : [])) : null);
 }
-
-export { short };
