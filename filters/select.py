@@ -64,7 +64,7 @@ def select_by(dataset: Dataset, policy: Policy, document: dict[str, Any], name: 
         "generated": _outcomes(dataset),
         "scores": {table: asdict(scores.lineage) for table, scores in judged.tables.items()},
     }
-    summary["decisions"]["logs"] = {log: hashes[-1] for log, hashes in judged.logs.items()}
+    summary["decisions"]["logs"] = {log: hashes[-1] for log, hashes in judged.logs.items() if hashes}
     fingerprint = write_selection(dataset, name, _rows(policy, judged), document, summary)
     return Selected(name, fingerprint, summary)
 

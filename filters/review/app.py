@@ -4,7 +4,6 @@ import json
 import secrets
 import socket
 import webbrowser
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Guard:
@@ -100,8 +98,6 @@ def make_app(desk: Desk, port: int, token: str) -> ASGIApp:
         return Response(data, media_type="image/jpeg", headers={"X-Damaged": json.dumps(damaged)})
 
     async def decisions(request: Request) -> Response:
-        if request.method == "GET":
-            return JSONResponse(await run_in_threadpool(desk.decisions))
         asked = await _body(request, "who", "verdicts")
         return JSONResponse(await run_in_threadpool(desk.decide, str(asked["who"]), asked["verdicts"]))
 
@@ -119,7 +115,7 @@ def make_app(desk: Desk, port: int, token: str) -> ASGIApp:
         Route("/api/column", column),
         Route("/api/identities/{identity:int}", identity),
         Route("/api/atlas", atlas, methods=["POST"]),
-        Route("/api/decisions", decisions, methods=["GET", "POST"]),
+        Route("/api/decisions", decisions, methods=["POST"]),
         Route("/api/selections", save, methods=["POST"]),
         Route("/api/selections/{name}", selection),
         Mount("/static", StaticFiles(directory=STATIC)),

@@ -78,7 +78,6 @@ class Desk:
             "source": plan.source.get("name", ""),
             "rig": plan.rig.get("id", ""),
             "members": [name for name in ("rgb", "normal") if name in plan.members],
-            "resolution": plan.resolution,
             "identities": len(heads.identity),
             "views": len(heads.view),
             "bytes": int(sum(sizes)),
@@ -87,8 +86,7 @@ class Desk:
             "saved": self.saved(),
             "who": self.who,
             "reasons": REASONS,
-            "truth": plan.source.get("name") == "procedural",
-            **self.decisions(),
+            "decisions": [vars(decision) for decision in read_decisions(self.dataset.storage)[0]],
         }
 
     def scores(self) -> list[dict[str, str]]:
@@ -168,10 +166,6 @@ class Desk:
             "view_scores": scores[VIEW],
             "scores": {name: values[0] for name, values in scores[IDENTITY].items()},
         }
-
-    def decisions(self) -> dict[str, Any]:
-        """All decisions of people, in the order of their times."""
-        return {"decisions": [vars(decision) for decision in read_decisions(self.dataset.storage)[0]]}
 
     def decide(self, who: str, verdicts: Any) -> dict[str, Any]:
         """Record verdicts; those with a known id were recorded before, so that sending one twice is harmless."""

@@ -87,10 +87,6 @@ function picture(text) {
   return decoded.get(text);
 }
 
-export async function decisions() {
-  return inside ? inside.about.decisions : (await (await answer("/api/decisions")).json()).decisions;
-}
-
 export async function sendVerdicts(who, verdicts) {
   return (await answer("/api/decisions", post({ who, verdicts }))).json();
 }

@@ -5,12 +5,12 @@ import { busy, byId, el, fill, perFrame } from "./dom.js";
 import { makeGallery, nameOf } from "./gallery.js";
 import { labelPanel } from "./labels.js";
 import { makeOrbit } from "./orbit.js";
-import { describe, endPassing, firstPassing, isQuantile, lowerBound, scoreName } from "./policy.js";
+import { describe, isQuantile, scoreName } from "./policy.js";
 import { ruleCards, snap } from "./rules.js";
 import { makeVerdicts } from "./verdicts.js";
 
 const BINS = 64, TILT = 15, SHOWN = 48;
-const state = { about: null, heads: null, policy: null, columns: new Map(), exact: new Set(), result: null, made: [], reason: "", seed: 1, blind: null, corner: {} };
+const state = { about: null, heads: null, policy: null, columns: new Map(), exact: new Set(), result: null, made: [], reason: "", seed: 1, blind: null };
 const worker = api.isOffline ? new Worker(globalThis.SPINSET_OFFLINE.worker) : new Worker("/static/worker.js", { type: "module" });
 const waiting = new Map();
 let cards, verdicts, asked = 0;
@@ -79,13 +79,13 @@ function change(r, fields, whole = false) {
 }
 
 function remove(r) {
+  if (state.policy.rules.length === 1) return say(new Error("a policy has one rule or more; add another before this one is removed"));
   state.policy.rules.splice(r, 1);
-  if (state.policy.rules.length) setPolicy(state.policy);
-  else say(new Error("a policy has one rule or more; add another before the last one is removed"));
+  setPolicy(state.policy);
 }
 
 async function judge() {
-  const begun = performance.now(), policy = state.policy;
+  const { policy } = state;
   try {
     const result = await ask("judge", { policy });
     state.result = result;
@@ -95,7 +95,6 @@ async function judge() {
     byId("counts").append("keeps ", el("b", { textContent: result.identities.toLocaleString() }), ` of ${state.about.identities.toLocaleString()} identities, `, el("b", { textContent: result.views.toLocaleString() }), ` of ${state.about.views.toLocaleString()} views, ${gigabytes.toPrecision(2)} GB`);
     cards.update(result);
     tellFlips(result.flips);
-    requestAnimationFrame(() => { globalThis.painted = performance.now() - begun; });
     for (const r of policy.rules.keys()) cards.draw(r, await ask("histogram", { rule: r }));
   } catch (error) {
     say(error);
@@ -215,9 +214,14 @@ function standing(item) {
   return state.made.findLast((one) => one.identity === item.identity && one.view === item.view && !one.blind);
 }
 
+/** Whether a key labels a head instead of deciding on it. */
+function isLabelling() {
+  return tab === "labels" && orbit.identity() === null;
+}
+
 async function decide(item, verdict) {
   if (api.isOffline) return say(new Error("this page is a copy to look at; verdicts need the server"));
-  const blind = state.blind !== null, before = standing(item), reason = state.reason;
+  const blind = isLabelling(), before = standing(item), reason = state.reason;
   verdicts.decide(item, verdict, reason, before?.verdict === "clear" ? undefined : before, blind ? { blind } : {});
   // Before anything is awaited, so that the next key meets the next head.
   if (blind) label(item, verdict);
@@ -284,7 +288,6 @@ document.addEventListener("keydown", (event) => {
 
 function setReason(reason) {
   state.reason = reason;
-  byId("queue").title = reason;
   tellQueue(verdicts.waiting());
 }
 

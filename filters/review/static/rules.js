@@ -8,7 +8,8 @@ export function snap(column, side, value) {
   const { first, last } = column, size = first.length;
   if (!size) return value;
   const k = side === "min" ? firstPassing(column, value) : endPassing(column, value) - 1;
-  const divides = k >= 0 && k < size && first[k] < Math.fround(value) && Math.fround(value) < last[k];
+  // A minimum at the last score of a code, or a maximum at its first, divides it, too.
+  const divides = k >= 0 && k < size && (side === "min" ? first[k] < Math.fround(value) : Math.fround(value) < last[k]);
   if (!divides) return value;
   const up = value - first[k] > last[k] - value;
   if (side === "min") return up ? (k + 1 < size ? brief(last[k], first[k + 1], false) : value) : brief(k ? last[k - 1] : first[k] - 1, first[k], false);

@@ -246,6 +246,33 @@ def test_labels_measure_a_limit(page, server):
     made, _ = read_decisions(server.dataset.storage)
     assert len(made) == total and all(d.blind for d in made)
     assert counts(page) == expected(server.dataset, RULES), "labels override nothing"
+    page.click("[data-tab=gallery]")
+    settle(page)
+    page.locator("#grid figure").nth(0).click()
+    page.keyboard.press("d")
+    settle(page)
+    made, _ = read_decisions(server.dataset.storage)
+    assert [d.blind for d in made[total:]] == [False], "a verdict after labelling is no label"
+
+
+def test_a_limit_never_divides_a_code(page):
+    """Every limit from below to above three codes, of which two stand for several scores."""
+    divided = page.evaluate("""async () => {
+      const { snap } = await import("/static/rules.js");
+      const { endPassing, firstPassing } = await import("/static/policy.js");
+      const first = Float32Array.of(1, 3, 6), last = Float32Array.of(2, 5, 6), wrong = [];
+      for (let value = 0; value < 7; value += 0.25) {
+        const low = Math.fround(snap({ first, last }, "min", value));
+        const high = Math.fround(snap({ first, last }, "max", value));
+        for (let k = 0; k < 3; k++) {
+          const above = k >= firstPassing({ last }, low), below = k < endPassing({ first }, high);
+          if ((first[k] >= low) !== above || (last[k] >= low) !== above) wrong.push(["min", value, low]);
+          if ((first[k] <= high) !== below || (last[k] <= high) !== below) wrong.push(["max", value, high]);
+        }
+      }
+      return wrong;
+    }""")
+    assert divided == []
 
 
 def test_the_page_in_one_file_needs_no_server(browser, dataset, tmp_path, capsys):
