@@ -21,7 +21,7 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.selection import Selection
-from manifests.tables import as_array
+from manifests.tables import arrow_buffer, as_array
 
 FILE = "index.arrow"
 THREADS = 16
@@ -160,7 +160,7 @@ def _stored(dataset: Dataset, fingerprint: str) -> Index | None:
     try:
         if storage.is_local:
             return _map(storage.path(FILE), fingerprint)
-        return _open(pa.py_buffer(storage.read(FILE)), fingerprint, None)
+        return _open(arrow_buffer(storage.read(FILE)), fingerprint, None)
     except (pa.ArrowException, TypeError, LookupError, ValueError):  # outdated or damaged: a cache is made again
         return None
 

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
-from manifests.tables import as_array, parquet_bytes
+from manifests.tables import as_array, parquet_bytes, parquet_file
 
 FOLDER = "selections"
 
@@ -106,7 +106,7 @@ def read_selection(dataset: Dataset, name: str) -> Selection:
         there = ", ".join(selections(dataset)) or "none"
         raise UserError(f"there is no selection {name!r} (selections: {there}); make it with spinset select")
     data = dataset.storage.read(file)
-    rows = pq.ParquetFile(pa.BufferReader(data)).read()
+    rows = parquet_file(data).read()
     about: dict[str, Any] = json.loads((rows.schema.metadata or {}).get(_META, b"{}"))
     if about.get("dataset") != dataset.plan.fingerprint:
         raise UserError(f"{file} was made for another dataset; run spinset select again")

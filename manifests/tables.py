@@ -1,8 +1,8 @@
 """Parquet files of a dataset, read in a way that is safe at the end of a process.
 
-Arrow reads in threads of its own. Given a Python file object, one of these threads may drop the last reference to it when
-the interpreter has begun to end, which aborts the process after its answer was printed. A buffer holds no Python object
-that needs the interpreter, so every table is read from one.
+Arrow reads in threads of its own. Given a Python file object, or a buffer of Python bytes, one of these threads may drop the
+last reference to it when the interpreter has begun to end, which aborts the process after its answer was printed. Every table
+is therefore read from memory of Arrow, which needs no interpreter to be freed.
 """
 
 import io
@@ -30,7 +30,19 @@ def open_parquet(storage: Storage, name: str, repair: str = REPAIR) -> pq.Parque
         DamagedData: the file is missing or is not a parquet file.
     """
     with reading(storage, name, repair):
-        return pq.ParquetFile(pa.BufferReader(storage.read(name)))
+        return parquet_file(storage.read(name))
+
+
+def parquet_file(data: bytes) -> pq.ParquetFile:
+    """A parquet file in memory; raises pyarrow's errors if it is none."""
+    return pq.ParquetFile(pa.BufferReader(arrow_buffer(data)))
+
+
+def arrow_buffer(data: bytes) -> pa.Buffer:
+    """A copy of bytes in memory of Arrow."""
+    copy = pa.BufferOutputStream()
+    copy.write(data)
+    return copy.getvalue()
 
 
 def read_parquet(storage: Storage, name: str, columns: list[str] | None = None, repair: str = REPAIR) -> pa.Table:

@@ -44,7 +44,7 @@ def tiny_config(dataset: Dataset, folder: Path, out: str = "run", **changes) -> 
         "validation": ValidationConfig(),
         "samples": 32,
         "latents": False,
-        "micro": 1,
+        "micro": 4,
         "precision": "fp32",
         "log_every": 1,
         "save_every": 16,
