@@ -44,12 +44,13 @@ export async function heads() {
   return { ...found, azimuth: direction("azimuth"), elevation: direction("elevation") };
 }
 
-export async function column(score, exact, heads) {
+/** A column of a dataset with so many identities and views. */
+export async function column(score, exact, { identities, views }) {
   const key = JSON.stringify(score);
   if (inside && !inside.columns[key]) throw new Refused("an offline page holds the scores of its own policies only", 404);
   const path = `/api/column?score=${encodeURIComponent(key)}&exact=${exact ? 1 : 0}`;
   const found = unpack(inside ? bytes(inside.columns[key]) : await (await answer(path)).arrayBuffer());
-  return { level: found.level, ...unpackColumn(found, "", found.level === "view" ? heads.views : heads.identities) };
+  return { level: found.level, ...unpackColumn(found, "", found.level === "view" ? views : identities) };
 }
 
 export async function selection(name, heads) {

@@ -10,7 +10,7 @@ import { ruleCards, snap } from "./rules.js";
 import { makeVerdicts } from "./verdicts.js";
 
 const BINS = 64, TILT = 15, SHOWN = 48;
-const state = { about: null, heads: null, policy: null, columns: new Map(), exact: new Set(), result: null, made: [], reason: "", seed: 1, blind: null };
+const state = { about: null, heads: null, policy: null, columns: new Map(), exact: new Set(), result: null, ready: null, made: [], reason: "", seed: 1, blind: null };
 const worker = api.isOffline ? new Worker(globalThis.SPINSET_OFFLINE.worker) : new Worker("/static/worker.js", { type: "module" });
 const waiting = new Map();
 let cards, verdicts, asked = 0;
@@ -41,7 +41,7 @@ async function fetchColumns(policy) {
   await Promise.all(policy.rules.map(async (rule) => {
     const key = JSON.stringify(rule.score), exact = isQuantile(rule) && levelOf(rule.score) === "view";
     if (state.columns.has(key) && (!exact || state.exact.has(key))) return;
-    const column = await api.column(rule.score, exact, state.heads);
+    const column = await api.column(rule.score, exact, state.about);
     state.columns.set(key, column);
     if (exact) state.exact.add(key);
     await ask("column", { key, column });
@@ -52,7 +52,7 @@ async function fetchColumns(policy) {
 async function setPolicy(policy) {
   say(null);
   try {
-    await fetchColumns(policy);
+    await Promise.all([fetchColumns(policy), state.ready]);
   } catch (error) {
     return say(error);
   }
@@ -95,7 +95,8 @@ async function judge() {
     byId("counts").append("keeps ", el("b", { textContent: result.identities.toLocaleString() }), ` of ${state.about.identities.toLocaleString()} identities, `, el("b", { textContent: result.views.toLocaleString() }), ` of ${state.about.views.toLocaleString()} views, ${gigabytes.toPrecision(2)} GB`);
     cards.update(result);
     tellFlips(result.flips);
-    for (const r of policy.rules.keys()) cards.draw(r, await ask("histogram", { rule: r }));
+    // A limit that moves changes no histogram.
+    for (const r of cards.outdated(result)) cards.draw(r, await ask("histogram", { rule: r }));
   } catch (error) {
     say(error);
   }
@@ -233,7 +234,7 @@ async function remember({ identity, view, verdict, reason, blind = false, who })
   state.made.push({ identity, view, verdict, reason, blind, who });
   (blind ? blindGallery : gallery).mark({ identity, view }, verdict);
   if (blind) return;
-  await ask("decide", { made: state.made });
+  await ask("decide", { made: [state.made.at(-1)] });
   judgeSoon(tab !== "gallery");
 }
 
@@ -321,8 +322,8 @@ async function choosePolicy() {
 }
 
 async function start() {
-  [state.about, state.heads] = await Promise.all([api.about(), api.heads()]);
-  const { about } = state;
+  const about = (state.about = await api.about());
+  state.ready = fetchHeads();
   byId("dataset").textContent = `${about.name}: ${about.source}, ${about.rig}`;
   document.title = `${about.name} – spinset review`;
   byId("who").value = localStorage.getItem("spinset-who") ?? about.who;
@@ -336,12 +337,16 @@ async function start() {
   const scores = about.scores.map(({ name, about: text }) => [JSON.stringify(name), `${name}`, text]);
   for (const id of ["score", "x", "y"]) fill(byId(id), scores);
   if (scores.length > 1) byId("y").value = scores[1][0];
-  await ask("start", state.heads);
   state.made = about.decisions;
-  await ask("decide", { made: state.made });
   listSaved();
   await choosePolicy();
   document.documentElement.dataset.ready = Math.round(performance.now());
+}
+
+async function fetchHeads() {
+  state.heads = await api.heads();
+  await ask("start", state.heads);
+  await ask("decide", { made: state.about.decisions });
 }
 
 const fits = (policy) => policy.rules.every((rule) => (typeof rule.score === "string" ? [rule.score] : rule.score.softmax).every((name) => state.about.scores.some((one) => one.name === name)));
@@ -382,6 +387,7 @@ byId("help").onclick = () => byId("keys").showModal();
 byId("shuffle").onclick = () => { state.seed++; show(); };
 for (const id of ["kind", "rule", "find", "x", "y", "which"]) byId(id).onchange = show;
 for (const button of byId("tabs").children) button.onclick = () => openTab(button.dataset.tab);
-addEventListener("resize", perFrame(() => { if (state.result) judgeSoon(); }));
-matchMedia("(prefers-color-scheme: dark)").onchange = () => judgeSoon();
+const repaint = perFrame(() => { cards?.repaint(); show(); });
+addEventListener("resize", repaint);
+matchMedia("(prefers-color-scheme: dark)").onchange = repaint;
 start().catch(say);

@@ -66,7 +66,8 @@ export function inSector(where, heads) {
  * Apply the rules in order, then the decisions.
  *
  * decisions: {identities: Int8Array(b), views: Int8Array(n), version}; columnOf(rule.score) gives a column; `cache` is a Map
- * in which the outcome of rules that did not change is kept from call to call.
+ * in which the outcome of rules that did not change is kept from call to call. `version` changes with the decisions on views;
+ * `judgedBy` of a tally changes with the rows that its rule looks at.
  */
 export function judge(policy, heads, columnOf, decisions, cache = new Map()) {
   const tallies = [], used = new Map();
@@ -80,12 +81,14 @@ export function judge(policy, heads, columnOf, decisions, cache = new Map()) {
     const where = JSON.stringify([rule.name, rule.score, rule.where, decisions.version]);
     const judged = remember(where, () => judgedRows(rule, heads, column, decisions));
     const before = isQuantile(rule) ? tallies.map((tally) => tally.key) : [];
-    const key = JSON.stringify([rule, decisions.version, before]);
-    tallies.push(remember(key, () => ({ key, ...counted(judgeRule(rule, heads, column, decisions, tallies, judged)) })));
+    const key = JSON.stringify([rule, decisions.version, before]), judgedBy = isQuantile(rule) ? key : where;
+    tallies.push(remember(key, () => ({ key, judgedBy, ...counted(judgeRule(rule, heads, column, decisions, tallies, judged)) })));
   }
+  const failed = (drops, rows) => remember(JSON.stringify([drops, ...tallies.map((tally) => tally.key)]), () => count(tallies, drops, rows));
+  const outcome = conclude(policy, heads, tallies, decisions, failed("view", heads.views), failed("identity", heads.identities));
   cache.clear();
   for (const [key, found] of used) cache.set(key, found);
-  return conclude(policy, heads, tallies, decisions);
+  return outcome;
 }
 
 /** The rows that a rule looks at, by its sector and by decisions that drop views. */
@@ -178,8 +181,7 @@ function tooMany(rule, heads, judged, failing) {
   return dropping;
 }
 
-function conclude(policy, heads, tallies, decisions) {
-  const failedViews = count(tallies, "view", heads.views), failedIdentities = count(tallies, "identity", heads.identities);
+function conclude(policy, heads, tallies, decisions, failedViews, failedIdentities) {
   const keepView = new Uint8Array(heads.views), keepIdentity = new Uint8Array(heads.identities);
   const { start } = heads, { rules } = failedViews, decided = decisions.views;
   let identities = 0, views = 0, empty = 0, incomplete = 0;
@@ -220,11 +222,11 @@ function count(tallies, drops, rows) {
   }
   const rules = new Uint8Array(rows), sum = new Uint16Array(rows);
   for (const r of own) {
-    const { dropping } = tallies[r];
-    for (let row = 0; row < rows; row++) {
-      rules[row] += dropping[row];
-      sum[row] += dropping[row] * r;
-    }
+    const { dropping } = tallies[r], words = new Uint32Array(dropping.buffer, 0, rows >> 2);
+    const add = (row) => { rules[row] += dropping[row]; sum[row] += dropping[row] * r; };
+    // Most words hold four rows that pass.
+    for (let k = 0; k < words.length; k++) if (words[k]) for (let row = 4 * k; row < 4 * k + 4; row++) add(row);
+    for (let row = 4 * words.length; row < rows; row++) add(row);
   }
   // Where one rule fails, the sum of the numbers of the rules is its own.
   if (own.length) for (let row = 0; row < rows; row++) if (rules[row] === 1) alone[sum[row]]++;

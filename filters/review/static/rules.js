@@ -25,11 +25,16 @@ function brief(low, high, isMax) {
   return isMax ? low : high;
 }
 
-/** Build the cards; `on` has change(rule, fields), remove(rule), look(rule); returns update(result, columnOf, log). */
+/** Build the cards; `on` has change(rule, fields), remove(rule), look(rule). Returns {update(result), outdated(result), draw(rule, codes), repaint()}. */
 export function ruleCards(place, policy, on) {
   const cards = policy.rules.map((rule, r) => card(rule, r, on));
   place.replaceChildren(...cards.map((one) => one.element));
-  return { update: (result) => cards.forEach((one, r) => one.count(result.rules[r])), draw: (r, codes) => cards[r].draw(codes) };
+  return {
+    update: (result) => cards.forEach((one, r) => one.count(result.rules[r])),
+    outdated: (result) => [...cards.keys()].filter((r) => cards[r].drawn() !== result.rules[r].judgedBy),
+    draw: (r, codes) => cards[r].draw(codes),
+    repaint: () => cards.forEach((one) => one.paint()),
+  };
 }
 
 function card(rule, r, on) {
@@ -41,7 +46,7 @@ function card(rule, r, on) {
   const sides = isQuantile(rule) ? [rule.keep_top != null ? "keep_top" : "keep_bottom"] : ["min", "max"];
   const limits = sides.map((side) => limit(rule, r, side, on));
   const element = el("div", { className: "rule" }, title, canvas, ...limits.map((one) => one.element), numbers, details(rule, r, on, log));
-  let codes = null, counted = null, axis = null;
+  let codes = null, counted = null, drawn = null, axis = null;
   const paint = () => {
     if (!codes || !counted) return;
     axis = histogram(canvas, codes, rule, { log: log.checked, unit: counted.level === "view" ? "views" : "identities", label: scoreName(rule.score), low: counted.low, high: counted.high });
@@ -61,11 +66,14 @@ function card(rule, r, on) {
   };
   return {
     element,
-    draw(found) { codes = found; paint(); },
+    drawn: () => drawn,
+    draw(found) { codes = found; drawn = counted.judgedBy; paint(); },
+    paint,
     count(found) {
+      const changed = counted?.key !== found.key;
       counted = found;
       numbers.textContent = `${found.failing} of ${found.judged} ${found.level === "view" ? "views" : "identities"} fail; drops ${found.dropped} ${found.drops === "view" ? "views" : "identities"}, ${found.alone} by this rule alone`;
-      paint();
+      if (changed) paint();
     },
   };
 }

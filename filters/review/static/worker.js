@@ -3,13 +3,14 @@ import { DROP, KEEP, UNDECIDED, describe, endPassing, firstPassing, inSector, is
 
 const VERDICTS = { keep: KEEP, drop: DROP, unsure: UNDECIDED, clear: UNDECIDED };
 const columns = new Map(), cache = new Map();
-let heads, decisions, standing, policy, result, saved, rowsOf;
+let heads, decisions, recorded, standing, policy, result, saved, rowsOf;
 
 const answers = {
   start(given) {
     heads = given;
     rowsOf = new Map(Array.from(heads.identity, (identity, i) => [identity, i]));
     decisions = { identities: new Int8Array(heads.identities), views: new Int8Array(heads.views), version: 0 };
+    recorded = new Map();
     standing = [];
   },
 
@@ -17,17 +18,18 @@ const answers = {
     columns.set(key, column);
   },
 
-  /** All decisions of people; the last one on each item counts. */
+  /** More decisions of people; the last one on each item counts. */
   decide({ made }) {
-    const last = new Map();
-    for (const one of made) if (!one.blind) last.set(`${one.identity}/${one.view}`, one);
-    standing = [...last.values()].filter((one) => one.verdict !== "clear" && rowsOf.has(one.identity));
-    decisions = { identities: new Int8Array(heads.identities), views: new Int8Array(heads.views), version: decisions.version + 1 };
-    for (const one of standing) {
-      const i = rowsOf.get(one.identity);
-      if (one.view === null) decisions.identities[i] = VERDICTS[one.verdict];
-      else decisions.views[rowOfView(i, one.view)] = VERDICTS[one.verdict];
-    }
+    const ofViews = () => standing.filter((one) => one.view !== null), before = JSON.stringify(ofViews());
+    for (const one of made) if (!one.blind) recorded.set(`${one.identity}/${one.view}`, one);
+    standing = [...recorded.values()].filter((one) => one.verdict !== "clear" && rowsOf.has(one.identity));
+    const identities = new Int8Array(heads.identities);
+    for (const one of standing) if (one.view === null) identities[rowsOf.get(one.identity)] = VERDICTS[one.verdict];
+    decisions = { ...decisions, identities };
+    if (JSON.stringify(ofViews()) === before) return;
+    decisions.version++;
+    decisions.views = new Int8Array(heads.views);
+    for (const one of ofViews()) decisions.views[rowOfView(rowsOf.get(one.identity), one.view)] = VERDICTS[one.verdict];
   },
 
   judge({ policy: asked }) {
@@ -35,8 +37,8 @@ const answers = {
     result = judge(policy, heads, (score) => columns.get(keyOf(score)), decisions, cache);
     return {
       identities: result.identities, views: result.views, empty: result.empty, incomplete: result.incomplete,
-      rules: result.tallies.map(({ level, drops, judgedCount, failingCount, dropped, alone, low, high }) =>
-        ({ level, drops, judged: judgedCount, failing: failingCount, dropped, alone, low, high })),
+      rules: result.tallies.map(({ key, judgedBy, level, drops, judgedCount, failingCount, dropped, alone, low, high }) =>
+        ({ key, judgedBy, level, drops, judged: judgedCount, failing: failingCount, dropped, alone, low, high })),
       flips: saved ? countFlips() : null,
     };
   },

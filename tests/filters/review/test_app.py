@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from review_server import TOKEN
+from review_server import TOKEN, serving
 
 from filters.config import SelectConfig
 from filters.decisions import read_decisions
 from filters.select import select
-from manifests.selection import selection_file
+from manifests.dataset import Dataset
+from manifests.selection import read_selection, selection_file
+from manifests.storage import Storage
 
 POLICY = {"name": "mine", "rules": [{"name": "big", "score": "image.coverage", "max": 0.35, "drop": "view"}]}
 
@@ -125,6 +127,34 @@ def test_a_verdict_that_is_sent_twice_is_recorded_once(server):
         (1, "drop", "ann", False),
         (2, "drop", "ann", True),
     ]
+
+
+def test_two_servers_on_one_dataset_lose_nothing(server):
+    with serving(Dataset(server.dataset.storage.url)) as other:
+        for k, one in enumerate((server, other, server, other)):
+            assert ask(one, "/api/decisions", {"who": "ann", "verdicts": [verdict(k, k)]})[0] == 200
+        # Each knows what the other recorded: neither records it twice.
+        assert ask(other, "/api/decisions", {"who": "bob", "verdicts": [verdict(0, 0), verdict(5, 5)]})[0] == 200
+        assert [one["identity"] for one in json.loads(ask(server, "/api/about")[1])["decisions"]] == [0, 1, 2, 3, 5]
+    made, logs = read_decisions(server.dataset.storage)
+    assert [(d.who, d.identity) for d in made] == [("ann", 0), ("ann", 1), ("ann", 2), ("ann", 3), ("bob", 5)]
+    assert len(logs) == 3
+
+
+def test_a_remote_dataset_is_reviewed_like_a_local_one(server):
+    """Any address of fsspec, such as s3://."""
+    remote = Storage("memory://review/eggs")
+    remote.fs.put(server.dataset.storage.root, remote.root, recursive=True)
+    with serving(Dataset("memory://review/eggs")) as other:
+        for path in ("/api/heads", "/api/column?score=%22image.coverage%22", "/api/identities/4"):
+            assert ask(other, path)[:2] == ask(server, path)[:2]
+        sheet = {"items": [[0, 1], [8, 2]], "member": "normal", "size": 32}
+        assert ask(other, "/api/atlas", sheet)[1] == ask(server, "/api/atlas", sheet)[1]
+        for one in (server, other):
+            assert ask(one, "/api/selections", {"name": "here", "policy": POLICY})[0] == 200
+        assert read_selection(other.dataset, "here").fingerprint == read_selection(server.dataset, "here").fingerprint
+        assert ask(other, "/api/decisions", {"who": "ann", "verdicts": [verdict(3)]})[0] == 200
+    assert [decision.identity for decision in read_decisions(remote)[0]] == [3]
 
 
 def test_a_saved_selection_is_byte_for_byte_that_of_select(server, tmp_path):

@@ -18,7 +18,11 @@ JUDGE = """async (cases) => {
     const [azimuth, elevation] = [column(heads.azimuth), column(heads.elevation)];
     const there = { ...heads, start: Uint32Array.from(heads.start), azimuth, elevation };
     const made = { identities: Int8Array.from(decisions.identities), views: Int8Array.from(decisions.views), version: 1 };
-    const result = judge(policy, there, (score) => found[score], made);
+    // What is kept from another policy and other decisions on identities must not show.
+    const cache = new Map(), [first, ...rest] = policy.rules, undecided = new Int8Array(made.identities.length);
+    const other = { ...policy, rules: [{ ...first, ...("min" in first ? { min: 0.5 } : { max: 0.15 }) }, ...rest] };
+    judge(other, there, (score) => found[score], { ...made, identities: undecided }, cache);
+    const result = judge(policy, there, (score) => found[score], made, cache);
     const limit = (x) => (Number.isFinite(x) ? Math.fround(x) : null);
     return {
       keepIdentity: Array.from(result.keepIdentity), keepView: Array.from(result.keepView),
