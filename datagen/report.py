@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 from PIL import Image
 
 from geometry.cameras import orbit
@@ -13,7 +17,8 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.pictures import decode_picture
 from manifests.reader import read_members
-from pages.page import Section, picture, render, round_numbers
+from pages.charts import ACCENT, INK, LINE, PAPER, SOFT, chart
+from pages.page import Section, picture, render
 
 TURN = 24
 """Number of views of a turn around the head."""
@@ -37,7 +42,7 @@ def sections(dataset: Dataset) -> list[Section]:
     failed = [row for row in dataset.all_identities.to_pylist() if row["outcome"] == schema.FAILED]
     return [
         Section("Heads", render("datagen", "heads.html", cards=cards, size=_size(dataset))),
-        Section("Rig", render("datagen", "rig.html", **_rig(dataset))),
+        Section("Rig", _rig(dataset)),
         Section("Figures", render("datagen", "figures.html", cards=cards, failed=failed, plan=dataset.plan)),
     ]
 
@@ -87,24 +92,45 @@ def _grid(images: list[UInt8[np.ndarray, "h w 3"]], columns: int, size: int) -> 
     return np.concatenate([np.concatenate(small[i : i + columns], axis=1) for i in range(0, len(small), columns)])
 
 
-def _rig(dataset: Dataset) -> dict[str, Any]:
-    """The directions of the rig and the real ones of all views, as points of a map and of a sphere."""
+def _rig(dataset: Dataset) -> Markup:
+    """The directions of the rig on a sphere, and those of all views on a map."""
     rig = dataset.plan.rig
+    own = np.array([rig["azimuth"], rig["elevation"]])
     tables = [dataset.views(shard, ["azimuth", "elevation"]) for shard in dataset.committed()]
-    seen = [tuple(view.values()) for table in tables for view in table.to_pylist()]
-    heights = [*rig["elevation"], *(e for _, e in seen)]
-    return {
-        "id": rig["id"],
-        "grid": rig["grid"],
-        "cells": list(zip(rig["azimuth"], rig["elevation"], strict=True)),
-        "seen": [(round(a, 1), round(e, 1)) for a, e in seen],
-        "sphere": _on_sphere(rig["azimuth"], rig["elevation"]),
-        "elevations": round_numbers(min([-20.0, *heights]), max([20.0, *heights]), most=5),
-    }
+    seen = np.concatenate([[table.column(name).to_numpy() for name in table.column_names] for table in tables], 1)
+    charts = {"sphere": _sphere(own), "map": _map(own, seen)}
+    return render("datagen", "rig.html", id=rig["id"], grid=rig["grid"], views=own.shape[1], **charts)
 
 
-def _on_sphere(azimuth: list[float], elevation: list[float]) -> list[dict[str, float]]:
-    """The positions of cameras on a drawn sphere of radius 100, seen obliquely from above."""
+def _sphere(own: Float[np.ndarray, "2 n"]) -> Markup:
+    """Cameras on a sphere of radius 1, seen obliquely from above."""
     viewer = orbit(np.array([30.0]), np.array([25.0])).w2c[0, :3, :3]
-    seen = orbit(np.array(azimuth), np.array(elevation), radius=1.0).positions @ viewer.T
-    return [{"x": round(100 * x, 1), "y": round(100 * y, 1), "near": round(-z, 2)} for x, y, z in seen.tolist()]
+    x, y, z = viewer @ orbit(*own, radius=1.0).positions.T
+
+    def draw(axes: Axes) -> None:
+        axes.set_position((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.set(xlim=(-1.1, 1.1), ylim=(1.1, -1.1))
+        for width, height in ((2, 2), (2, 0.84)):
+            axes.add_patch(Ellipse((0, 0), width, height, fill=False, edgecolor=LINE))
+        axes.plot(x[z > 0], y[z > 0], "o", color="none", markeredgecolor=SOFT, markersize=4)
+        axes.add_patch(Ellipse((0, 0), 0.26, 0.34, facecolor=PAPER, edgecolor=SOFT, zorder=3))
+        axes.plot([-0.06, -0.11, -0.06], [0.04, 0.08, 0.10], color=SOFT, linewidth=1, zorder=3)
+        axes.plot(x[z <= 0], y[z <= 0], "o", color=ACCENT, markersize=5, zorder=3)
+
+    return chart("cameras on a sphere", 260, 260, draw)
+
+
+def _map(own: Float[np.ndarray, "2 n"], seen: Float[np.ndarray, "2 m"]) -> Markup:
+    """The directions of the rig and of all views, by azimuth and elevation in degrees."""
+    low, high = min(-20, own[1].min(), seen[1].min()) - 5, max(20, own[1].max(), seen[1].max()) + 5
+
+    def draw(axes: Axes) -> None:
+        axes.grid(True, axis="both")
+        axes.plot(*seen, "o", color=ACCENT, markersize=2, markeredgewidth=0)
+        axes.plot(*own, "o", color="none", markeredgecolor=INK, markeredgewidth=0.8, markersize=6)
+        axes.xaxis.set(major_locator=MultipleLocator(45), major_formatter="{x:g}\N{DEGREE SIGN}")
+        axes.yaxis.set(major_locator=MaxNLocator(6, steps=[1, 2, 3, 10]), major_formatter="{x:g}\N{DEGREE SIGN}")
+        axes.set(xlim=(-185, 185), ylim=(low, high), xlabel="azimuth (degrees)", ylabel="elevation (degrees)")
+
+    return chart("map of views", 720, 64 + round(2 * (high - low)), draw)

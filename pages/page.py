@@ -1,7 +1,6 @@
 """Self-contained HTML pages: sections that other packages render, with embedded pictures and no outside requests."""
 
 import base64
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +35,3 @@ def page(title: str, lead: str, sections: list[Section]) -> str:
 def picture(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     """A data URI that an <img> shows without another file."""
     return f"data:image/jpeg;base64,{base64.b64encode(encode_picture(pixels, 'JPEG', quality=85)).decode()}"
-
-
-def round_numbers(low: float, high: float, most: int = 6) -> list[float]:
-    """Ticks of an axis: at most about `most` multiples of 1, 2 or 5 times a power of ten, which enclose low to high."""
-    span = (high - low) or abs(high) or 1.0
-    power = math.floor(math.log10(span / most))
-    step = next(s for s in (m * 10.0 ** (power + k) for k in (0, 1) for m in (1, 2, 5)) if span / s <= most)
-    # 0.3 / 0.05 is a little less than 6.
-    first = math.floor(low / step + 1e-9)
-    last = max(math.ceil(high / step - 1e-9), first + 1)
-    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]

@@ -20,6 +20,8 @@ HEAVY = (
     "open_clip",
     "insightface",
     "onnxruntime",
+    "matplotlib",
+    "pandas",
 )
 REFUSED = {
     "demo": ["--frobnicate"],

@@ -1,11 +1,9 @@
-"""The page of a selection: counts, histograms whose limits are edges, worst and borderline heads, nothing from outside."""
+"""The page of a selection: counts, histograms with their limits, worst and borderline heads, nothing from outside."""
 
 import json
 import re
 from dataclasses import dataclass, replace
-from xml.etree import ElementTree
 
-import numpy as np
 import pandas as pd
 import pytest
 from egg import Egg, EggConfig, EggSource, egg_job
@@ -13,7 +11,7 @@ from egg import Egg, EggConfig, EggSource, egg_job
 from datagen.generate import generate
 from filters.config import ScoreConfig, SelectConfig
 from filters.decisions import Decision, DecisionLog, now
-from filters.report import histogram, selection_sections
+from filters.report import selection_sections
 from filters.score import score
 from filters.select import select
 from jobs.pool import PoolConfig
@@ -54,30 +52,6 @@ def selected(dataset, tmp_path, rules):
     return made, page("Eggs", "", made)
 
 
-def charts(html):
-    """The histograms of a page, by rule: their texts with places, their lines, and their bars."""
-    found = {}
-    for svg in re.findall(r"<svg viewBox.*?</svg>", html, re.DOTALL):
-        root = ElementTree.fromstring(svg)
-        found[root.attrib["aria-label"].removeprefix("histogram of ").split(":")[0]] = root
-    return found
-
-
-def texts(root):
-    return {"".join(text.itertext()): text for text in root.iter("text")}
-
-
-def value_at_limit(root):
-    """The value of the dashed line on the horizontal axis, read off the ticks as a person would."""
-    x = next(float(line.attrib["x1"]) for line in root.iter("line") if "stroke-dasharray" in line.attrib)
-    ticks = [
-        (float(t.attrib["x"]), float("".join(t.itertext()))) for t in root.iter("text") if t.attrib.get("y") == "139"
-    ]
-    assert len(ticks) >= 2
-    slope, start = np.polyfit([place for place, _ in ticks], [value for _, value in ticks], 1)
-    return start + slope * x
-
-
 def test_the_page_shows_every_rule(eggs, tmp_path):
     rules = [
         {"name": "blank", "score": "image.contrast", "min": 0.001, "where": {"azimuth": [120, 240]}},
@@ -96,46 +70,32 @@ def test_the_page_shows_every_rule(eggs, tmp_path):
         "No score: nothing is drawn.",
     ):
         assert expected in html, expected
-    assert charts(html).keys() == {"blank", "sharp<", "pieces"}, "a rule that judges nothing has no empty chart"
+    drawn = re.findall(r'aria-label="([^:]+): ', html)
+    assert drawn == ["blank", "sharp&lt;", "pieces"], "a rule that judges nothing has no empty chart"
     assert not re.search(r'(src|href)="(?!data:|#)', html)
     assert "sound" not in made[0].body, "eggs do not say what is planted in them"
     assert "<b" not in re.sub("<br>", "", made[1].body.split("</style>")[1]), "so no head is marked"
 
 
-def test_a_chart_has_axes_units_and_its_limit_at_its_line(eggs, tmp_path):
+def test_a_chart_has_axes_units_and_its_limit(eggs, tmp_path):
     rules = [
         {"name": "between", "score": "image.contrast", "min": 0.004, "where": {"azimuth": [-60, 60]}},
         {"name": "top", "score": "image.coverage", "keep_top": 0.5},
         {"name": "pieces", "score": "mesh.components", "max": 3},
     ]
     _, html = selected(eggs, tmp_path, rules)
-    found = charts(html)
-    assert "views (log scale)" in texts(found["between"])
-    assert "identities (log scale)" in texts(found["pieces"])
-    assert "image.contrast: standard deviation of the luminance within the head, 0 to 1" in texts(found["between"])
-    assert "mesh.components: number of pieces of the mesh that are more than dust" in texts(found["pieces"])
-    assert "min 0.004" in texts(found["between"]) and "max 3" in texts(found["pieces"])
-    assert value_at_limit(found["between"]) == pytest.approx(0.004, abs=1e-5)
-    assert value_at_limit(found["pieces"]) == pytest.approx(3.5), (
-        "between the last that passes and the first that fails"
-    )
     scores = pd.read_parquet(eggs.storage.path("scores/image.parquet"))
     kept = scores[scores.view >= 0].coverage.nlargest(21).min()
-    assert f"min {kept:.4g}" in texts(found["top"])
-    assert value_at_limit(found["top"]) == pytest.approx(kept, rel=1e-4)
-    for root in found.values():
-        label = next(text for name, text in texts(root).items() if name.startswith(("min", "max")))
-        line = next(line for line in root.iter("line") if "stroke-dasharray" in line.attrib)
-        assert label.attrib["x"] == line.attrib["x1"] == line.attrib["x2"]
-        bars = [float(bar.attrib["height"]) for bar in root.iter("rect")]
-        assert max(bars) == 100, "no blank chart"
-
-
-def test_equal_scores_of_which_a_share_passes_are_two_bars():
-    failing = np.array([False, False, True])
-    found = histogram(np.full(3, 0.5, np.float32), failing, 0.5, np.inf)
-    assert [(bar.count, bar.fails) for bar in found.bars] == [(2, False), (1, True)]
-    assert found.bars[0].x + found.bars[0].width == pytest.approx(found.bars[1].x)
+    for text in (
+        "views (log scale)",
+        "identities (log scale)",
+        "image.contrast: standard deviation of the luminance within the head, 0 to 1",
+        "mesh.components: number of pieces of the mesh that are more than dust",
+        "min 0.004",
+        f"min {kept:.4g}",
+        "max 3",
+    ):
+        assert f">{text}</text>" in html, text
 
 
 def test_the_bars_of_every_rule_add_up_to_its_tally(eggs, tmp_path):
@@ -161,11 +121,9 @@ def test_the_bars_of_every_rule_add_up_to_its_tally(eggs, tmp_path):
     summary = select(config).summary
     assert summary["rules"] != undecided, "the decisions change what the rules judge"
     assert all(0 < rule["failing"] < rule["judged"] for rule in summary["rules"])
-    found = charts(page("Eggs", "", selection_sections(eggs, "bars")))
-    for rule in summary["rules"]:
-        titles = ["".join(title.itertext()).split() for title in found[rule["name"]].iter("title")]
-        counts = {word: sum(int(n) for n, _, said in titles if said == word) for word in ("pass", "fail")}
-        assert counts == {"pass": rule["judged"] - rule["failing"], "fail": rule["failing"]}, rule["name"]
+    html = page("Eggs", "", selection_sections(eggs, "bars"))
+    drawn = re.findall(r'aria-label="(\w+): [^"]*: (\d+) of (\d+) ', html)
+    assert drawn == [(rule["name"], str(rule["failing"]), str(rule["judged"])) for rule in summary["rules"]]
 
 
 def test_a_sound_head_that_is_dropped_is_marked(planted, tmp_path):
@@ -188,39 +146,3 @@ def test_a_sound_head_that_is_dropped_is_marked(planted, tmp_path):
     made, _ = selected(planted, tmp_path, [{**rule, "min": 0.0}])
     assert "No sound head is dropped." in made[0].body
     assert "Kept with a planted defect: identity 1 (identity drift 0.50)." in made[0].body
-
-
-@pytest.mark.parametrize(("low", "high"), [(-np.inf, 0.5), (-np.inf, 0.93), (-np.inf, 2.0), (0.7, np.inf), (0.2, 0.7)])
-def test_no_bar_mixes_passing_and_failing(low, high):
-    """Scores that equal a limit pass, as 32-bit numbers: 0.7 is smaller as such than as 64 bits."""
-    values = np.random.default_rng(0).random(500).astype(np.float32)
-    values[:20], values[20:40] = min(high, 1), max(low, 0)
-    found = histogram(values, (values > np.float32(high)) | (values < np.float32(low)), low, high)
-    assert sum(bar.count for bar in found.bars) == 500
-    assert len({bar.x for bar in found.bars}) == len(found.bars), "no interval holds both"
-    edges = np.array([(bar.x, bar.x + bar.width) for bar in sorted(found.bars, key=lambda bar: bar.x)])
-    assert (edges[1:, 0] >= edges[:-1, 1] - 1e-9).all()
-    assert sum(bar.count for bar in found.bars if bar.fails) == ((values > high) | (values < low)).sum()
-    assert max(bar.height for bar in found.bars) == 1
-    assert [mark.text for mark in found.limits] == [
-        f"{name} {x:g}" for name, x in (("min", low), ("max", high)) if np.isfinite(x)
-    ]
-    assert all(0 <= mark.at <= 100 for mark in (*found.limits, *found.scores, *found.counts))
-
-
-def test_equal_scores_are_one_bar():
-    found = histogram(np.full(5, 0.3, np.float32), np.zeros(5, bool), 0.0, 1.0)
-    assert [bar.count for bar in found.bars] == [5]
-    assert [(mark.at, mark.text) for mark in found.limits] == [(0.0, "min 0"), (100.0, "max 1")]
-
-
-def test_whole_numbers_have_a_bar_each():
-    values = np.array([0, 0, 0, 1, 2, 2], np.float32)
-    found = histogram(values, values > 0, -np.inf, 0.0)
-    assert [(bar.x, bar.width, bar.count, bar.fails) for bar in found.bars] == [
-        (0, 25, 3, False),
-        (25, 25, 1, True),
-        (50, 25, 2, True),
-    ]
-    assert [(mark.at, mark.text) for mark in found.scores] == [(12.5, "0"), (37.5, "1"), (62.5, "2"), (87.5, "3")]
-    assert [(mark.at, mark.text) for mark in found.limits] == [(25, "max 0")]
