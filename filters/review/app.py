@@ -82,7 +82,7 @@ def make_app(desk: Desk, port: int, token: str) -> ASGIApp:
         return JSONResponse(await run_in_threadpool(desk.about))
 
     async def heads(request: Request) -> Response:
-        return _binary(await run_in_threadpool(desk.heads_buffer))
+        return _binary(desk.heads_buffer)
 
     async def column(request: Request) -> Response:
         score = _json(request.query_params.get("score", ""))

@@ -3,7 +3,7 @@
 import json
 import threading
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,7 +26,6 @@ from manifests.scores import (
     is_number,
     open_scores,
     scores_of_identity,
-    shard_hashes,
     tables,
 )
 from manifests.selection import read_records, read_selection
@@ -56,22 +55,30 @@ _VERDICTS = TypeAdapter(list[Verdict])
 
 
 class Desk:
-    """One dataset under review. Scores are read when they are asked for and then kept; methods may run in any thread."""
+    """One dataset under review. Scores are read when they are asked for and then kept; methods may run in any thread.
+
+    Attributes:
+        heads: all identities and views.
+        heads_buffer: the same for the browser, with the first row of each identity, view numbers unless they count from 0,
+            and directions.
+    """
 
     def __init__(self, dataset: Dataset, who: str):
         self.dataset, self.who = dataset, who
         self._lock = threading.Lock()
         self._logs: dict[str, DecisionLog] = {}
         self._open: dict[str, Scores] = {}
-        self._hashes = shard_hashes(dataset)
+        tars = {str(shard): dataset.done(shard)["files"][".tar"] for shard in dataset.committed()}
+        self._hashes, self._bytes = ({shard: tar[key] for shard, tar in tars.items()} for key in ("sha256", "size"))
         if not (names := tables(dataset.storage)):
             raise UserError(f"{dataset.storage.url} has no scores; run spinset score {dataset.storage.url}")
         self._columns = {name: open_scores(dataset, name, self._hashes, []).columns for name in names}
+        self.heads: Heads = heads_of(open_scores(dataset, names[0], self._hashes, ["azimuth", "elevation"]))
+        self.heads_buffer = _heads_buffer(self.heads)
 
     def about(self) -> dict[str, Any]:
         """The dataset, its scores, presets, selections and decisions."""
         plan, heads = self.dataset.plan, self.heads
-        sizes = [self.dataset.done(shard)["files"][".tar"]["size"] for shard in self.dataset.committed()]
         return {
             "name": self.dataset.storage.url.rstrip("/").rsplit("/", 1)[-1],
             "fingerprint": plan.fingerprint,
@@ -80,7 +87,7 @@ class Desk:
             "members": [name for name in ("rgb", "normal") if name in plan.members],
             "identities": len(heads.identity),
             "views": len(heads.view),
-            "bytes": int(sum(sizes)),
+            "bytes": sum(self._bytes.values()),
             "scores": self.scores(),
             "presets": presets(),
             "saved": self.saved(),
@@ -97,27 +104,6 @@ class Desk:
             for name, field in columns.items()
             if is_number(field.type)
         ]
-
-    @cached_property
-    def heads(self) -> Heads:
-        """All identities and views."""
-        first = next(iter(self._columns))
-        return heads_of(open_scores(self.dataset, first, self._hashes, ["azimuth", "elevation"]))
-
-    def heads_buffer(self) -> bytes:
-        """Identities, the first row of each, view numbers unless they count from 0, and directions."""
-        heads = self.heads
-        start = np.searchsorted(heads.owner, np.arange(len(heads.identity) + 1)).astype(np.uint32)
-        counted = np.arange(len(heads.view)) - start[heads.owner]
-        arrays: dict[str, np.ndarray] = {"identity": heads.identity.astype(np.float64), "start": start}
-        if not np.array_equal(counted, heads.view):
-            arrays["view"] = heads.view.astype(np.uint16)
-        for name in ("azimuth", "elevation"):
-            values = getattr(heads, name)
-            # Whole degrees divide no range of directions, so sectors of whole degrees are exact.
-            coded = encode(Column(VIEW, values, np.ones(len(values), bool)), [float(x) for x in range(-180, 361)])
-            arrays |= {f"{name}.{part}": array for part, array in coded_buffers(coded).items()}
-        return pack({"identities": len(heads.identity), "views": len(heads.view)}, arrays)
 
     def column_buffer(self, score: Any, exact: bool) -> bytes:
         """The codes of a score, which is written as in a policy."""
@@ -205,6 +191,20 @@ class Desk:
     def saved(self) -> dict[str, dict[str, Any]]:
         """The policies of the selections of the dataset."""
         return {name: record["policy"] for name, record in read_records(self.dataset).items()}
+
+
+def _heads_buffer(heads: Heads) -> bytes:
+    start = np.searchsorted(heads.owner, np.arange(len(heads.identity) + 1)).astype(np.uint32)
+    counted = np.arange(len(heads.view)) - start[heads.owner]
+    arrays: dict[str, np.ndarray] = {"identity": heads.identity.astype(np.float64), "start": start}
+    if not np.array_equal(counted, heads.view):
+        arrays["view"] = heads.view.astype(np.uint16)
+    for name in ("azimuth", "elevation"):
+        values = getattr(heads, name)
+        # Whole degrees divide no range of directions, so sectors of whole degrees are exact.
+        coded = encode(Column(VIEW, values, np.ones(len(values), bool)), [float(x) for x in range(-180, 361)])
+        arrays |= {f"{name}.{part}": array for part, array in coded_buffers(coded).items()}
+    return pack({"identities": len(heads.identity), "views": len(heads.view)}, arrays)
 
 
 @cache

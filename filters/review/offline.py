@@ -36,7 +36,7 @@ def write_page(desk: Desk, file: Path) -> int:
     chosen = _chosen(desk, policies)
     data = {
         "about": about,
-        "heads": _text(desk.heads_buffer()),
+        "heads": _text(desk.heads_buffer),
         "columns": {key: _text(desk.column_buffer(score, exact=True)) for key, score in scores.items()},
         "selections": {name: _text(desk.selection_buffer(name)) for name in about["saved"]},
         "pictures": _pictures(desk, chosen, about["members"]),

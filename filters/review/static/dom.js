@@ -24,6 +24,16 @@ export function perFrame(call) {
   };
 }
 
+/** Call once nothing has asked for it for some milliseconds; the page is busy until then. */
+export function whenQuiet(call, milliseconds) {
+  let timer = null, done = null;
+  return () => {
+    if (timer === null) busy(new Promise((resolve) => { done = resolve; }));
+    clearTimeout(timer);
+    timer = setTimeout(() => { timer = null; done(); call(); }, milliseconds);
+  };
+}
+
 let running = 0;
 
 /** Mark the page as busy until a promise is settled, for assistive technology. */

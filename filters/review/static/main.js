@@ -1,7 +1,7 @@
 // The page: state, and what happens when something changes. Judging runs in a worker, drawing in the other modules.
 import * as api from "./api.js";
 import { scoreMap, viewpoints } from "./charts.js";
-import { busy, byId, el, fill, perFrame } from "./dom.js";
+import { busy, byId, el, fill, perFrame, whenQuiet } from "./dom.js";
 import { makeGallery, nameOf } from "./gallery.js";
 import { labelPanel } from "./labels.js";
 import { makeOrbit } from "./orbit.js";
@@ -89,11 +89,10 @@ async function judge() {
   try {
     const result = await ask("judge", { policy });
     state.result = result;
-    say(null);
-    byId("counts").innerHTML = "";
-    const gigabytes = (state.about.bytes * result.views) / Math.max(1, state.about.views) / 1e9;
-    byId("counts").append("keeps ", el("b", { textContent: result.identities.toLocaleString() }), ` of ${state.about.identities.toLocaleString()} identities, `, el("b", { textContent: result.views.toLocaleString() }), ` of ${state.about.views.toLocaleString()} views, ${gigabytes.toPrecision(2)} GB`);
     cards.update(result);
+    say(null);
+    const gigabytes = (state.about.bytes * result.views) / Math.max(1, state.about.views) / 1e9;
+    byId("counts").replaceChildren("keeps ", el("b", { textContent: result.identities.toLocaleString() }), ` of ${state.about.identities.toLocaleString()} identities, `, el("b", { textContent: result.views.toLocaleString() }), ` of ${state.about.views.toLocaleString()} views, ${gigabytes.toPrecision(2)} GB`);
     tellFlips(result.flips);
     // A limit that moves changes no histogram.
     for (const r of cards.outdated(result)) cards.draw(r, await ask("histogram", { rule: r }));
@@ -117,7 +116,8 @@ async function judgeSoon(anew = true) {
   judging = false;
   if (anew) showSoon();
 }
-const showSoon = perFrame(() => show());
+// While a limit is dragged its counts come first.
+const showSoon = whenQuiet(() => show(), 120);
 
 function tellFlips(flips) {
   byId("flips").textContent = flips ? `Against it: ${flips.lost} identities and ${flips.lostViews} views are lost, ${flips.gained} identities and ${flips.gainedViews} views are gained.` : "";

@@ -30,7 +30,11 @@ export function ruleCards(place, policy, on) {
   const cards = policy.rules.map((rule, r) => card(rule, r, on));
   place.replaceChildren(...cards.map((one) => one.element));
   return {
-    update: (result) => cards.forEach((one, r) => one.count(result.rules[r])),
+    update(result) {
+      // All charts before any text, which would make the browser lay out the page for each.
+      cards.forEach((one, r) => one.count(result.rules[r]));
+      cards.forEach((one) => one.tell());
+    },
     outdated: (result) => [...cards.keys()].filter((r) => cards[r].drawn() !== result.rules[r].judgedBy),
     draw: (r, codes) => cards[r].draw(codes),
     repaint: () => cards.forEach((one) => one.paint()),
@@ -72,8 +76,11 @@ function card(rule, r, on) {
     count(found) {
       const changed = counted?.key !== found.key;
       counted = found;
-      numbers.textContent = `${found.failing} of ${found.judged} ${found.level === "view" ? "views" : "identities"} fail; drops ${found.dropped} ${found.drops === "view" ? "views" : "identities"}, ${found.alone} by this rule alone`;
       if (changed) paint();
+    },
+    tell() {
+      const { failing, judged, level, dropped, drops, alone } = counted;
+      numbers.textContent = `${failing} of ${judged} ${level === "view" ? "views" : "identities"} fail; drops ${dropped} ${drops === "view" ? "views" : "identities"}, ${alone} by this rule alone`;
     },
   };
 }

@@ -187,38 +187,57 @@ function frontal(i) {
 
 /** Rows near the limit of a rule or far beyond it, at most one of each identity. */
 function ofRule(kind, r, count, seed) {
-  const rule = policy.rules[r], { judged, failing, level, low, high } = result.tallies[r];
-  const column = columns.get(keyOf(rule.score)), size = column.first.length;
-  const lowest = Number.isFinite(low) ? firstPassing(column, low) : 0;
-  const end = Number.isFinite(high) ? endPassing(column, high) : size;
-  // How many codes a score lies beyond the limit; negative on the passing side.
-  const beyond = (code) => Math.max(Number.isFinite(low) ? lowest - 1 - code : -size, Number.isFinite(high) ? code - end : -size);
-  const byDistance = new Map();
-  for (let row = 0; row < judged.length; row++) {
-    if (!judged[row] || column.codes[row] >= size) continue;
-    const away = beyond(column.codes[row]), side = failing[row] ? 1 : 0;
-    if ((side === 1) !== (away >= 0)) continue; // kept by a decision, or tied with the last one that a quantile keeps
-    const key = away;
-    if (!byDistance.has(key)) byDistance.set(key, []);
-    byDistance.get(key).push(row);
-  }
-  const distances = [...byDistance.keys()].sort((a, b) => a - b), edge = lowerBound(distances, 0);
-  const failures = distances.slice(edge), passes = distances.slice(0, edge).reverse();
+  const { level } = result.tallies[r], beyond = distances(r), size = columns.get(keyOf(policy.rules[r].score)).first.length;
+  const counts = new Uint32Array(2 * size + 1);
+  for (let row = 0; row < beyond.length; row++) if (beyond[row] > -Infinity) counts[beyond[row] + size]++;
+  const passes = range(0, size).reverse(), failures = range(size, counts.length);
+  /** Rows by their distance, for some of the distances. */
+  const rowsAt = (wanted) => {
+    const chosen = new Set(wanted), found = new Map(wanted.map((key) => [key, []]));
+    const low = Math.min(...wanted), high = Math.max(...wanted);
+    for (let row = 0; row < beyond.length; row++) {
+      const key = beyond[row] + size;
+      if (key >= low && key <= high && chosen.has(key)) found.get(key).push(row);
+    }
+    return found;
+  };
   const take = (keys, most) => {
     const seen = new Set(), taken = [];
-    for (const key of keys) {
-      for (const row of mixed(byDistance.get(key), seed)) {
+    let left = keys.filter((key) => counts[key]), room = 20 * most;
+    while (left.length) {
+      // The nearest distances first, as many as hold some rows; more only if these were of few identities.
+      let some = 0, rows = 0;
+      while (some < left.length && rows < room) rows += counts[left[some++]];
+      const near = left.slice(0, some), found = rowsAt(near);
+      for (const row of near.flatMap((key) => mixed(found.get(key), seed))) {
         const i = level === "view" ? ownerOf(row) : row;
         if (seen.has(i)) continue;
         seen.add(i);
         taken.push(itemOf(i, level === "view" ? row : null, r));
         if (taken.length === most) return taken;
       }
+      left = left.slice(some);
+      room *= 10;
     }
     return taken;
   };
   if (kind === "worst") return take(failures.reverse(), count);
   return [...take(passes, count / 2).reverse(), ...take(failures, count / 2)];
+}
+
+/** How many codes each judged row lies beyond the limit of a rule, from 0; negative if it passes, -Infinity if it is not to be shown. */
+function distances(r) {
+  const rule = policy.rules[r], { judged, failing, low, high } = result.tallies[r];
+  const column = columns.get(keyOf(rule.score)), size = column.first.length, { codes } = column;
+  const lowest = Number.isFinite(low) ? firstPassing(column, low) : -size, end = Number.isFinite(high) ? endPassing(column, high) : 2 * size;
+  const beyond = new Float32Array(judged.length).fill(-Infinity);
+  for (let row = 0; row < judged.length; row++) {
+    if (!judged[row] || codes[row] >= size) continue;
+    const away = Math.max(lowest - 1 - codes[row], codes[row] - end);
+    // Others are kept by a decision, or tied with the last one that a quantile keeps.
+    if (failing[row] === (away >= 0 ? 1 : 0)) beyond[row] = Math.max(away, -size);
+  }
+  return beyond;
 }
 
 function search(text) {
