@@ -97,7 +97,10 @@ def make_app(desk: Desk, port: int, token: str) -> ASGIApp:
         data, damaged = await run_in_threadpool(thumbnails.atlas, *atlas_request(asked))
         return Response(data, media_type="image/jpeg", headers={"X-Damaged": json.dumps(damaged)})
 
-    async def decisions(request: Request) -> Response:
+    async def made(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(desk.decisions))
+
+    async def decide(request: Request) -> Response:
         asked = await _body(request, "who", "verdicts")
         return JSONResponse(await run_in_threadpool(desk.decide, str(asked["who"]), asked["verdicts"]))
 
@@ -115,7 +118,8 @@ def make_app(desk: Desk, port: int, token: str) -> ASGIApp:
         Route("/api/column", column),
         Route("/api/identities/{identity:int}", identity),
         Route("/api/atlas", atlas, methods=["POST"]),
-        Route("/api/decisions", decisions, methods=["POST"]),
+        Route("/api/decisions", made),
+        Route("/api/decisions", decide, methods=["POST"]),
         Route("/api/selections", save, methods=["POST"]),
         Route("/api/selections/{name}", selection),
         Mount("/static", StaticFiles(directory=STATIC)),

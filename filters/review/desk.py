@@ -93,8 +93,12 @@ class Desk:
             "saved": self.saved(),
             "who": self.who,
             "reasons": REASONS,
-            "decisions": [vars(decision) for decision in read_decisions(self.dataset.storage)[0]],
+            "decisions": self.decisions(),
         }
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """All decisions, of this page and of others on the same dataset."""
+        return [vars(decision) for decision in read_decisions(self.dataset.storage)[0]]
 
     def scores(self) -> list[dict[str, str]]:
         """The columns of scores with their level and meaning."""

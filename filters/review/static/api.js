@@ -88,6 +88,11 @@ function picture(text) {
   return decoded.get(text);
 }
 
+/** All decisions that the server knows, of other people, too. */
+export async function decisions() {
+  return inside ? inside.about.decisions : (await answer("/api/decisions")).json();
+}
+
 export async function sendVerdicts(who, verdicts) {
   return (await answer("/api/decisions", post({ who, verdicts }))).json();
 }

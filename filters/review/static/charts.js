@@ -3,17 +3,18 @@ import { endPassing, firstPassing } from "./policy.js";
 
 const LEFT = 46, RIGHT = 10, TOP = 16, BOTTOM = 32;
 
-/** A canvas at the resolution of the screen: {pen, width, height, ink, soft, line, accent, warn, paper}. */
+/** A canvas at the resolution of the screen: {pen, width, height, unit, ink, soft, line, accent, warn, paper}; lengths are in units of pixels. */
 export function open(canvas) {
-  const { width, height } = canvas.getBoundingClientRect(), scale = devicePixelRatio || 1;
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
-  pen.scale(scale, scale);
+  const box = canvas.getBoundingClientRect(), scale = devicePixelRatio || 1, pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
+  // Charts grow with the text of the page.
+  const unit = parseFloat(style.fontSize) / 16, width = box.width / unit, height = box.height / unit;
+  canvas.width = Math.round(box.width * scale);
+  canvas.height = Math.round(box.height * scale);
+  pen.scale(scale * unit, scale * unit);
   pen.clearRect(0, 0, width, height);
   pen.font = "11px system-ui, sans-serif";
   const colours = Object.fromEntries(["ink", "soft", "line", "accent", "warn", "paper"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-  return { pen, width, height, ...colours };
+  return { pen, width, height, unit, ...colours };
 }
 
 /** Round numbers from low to high, about `most` of them. */
@@ -84,7 +85,7 @@ export function histogram(canvas, codes, rule, { log, unit, label, low: passLow,
     pen.textAlign = x < LEFT + 50 ? "left" : x > width - 60 ? "right" : "center";
     pen.fillText(`${name} ${Number(limit.toPrecision(4))}`, x, 10);
   }
-  return { at: (x) => low + ((x - LEFT) / (width - LEFT - RIGHT)) * (high - low), low, high };
+  return { at: (x) => low + ((x / view.unit - LEFT) / (width - LEFT - RIGHT)) * (high - low), low, high };
 }
 
 /** A map of two scores: darker cells hold more rows, a hatched part is dropped. Returns the scores at a place. */
@@ -129,7 +130,7 @@ export function scoreMap(canvas, { all, kept, ranges }, bins, labels, corner) {
     pen.stroke();
   }
   pen.lineWidth = 1;
-  return (px, py) => [x0 + ((px - left) / (width - left - RIGHT)) * (x1 - x0), y0 + ((floor - py) / (floor - TOP)) * (y1 - y0)];
+  return (px, py) => [x0 + ((px / view.unit - left) / (width - left - RIGHT)) * (x1 - x0), y0 + ((floor - py / view.unit) / (floor - TOP)) * (y1 - y0)];
 }
 
 /** Shares by direction; returns the cell at a place. */
@@ -166,7 +167,7 @@ export function viewpoints(canvas, cells, turn) {
   pen.fillText("elevation", 0, 0);
   pen.restore();
   return (px, py) => {
-    const azimuth = azimuths[Math.floor((px - left) / wide)], elevation = elevations[Math.floor((floor - py) / tall)];
+    const azimuth = azimuths[Math.floor((px / view.unit - left) / wide)], elevation = elevations[Math.floor((floor - py / view.unit) / tall)];
     return cells.find((cell) => wrap(cell.azimuth) === azimuth && cell.elevation === elevation);
   };
 }

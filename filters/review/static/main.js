@@ -238,6 +238,20 @@ async function remember({ identity, view, verdict, reason, blind = false, who })
   judgeSoon(tab !== "gallery");
 }
 
+/** Take over what other people have decided meanwhile; verdicts that are still on their way come after it. */
+async function refresh() {
+  try {
+    const known = state.made.length, queued = verdicts.waiting(), found = await api.decisions();
+    const recorded = new Set(found.map(({ id }) => id)), since = state.made.slice(known);
+    state.made = [...found, ...queued.filter((one) => !recorded.has(one.id)), ...since];
+    if (state.made.length === known) return;
+    await ask("decide", { made: state.made });
+    judgeSoon();
+  } catch (error) {
+    say(error);
+  }
+}
+
 async function step(back) {
   const one = back ? verdicts.undo() : verdicts.redo();
   if (one) await remember({ ...one.item, verdict: one.verdict, reason: one.reason, who: byId("who").value });
@@ -289,7 +303,7 @@ document.addEventListener("keydown", (event) => {
 
 function setReason(reason) {
   state.reason = reason;
-  tellQueue(verdicts.waiting());
+  tellQueue(verdicts.waiting().length);
 }
 
 function tellQueue(count, problem = "") {
@@ -340,6 +354,7 @@ async function start() {
   state.made = about.decisions;
   listSaved();
   await choosePolicy();
+  addEventListener("focus", refresh);
   document.documentElement.dataset.ready = Math.round(performance.now());
 }
 

@@ -60,7 +60,8 @@ export function makeVerdicts({ dataset, who, changed }) {
       done.push(record(last.item, last.verdict, last.reason, last.before));
       return last;
     },
-    waiting: () => queue.length,
+    /** Verdicts that the server has not confirmed. */
+    waiting: () => queue,
   };
 }
 

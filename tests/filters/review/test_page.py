@@ -9,10 +9,11 @@ import pytest
 from review_server import open_page, serving
 
 from filters.config import SelectConfig
-from filters.decisions import read_decisions, standing
+from filters.decisions import Decision, DecisionLog, now, read_decisions, standing
 from filters.policy import Decisions, judge
 from filters.rules import parse_policy
 from filters.select import column_of, heads_of, open_tables, select
+from manifests.scores import WHOLE
 from manifests.selection import read_selection, selection_file
 from spinset import main
 
@@ -141,6 +142,19 @@ def test_a_selection_saved_here_is_that_of_select(page, server, tmp_path):
     settle(page)
     assert page.locator("#grid figure").count() > 0
     assert "dropped" in page.inner_text("#grid")
+
+
+def test_what_another_person_decides_arrives(page, server):
+    rows = read_selection(server.dataset, "mine").rows.to_pylist()
+    identity = next(row["identity"] for row in rows if row["view"] == WHOLE and row["keep"])
+    before = counts(page)[0]
+    DecisionLog(server.dataset.storage, "bob").append([Decision(identity, None, "drop", "janus", "bob", now())])
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    settle(page)
+    assert counts(page)[0] == before - 1
+    page.locator("#kind").select_option("decided")
+    settle(page)
+    assert page.locator("#grid figure b").all_inner_texts() == [str(identity)]
 
 
 def test_verdicts_by_key_outlive_the_server(page, server):
@@ -308,4 +322,22 @@ def test_both_themes_fit_a_small_window(browser, server, scheme):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 25, 30)"}[scheme]
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "height", "text"), [(1280, 800, 16), (3840, 2160, 24)])
+def test_charts_grow_with_the_text_of_large_screens(browser, server, width, height, text):
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    open_page(page, server)
+    assert page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)") == text
+    opened = open_tables(server.dataset, parse_policy(POLICY))
+    scores = column_of(opened, "image.coverage").values
+    # The middle between the left end of the axis, 46 units into the chart, and its right end, 10 units before the border.
+    box = page.locator(".rule canvas").nth(0).bounding_box()
+    page.mouse.click(box["x"] + (box["width"] + 36 * text / 16) / 2, box["y"] + 40)
+    settle(page)
+    low, high = float(scores.min()), float(scores.max())
+    set_to = float(limit(page, 0, "max").input_value())
+    assert set_to == pytest.approx((low + high) / 2, abs=0.01 * (high - low))
     context.close()
