@@ -1,51 +1,19 @@
-// The page: state, and what happens when something changes. Judging runs in a worker, drawing in the other modules.
+// The page: what happens when a person changes something.
 import * as api from "./api.js";
-import { scoreMap, viewpoints } from "./charts.js";
-import { busy, byId, el, fill, perFrame, whenQuiet } from "./dom.js";
+import { byId, el, fill, perFrame, whenQuiet } from "./dom.js";
 import { makeGallery, nameOf } from "./gallery.js";
 import { labelPanel } from "./labels.js";
 import { makeOrbit } from "./orbit.js";
-import { describe, isQuantile, scoreName } from "./policy.js";
+import { describe } from "./policy.js";
 import { ruleCards, snap } from "./rules.js";
+import { ask, columnOf, fetchColumns, fetchHeads, fits, levelOf, newRule, state, unused } from "./state.js";
+import { makeTabs } from "./tabs.js";
 import { makeVerdicts } from "./verdicts.js";
 
-const BINS = 64, TILT = 15, SHOWN = 48;
-const state = { about: null, heads: null, policy: null, columns: new Map(), exact: new Set(), result: null, ready: null, made: [], reason: "", seed: 1, blind: null };
-const worker = api.isOffline ? new Worker(globalThis.SPINSET_OFFLINE.worker) : new Worker("/static/worker.js", { type: "module" });
-const waiting = new Map();
-let cards, verdicts, asked = 0;
-worker.onmessage = ({ data: { id, answer, error } }) => {
-  const { resolve, reject } = waiting.get(id);
-  waiting.delete(id);
-  if (error) reject(new Error(error));
-  else resolve(answer);
-};
-
-/** Ask the worker; answers come in order. */
-function ask(what, given = {}) {
-  return busy(new Promise((resolve, reject) => {
-    waiting.set(++asked, { resolve, reject });
-    worker.postMessage({ id: asked, ask: what, ...given });
-  }));
-}
+let cards, verdicts;
 
 function say(error) {
   byId("error").textContent = error ? error.message : "";
-}
-
-const levelOf = (score) => (typeof score === "string" ? state.about.scores.find((one) => one.name === score)?.level : "view");
-const columnOf = (score) => state.columns.get(JSON.stringify(score));
-
-/** Fetch the columns of a policy that are not here yet; shares of views need every score apart. */
-async function fetchColumns(policy) {
-  await Promise.all(policy.rules.map(async (rule) => {
-    const key = JSON.stringify(rule.score), exact = isQuantile(rule) && levelOf(rule.score) === "view";
-    if (state.columns.has(key) && (!exact || state.exact.has(key))) return;
-    const column = await api.column(rule.score, exact, state.about);
-    state.columns.set(key, column);
-    if (exact) state.exact.add(key);
-    await ask("column", { key, column });
-  }));
 }
 
 /** Show another policy, or this one after its rules changed in kind. */
@@ -64,7 +32,7 @@ async function setPolicy(policy) {
   for (const id of ["rule", "which"]) fill(byId(id), id === "which" ? [["", "all rules"], ...names] : names);
   state.labels?.rules(policy.rules.map(describe));
   await judge();
-  await show();
+  await tabs.show();
 }
 
 function change(r, fields, whole = false) {
@@ -117,96 +85,17 @@ async function judgeSoon(anew = true) {
   if (anew) showSoon();
 }
 // While a limit is dragged its counts come first.
-const showSoon = whenQuiet(() => show(), 120);
+const showSoon = whenQuiet(() => tabs.show(), 120);
 
 function tellFlips(flips) {
   byId("flips").textContent = flips ? `Against it: ${flips.lost} identities and ${flips.lostViews} views are lost, ${flips.gained} identities and ${flips.gainedViews} views are gained.` : "";
-}
-
-const tabs = { gallery: showGallery, map: showMap, viewpoints: showViewpoints, labels: async () => {} };
-let tab = "gallery";
-async function show() {
-  if (!state.result) return;
-  try {
-    await tabs[tab]();
-  } catch (error) {
-    say(error);
-  }
-}
-
-const LEGENDS = {
-  borderline: "The last that pass and the first that fail, one of each identity.", worst: "The farthest beyond the limit.", random: "A random sample of identities.",
-  flips: "What this policy and the saved selection decide differently.", decided: "Verdicts of people; those against the rules are marked.", search: "",
-};
-async function showGallery() {
-  const kind = byId("find").value.trim() ? "search" : byId("kind").value;
-  byId("ofRule").hidden = kind !== "borderline" && kind !== "worst";
-  const items = kind === "flips" && !byId("compare").value ? [] : await ask("items", { kind, rule: Number(byId("rule").value), count: SHOWN, seed: state.seed, text: byId("find").value });
-  byId("legend").textContent = items.length ? LEGENDS[kind] : kind === "flips" ? "Nothing differs, or no selection to compare with is chosen." : kind === "search" ? "There is no such identity or view." : "There are none.";
-  await gallery.show(items);
-}
-
-async function showMap() {
-  const [x, y] = [byId("x").value, byId("y").value].map((text) => JSON.parse(text));
-  await fetchColumns({ rules: [{ score: x }, { score: y }] });
-  const found = await ask("map", { x, y, bins: BINS });
-  const limitOf = (score) => { const rule = state.policy.rules.find((one) => JSON.stringify(one.score) === JSON.stringify(score)); return rule?.min ?? rule?.max; };
-  const at = scoreMap(byId("mapcanvas"), found, BINS, [x, y].map(scoreName), { x: limitOf(x), y: limitOf(y) });
-  byId("mapnote").textContent = `Darker cells hold more ${found.level === "view" ? "views" : "identities"}; the hatched part of a cell is dropped. Drag to move the limits of the rules on these scores.`;
-  const drag = (event) => [x, y].forEach((score, k) => {
-    const r = state.policy.rules.findIndex((one) => JSON.stringify(one.score) === JSON.stringify(score) && !isQuantile(one));
-    if (r >= 0) change(r, { [state.policy.rules[r].min != null ? "min" : "max"]: Number(at(event.offsetX, event.offsetY)[k].toPrecision(4)) });
-  });
-  byId("mapcanvas").onpointerdown = (down) => {
-    byId("mapcanvas").setPointerCapture(down.pointerId);
-    byId("mapcanvas").onpointermove = drag;
-    byId("mapcanvas").onpointerup = () => { byId("mapcanvas").onpointermove = null; };
-    drag(down);
-  };
-}
-
-async function showViewpoints() {
-  const which = byId("which").value, rule = which === "" ? null : Number(which), turn = turnOf(state.heads), cells = await ask("viewpoints", { rule, turn, tilt: TILT });
-  const cellAt = viewpoints(byId("viewcanvas"), cells, turn);
-  byId("viewcanvas").onclick = (event) => {
-    const cell = cellAt(event.offsetX, event.offsetY);
-    if (cell) ownLimit(cell, rule);
-  };
-}
-
-/** Degrees of azimuth of a cell: one cell for each azimuth of a ring of few. */
-function turnOf({ azimuth: { first } }) {
-  return first.length <= 24 && 360 % first.length === 0 ? 360 / first.length : 30;
-}
-
-/** A rule for the views of one direction, beginning at the limit of the rule that is shown. */
-function ownLimit({ azimuth, elevation }, r) {
-  const turn = turnOf(state.heads);
-  const from = state.policy.rules[r ?? state.policy.rules.findIndex((rule) => levelOf(rule.score) === "view")];
-  if (!from) return say(new Error("no rule judges views; add one first"));
-  const left = (((azimuth - turn / 2 + 180) % 360) + 360) % 360 - 180, low = Math.max(-90, Math.ceil(elevation - TILT / 2)), high = Math.min(90, Math.floor(elevation + TILT / 2));
-  const rule = { ...structuredClone(from), name: unused(`${from.name} at ${azimuth > 180 ? azimuth - 360 : azimuth}, ${elevation}`), where: { azimuth: [left, left + turn], elevation: [low, high] } };
-  state.policy.rules.push(rule);
-  setPolicy(state.policy);
-}
-
-function unused(name) {
-  const names = state.policy.rules.map((rule) => rule.name);
-  return names.includes(name) ? unused(`${name}*`) : name;
 }
 
 function look(r) {
   byId("kind").value = "borderline";
   byId("rule").value = String(r);
   byId("find").value = "";
-  openTab("gallery");
-}
-
-function openTab(name) {
-  tab = name;
-  for (const button of byId("tabs").children) button.setAttribute("aria-selected", String(button.dataset.tab === name));
-  for (const id of Object.keys(tabs)) byId(id).hidden = id !== name;
-  show();
+  tabs.open("gallery");
 }
 
 // Verdicts
@@ -217,7 +106,7 @@ function standing(item) {
 
 /** Whether a key labels a head instead of deciding on it. */
 function isLabelling() {
-  return tab === "labels" && orbit.identity() === null;
+  return tabs.current() === "labels" && orbit.identity() === null;
 }
 
 async function decide(item, verdict) {
@@ -235,7 +124,7 @@ async function remember({ identity, view, verdict, reason, blind = false, who })
   (blind ? blindGallery : gallery).mark({ identity, view }, verdict);
   if (blind) return;
   await ask("decide", { made: [state.made.at(-1)] });
-  judgeSoon(tab !== "gallery");
+  judgeSoon(tabs.current() !== "gallery");
 }
 
 /** Take over what other people have decided meanwhile; verdicts that are still on their way come after it. */
@@ -280,13 +169,14 @@ function label(item, verdict) {
 // Start
 
 const gallery = makeGallery(byId("grid"), { open: (item) => orbit.open(item.identity), select() {} });
+const tabs = makeTabs(gallery, { change, policy: setPolicy, say });
 let blindGallery, orbit;
 const VERDICT_KEYS = { k: "keep", d: "drop", u: "unsure", c: "clear" };
 const KEYS = [["K D U C", "keep, drop, unsure, clear the selected head or view"], ["1 to 9", "reason of the next verdicts"], ["Z, Shift+Z", "undo, redo"], ["arrows", "move"], ["Enter", "open the identity; there, Left and Right turn it, N and P go to the next and previous"], ["/", "find an identity"], ["?", "this help"]];
 
 function target() {
   if (orbit.identity() !== null) return { identity: orbit.identity(), view: null };
-  return tab === "labels" ? (state.blind && blindGallery.selected()) : gallery.selected();
+  return tabs.current() === "labels" ? (state.blind && blindGallery.selected()) : gallery.selected();
 }
 
 document.addEventListener("keydown", (event) => {
@@ -296,7 +186,7 @@ document.addEventListener("keydown", (event) => {
   if (key in VERDICT_KEYS && target()) decide(target(), VERDICT_KEYS[key]);
   else if (key === "z") step(!event.shiftKey);
   else if (reason) setReason(state.reason === reason ? "" : reason);
-  else if (key === "/") { openTab("gallery"); byId("find").focus(); event.preventDefault(); }
+  else if (key === "/") { tabs.open("gallery"); byId("find").focus(); event.preventDefault(); }
   else if (key === "?") byId("keys").showModal();
   else if ((key === "n" || key === "p") && orbit.identity() !== null) orbit.step(key === "n" ? 1 : -1);
 });
@@ -313,14 +203,6 @@ function tellQueue(count, problem = "") {
 function policies() {
   const { presets, saved } = state.about, names = (from, kind) => Object.keys(from).filter((name) => fits(from[name])).map((name) => [`${kind}/${name}`, `${name} (${kind})`]);
   return [...names(saved, "saved"), ...names(presets, "preset"), ["new/mine", "a new one"]];
-}
-
-/** A rule on a score that nothing fails yet. */
-async function newRule(score, name) {
-  const rule = { name, score, min: -Infinity };
-  await fetchColumns({ rules: [rule] });
-  rule.min = columnOf(score).first[0] ?? 0;
-  return rule;
 }
 
 function listSaved() {
@@ -358,13 +240,6 @@ async function start() {
   document.documentElement.dataset.ready = Math.round(performance.now());
 }
 
-async function fetchHeads() {
-  state.heads = await api.heads();
-  await ask("start", state.heads);
-  await ask("decide", { made: state.about.decisions });
-}
-
-const fits = (policy) => policy.rules.every((rule) => (typeof rule.score === "string" ? [rule.score] : rule.score.softmax).every((name) => state.about.scores.some((one) => one.name === name)));
 byId("policy").onchange = choosePolicy;
 byId("whole").onchange = () => { state.policy.whole_identities = byId("whole").checked; judgeSoon(); };
 byId("add").onsubmit = async (event) => {
@@ -391,7 +266,7 @@ byId("compare").onchange = async () => {
   const name = byId("compare").value;
   try {
     tellFlips(await ask("compare", { selection: name ? await api.selection(name, state.heads) : null }));
-    show();
+    tabs.show();
   } catch (error) {
     say(error);
   }
@@ -399,10 +274,10 @@ byId("compare").onchange = async () => {
 byId("undo").onclick = () => step(true);
 byId("redo").onclick = () => step(false);
 byId("help").onclick = () => byId("keys").showModal();
-byId("shuffle").onclick = () => { state.seed++; show(); };
-for (const id of ["kind", "rule", "find", "x", "y", "which"]) byId(id).onchange = show;
-for (const button of byId("tabs").children) button.onclick = () => openTab(button.dataset.tab);
-const repaint = perFrame(() => { cards?.repaint(); show(); });
+byId("shuffle").onclick = () => { state.seed++; tabs.show(); };
+for (const id of ["kind", "rule", "find", "x", "y", "which"]) byId(id).onchange = tabs.show;
+for (const button of byId("tabs").children) button.onclick = () => tabs.open(button.dataset.tab);
+const repaint = perFrame(() => { cards?.repaint(); tabs.show(); });
 addEventListener("resize", repaint);
 matchMedia("(prefers-color-scheme: dark)").onchange = repaint;
 start().catch(say);
