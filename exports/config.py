@@ -12,8 +12,13 @@ UNPACKED = {
     "colmap": "exports.colmap:Colmap",
     "eg3d": "exports.eg3d:Eg3d",
     "facelift": "exports.facelift:Facelift",
+    "fiftyone": "exports.fiftyone:Fiftyone",
+    "lightly-studio": "exports.lightly_studio:LightlyStudio",
+    "embedding-atlas": "exports.embedding_atlas:EmbeddingAtlas",
 }
-"""Formats with one file per picture, by name, each with its module and class."""
+"""Formats that unpack the shards, by name, each with its module and class."""
+WITH_COLUMNS = ("fiftyone", "lightly-studio", "embedding-atlas")
+"""Those of them that hold the scores of the dataset and the outcomes of its selections."""
 SHARDED = {
     "huggingface": "exports.huggingface:huggingface",
     "croissant": "exports.croissant:croissant",
@@ -31,7 +36,8 @@ class ExportConfig:
     dest: Positional[str]
     """Local folder to create."""
     format: str
-    """Name of the format: nerfstudio, colmap, eg3d, facelift, huggingface, croissant or energon."""
+    """Name of the format: nerfstudio, colmap, eg3d or facelift; fiftyone, lightly-studio or embedding-atlas to curate; or
+    huggingface, croissant or energon to keep the shards."""
     selection: str = ""
     """Name of a selection; all heads and views are exported without one."""
     identities: str = ""

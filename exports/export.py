@@ -11,7 +11,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Protocol, runtime_checkable
 
-from exports.config import SHARDED, UNPACKED, ExportConfig
+from exports.columns import column_hashes
+from exports.config import SHARDED, UNPACKED, WITH_COLUMNS, ExportConfig
 from exports.pack import copy_shards
 from jobs.pool import Event
 from jobs.progress import JobProgress
@@ -75,6 +76,8 @@ def _record(config: ExportConfig, dataset: Dataset, selection: Selection | None)
         "selection": selection and {"name": selection.name, "sha256": selection.fingerprint},
         "identities": config.identities,
     }
+    if config.format in WITH_COLUMNS:
+        fields["columns"] = column_hashes(dataset)
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError, damaged
-from manifests.index import Subset, open_index
+from manifests.index import Index, Subset, open_index
 from manifests.reader import read_members
 from manifests.selection import Selection, read_selection
 from manifests.shards import member_name
@@ -63,14 +63,21 @@ def open_subset(dataset: Dataset, selection: str = "", identities: str = "") -> 
         raise UserError(
             f"{missing} of {dataset.plan.shards} shards of {dataset.storage.url} are not made yet; run spinset generate"
         )
-    index, chosen = open_index(dataset), read_selection(dataset, selection) if selection else None
-    if chosen and not np.array_equal(chosen.judged_views, schema.view_codes(index.identity, index.view)):
-        raise UserError(f"selection {selection!r} judged other views than there are now; run spinset select again")
+    index = open_index(dataset)
+    chosen = fitting_selection(dataset, selection, index) if selection else None
     subset = index.select(chosen)
     subset = subset.restricted_to(_asked_for(subset.identities, identities))
     if not len(subset.rows):
         raise UserError(f"nothing is left of {dataset.storage.url} to copy: no view of these identities is kept")
     return subset, chosen
+
+
+def fitting_selection(dataset: Dataset, name: str, index: Index) -> Selection:
+    """Read a selection; raises UserError if it does not exist, or judged other views than those of the index."""
+    chosen = read_selection(dataset, name)
+    if not np.array_equal(chosen.judged_views, schema.view_codes(index.identity, index.view)):
+        raise UserError(f"selection {name!r} judged other views than there are now; run spinset select again")
+    return chosen
 
 
 def check_identities(text: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -77,6 +78,8 @@ def test_what_a_crash_cut_is_made_again(eggs, exported, tmp_path, monkeypatch):
 @pytest.mark.parametrize("format", FORMATS)
 def test_only_what_was_selected_is_there(exported, format):
     names = " ".join(files(exported(format)))
+    if format == "embedding-atlas":
+        names = " ".join(pq.read_table(exported(format) / "data.parquet").column("id").to_pylist())
     if format in UNPACKED:
         assert "0000000" in names and "0000002" in names and "0000001" not in names
     else:
@@ -114,7 +117,8 @@ def test_nothing_is_ever_written_over(eggs, tmp_path):
     [
         (
             {"format": "obj"},
-            "--format is 'obj'; there are nerfstudio, colmap, eg3d, facelift, huggingface, croissant, energon",
+            "--format is 'obj'; there are nerfstudio, colmap, eg3d, facelift, fiftyone, lightly-studio, embedding-atlas, "
+            "huggingface, croissant, energon",
         ),
         ({"selection": "dirty"}, "there is no selection 'dirty' (selections: clean)"),
         ({"identities": "1-2"}, "give a count such as 100"),
