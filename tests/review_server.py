@@ -49,3 +49,4 @@ def serving(dataset: Dataset, port: int = 0) -> Iterator[Server]:
 def open_page(page, server: Server) -> None:
     page.goto(f"{server.url}/?token={TOKEN}")
     page.wait_for_selector("html[data-ready]")
+    page.wait_for_selector("body[aria-busy=false]")

@@ -38,8 +38,7 @@ let running = 0;
 
 /** Mark the page as busy until a promise is settled, for assistive technology. */
 export async function busy(promise) {
-  running++;
-  document.body.ariaBusy = "true";
+  if (running++ === 0) document.body.ariaBusy = "true";
   try {
     return await promise;
   } finally {

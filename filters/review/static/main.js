@@ -32,6 +32,8 @@ async function setPolicy(policy) {
   for (const id of ["rule", "which"]) fill(byId(id), id === "which" ? [["", "all rules"], ...names] : names);
   state.labels?.rules(policy.rules.map(describe));
   await judge();
+  // From now on limits can be moved; pictures follow.
+  document.documentElement.dataset.ready ??= Math.round(performance.now());
   await tabs.show();
 }
 
@@ -237,7 +239,6 @@ async function start() {
   listSaved();
   await choosePolicy();
   addEventListener("focus", refresh);
-  document.documentElement.dataset.ready = Math.round(performance.now());
 }
 
 byId("policy").onchange = choosePolicy;
