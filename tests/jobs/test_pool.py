@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs import pool
+from jobs import ray_pool
 from jobs.pool import ATTEMPTS, Event, PoolConfig, Unit, WorkerIsBroken, WorkersKeepDying, run
 
 
@@ -116,7 +116,7 @@ class TestRay:
                 hangs.append(event)
                 now[0] += 3600
 
-        monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        monkeypatch.setattr(ray_pool, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
         run(range(2), partial(Scribe, tmp_path, {3: "hang"}), PoolConfig(workers=1), on_event)
         reason = "its worker fell silent 3 times for 30 minutes at stage work"
         assert wrote(tmp_path) == {0: [*items(0)[:3], reason], 1: items(1)}

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.pool import init_ray
+from jobs.ray_pool import init_ray
 from manifests.errors import UserError
 from manifests.order import check_ranks
 from train.run.config import RayConfig, TrainConfig

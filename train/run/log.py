@@ -168,7 +168,7 @@ class Meter:
         if self.device.type == "cuda":
             found["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
             note += f", {found['memory_gb']:.1f} GB"
-        return found, f"{note}, {timedelta(seconds=round((total - samples_seen) / rate))} left"
+        return found, f"{note}, {timedelta(seconds=round(max(0, total - samples_seen) / rate))} left"
 
 
 def forward_flops(network: nn.Module, conditions: Conditions, latents: Float[Tensor, "b v c h w"]) -> float:
