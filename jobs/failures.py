@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from jobs.pool import NoRoom, WorkersKeepDying
+from jobs.pool import NoCapacity, WorkersKeepDying
 from manifests.errors import DamagedData, StorageError, UserError, first_line
 from manifests.storage import SCRATCH
 
@@ -43,7 +43,7 @@ def exit_code(error: BaseException) -> int:
     """The exit code: 2 for a user error, 3 for damaged data and for work that was given up, 1 for any other error."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, DamagedData | WorkersKeepDying | NoRoom):
+    if isinstance(error, DamagedData | WorkersKeepDying | NoCapacity):
         return FAULTS
     is_input = isinstance(error, UserError | UnicodeEncodeError | ImportError) or _is_unusable(error)
     return BAD_INPUT if is_input else FAILED
@@ -54,7 +54,7 @@ def line(command: str, error: BaseException) -> str:
     name = f"spinset {command}"
     if isinstance(error, KeyboardInterrupt):
         return f"{name}: interrupted; the same command resumes"
-    if isinstance(error, DamagedData | WorkersKeepDying | NoRoom | UserError | StorageError):
+    if isinstance(error, DamagedData | WorkersKeepDying | NoCapacity | UserError | StorageError):
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"{name}: {_no_space(error)}; free some space and run the same command again to continue"

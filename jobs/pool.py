@@ -90,7 +90,7 @@ class WorkersKeepDying(RuntimeError):
     """Workers die repeatedly before their first item or while they commit a unit, so that no item can be the cause."""
 
 
-class NoRoom(RuntimeError):
+class NoCapacity(RuntimeError):
     """No worker could be placed for a long time."""
 
 

@@ -1,7 +1,7 @@
-"""Runs units on Ray actors, as many as there is room for, and tells apart why one was lost.
+"""Runs units on Ray actors, as many as fit, and tells apart why one was lost.
 
-An item is blamed for the loss of its actor only if the actor's machine answers afterwards; a machine that is gone, drained or
-full is nobody's fault, and the unit runs again elsewhere. An actor that waits for room holds no unit, and is how an autoscaler
+An item is blamed for the loss of its actor only if the actor's machine answers afterwards; that a machine is gone or drained is
+nobody's fault, and the unit runs again elsewhere. An actor that waits for a machine holds no unit, and is how an autoscaler
 learns that more machines are wanted.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from jobs.pool import (
     ATTEMPTS,
     Event,
-    NoRoom,
+    NoCapacity,
     PoolConfig,
     Unit,
     Worker,
@@ -99,12 +99,12 @@ class RayPool:
 
         Raises:
             UserError: no worker fits on the machines that Ray has.
-            NoRoom: nothing ran for `stall_minutes`, because no worker could be placed.
+            NoCapacity: nothing ran for `stall_minutes`, because no worker could be placed.
             WorkersKeepDying: workers die where no item can be the cause.
         """
         self.todo = units
         try:
-            if self.room() == 0:
+            if self.capacity() == 0:
                 has, config = self.ray.cluster_resources(), self.config
                 raise UserError(
                     f"no worker fits: each takes --threads {config.threads} and --gpus-per-worker {config.gpus_per_worker:g}, "
@@ -125,23 +125,23 @@ class RayPool:
             if self.own:
                 self.ray.shutdown()
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """The number of workers that fit on the living machines, each on one of them."""
         has = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         return sum(workers_that_fit(self.config, one.get("CPU", 0), one.get("GPU", 0)) for one in has)
 
     def _start_actors(self) -> None:
-        """Start as many actors as there is work and room for; if a number was asked for, also those that must wait for room."""
+        """Start as many actors as there is work for and as fit; of a requested number also those that must wait."""
         self.looked = time.monotonic()
         there = len(self.starting) + len(self.idle) + len(self.running)
-        wanted = min(self.config.workers or self.room(), len(self.todo) + len(self.suspects) + len(self.running))
+        wanted = min(self.config.workers or self.capacity(), len(self.todo) + len(self.suspects) + len(self.running))
         for _ in range(wanted - there):
             actor = self.Actor.remote(self.make_worker)
             self.starting[actor.hello.remote()] = actor
         if self.running or self.suspects:
             self.progressed = self.looked
         elif self.looked - self.progressed > 60 * self.config.stall_minutes:
-            raise NoRoom(f"no worker could be placed for {self.config.stall_minutes:g} minutes; see ray status")
+            raise NoCapacity(f"no worker could be placed for {self.config.stall_minutes:g} minutes; see ray status")
 
     def _wait(self, on_event: Callable[[Event], None]) -> None:
         """Handle what has arrived; waits for a second if nothing has."""

@@ -15,7 +15,7 @@ THREADS, CORES = 2, 3
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A cluster whose head has no room for workers, and two machines."""
+    """A cluster whose head has no cores for workers, and two machines."""
     from ray import cloudpickle
     from ray.cluster_utils import Cluster
 
