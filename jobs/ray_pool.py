@@ -1,7 +1,7 @@
 """Runs units on Ray actors, as many as fit, and tells apart why one was lost.
 
-An item is blamed for the loss of its actor only if the actor's machine answers afterwards; that a machine is gone or drained is
-nobody's fault, and the unit runs again elsewhere. An actor that waits for a machine holds no unit, and is how an autoscaler
+An item is blamed for the loss of its actor only if the actor's machine answers afterwards; a machine that is gone or drained is
+blamed on none, and the unit runs again elsewhere. An actor that waits for a machine holds no unit, and is how an autoscaler
 learns that more machines are wanted.
 """
 
