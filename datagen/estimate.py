@@ -1,7 +1,6 @@
 """Estimates the views, bytes and time of `generate` from a few heads that are made and discarded."""
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +13,7 @@ from datagen.config import GenerateConfig
 from datagen.generate import IDENTITY_ATTEMPTS, GenerateWorker, make_plan
 from datagen.heads import Rejection
 from datagen.identity import Made, Rejected, make_identity
-from jobs.devices import require_device
+from jobs.devices import require_device, usable_cores
 from jobs.pool import Event, PoolConfig, workers_that_fit
 from jobs.progress import JobProgress
 from manifests.errors import UserError
@@ -172,7 +171,7 @@ def workers_of(config: PoolConfig, shards: int) -> int | None:
         return 1
     if config.ray != "local":
         return min(config.workers, shards) if config.workers else None
-    return max(1, min(shards, workers_that_fit(config, os.cpu_count() or 1, torch.cuda.device_count())))
+    return max(1, min(shards, workers_that_fit(config, usable_cores(), torch.cuda.device_count())))
 
 
 def _count(number: int, noun: str) -> str:

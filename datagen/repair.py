@@ -4,7 +4,6 @@ Seeds, settings and fixed orders make a shard a function of the plan, so what wa
 committed with, which tables of scores, selections and latents stand on, are the proof.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from datagen.config import SOURCES, GenerateConfig, ImageConfig, MeshConfig, Rep
 from datagen.generate import GenerateWorker, make_plan
 from datagen.heads import Rejection
 from jobs import pool
-from jobs.devices import require_device
+from jobs.devices import require_device, usable_cores
 from jobs.pool import Event, Unit
 from jobs.progress import JobProgress
 from manifests.dataset import Dataset
@@ -111,7 +110,7 @@ def _damaged(dataset: Dataset) -> list[int]:
         return next(verify_shard(dataset, shard, deep=True), None) is not None
 
     committed, damaged = dataset.committed(), []
-    with JobProgress("verify", len(committed)) as progress, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with JobProgress("verify", len(committed)) as progress, ThreadPoolExecutor(usable_cores()) as threads:
         for shard, found in zip(committed, threads.map(is_damaged, committed), strict=True):
             if found:
                 damaged.append(shard)

@@ -1,6 +1,5 @@
 """Scores a dataset: the config, what one worker does with a shard, and the job over all shards."""
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ from filters.config import ScoreConfig
 from filters.scorer import DatasetScorer, Scorer, ScorerContext, identity_rows, prepare, read_pictures, wanted_views
 from filters.scorers import SCORERS
 from jobs import pool
-from jobs.devices import require_device
+from jobs.devices import require_device, usable_cores
 from jobs.pool import Event, Unit
 from jobs.progress import JobProgress
 from manifests import schema
@@ -105,7 +104,7 @@ class ScoreWorker:
         torch.set_num_threads(config.pool.threads)
         self.dataset, self.due = Dataset(Storage(config.out)), due
         self.scorers, _ = open_scorers(config, self.dataset.plan.source["name"])
-        threads = config.decoders or max(2, min(config.pool.threads, os.cpu_count() or 1))
+        threads = config.decoders or max(2, min(config.pool.threads, usable_cores()))
         self.ahead = AHEAD * threads
         self.executor = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 

@@ -1,8 +1,24 @@
-"""The option --device of all commands: its syntax, and the check that the device exists."""
+"""The option --device of all commands, its syntax and the check that the device exists; and the cores of this process."""
 
+import math
+import os
 import re
+from pathlib import Path
 
 from manifests.errors import UserError
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Where a container of Linux finds its share of processor time: microseconds, and the period in which it may take them."""
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use, which in a container may be fewer than the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if CPU_QUOTA.exists():
+        quota, _, period = CPU_QUOTA.read_text().partition(" ")
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(cores, 1)
 
 
 def check_device(device: str, gpus_per_worker: float = 0.0) -> None:

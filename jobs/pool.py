@@ -5,12 +5,12 @@ worker stops the job, because workers handle errors of single items themselves. 
 long is replaced, and an item that was fatal to ATTEMPTS actors is given up: its unit runs again without it.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from jobs.devices import usable_cores
 from manifests.errors import UserError, check_ranges
 
 ATTEMPTS = 3
@@ -75,7 +75,7 @@ class PoolConfig:
 
 def local_cores(config: PoolConfig) -> int:
     """The number of cores that a local Ray is started with, larger than the real one if more workers are requested."""
-    return max(config.workers * config.threads, os.cpu_count() or 1)
+    return max(config.workers * config.threads, usable_cores())
 
 
 def workers_that_fit(config: PoolConfig, cores: int | float, gpus: int | float) -> int:

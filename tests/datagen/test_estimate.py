@@ -40,7 +40,7 @@ def test_an_interval_is_students():
 
 def test_time_is_divided_by_workers_that_can_run(tmp_path, monkeypatch):
     """4 shards of 7 eggs: of 64 workers no more than 4 have work, and on 3 cores the busiest makes 2 shards, 4 eggs."""
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("datagen.estimate.usable_cores", lambda: 3)
     found = estimate(egg_job(str(tmp_path / "eggs"), PoolConfig(workers=64)))
     assert found.workers == 3 and found.elapsed.value == pytest.approx(found.seconds.value * 4 / 7)
     assert "with 3 workers (not 64: no more run at once for 4 shards on this machine)" in str(found)

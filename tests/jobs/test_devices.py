@@ -8,7 +8,8 @@ import torch
 from datagen.config import GenerateConfig, RepairConfig
 from filters.config import ScoreConfig
 from infer.config import EvaluateConfig, HeadsConfig, ViewsConfig
-from jobs.devices import check_device, gpu_index, require_device
+from jobs import devices
+from jobs.devices import check_device, gpu_index, require_device, usable_cores
 from jobs.pool import PoolConfig
 from manifests.errors import UserError
 from train.data.config import LatentsConfig
@@ -66,3 +67,14 @@ def test_a_gpu_by_its_index_is_for_one_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="each of 2 processes takes a GPU of its own"), process_group("cuda:1"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4)]
+)
+def test_cores_are_those_of_the_process_and_of_its_container(tmp_path, monkeypatch, quota, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(devices, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert usable_cores() == 4
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert usable_cores() == cores
