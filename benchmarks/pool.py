@@ -1,4 +1,4 @@
-"""What driving workers costs: python benchmarks/pool.py [ACTORS]; needs about 100 MB of memory per actor.
+"""The cost of driving workers: python benchmarks/pool.py [ACTORS]; needs about 100 MB of memory per actor.
 
 Workers that sleep instead of making heads report 29 steps per identity, as those of a rig of 125 views do. It prints the
 processor time of the driver per identity, without what the start of Ray and of the workers takes, and how long workers waited.
