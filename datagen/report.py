@@ -123,7 +123,7 @@ def _sphere(own: Float[np.ndarray, "2 n"]) -> Markup:
 
 def _map(own: Float[np.ndarray, "2 n"], seen: Float[np.ndarray, "2 m"]) -> Markup:
     """The directions of the rig and of all views, by azimuth and elevation in degrees."""
-    low, high = min(-20, own[1].min(), seen[1].min()) - 5, max(20, own[1].max(), seen[1].max()) + 5
+    low, high = min(-20, *own[1], *seen[1]) - 5, max(20, *own[1], *seen[1]) + 5
 
     def draw(axes: Axes) -> None:
         axes.grid(True, axis="both")

@@ -3,7 +3,9 @@
 import hashlib
 import math
 import re
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -95,6 +97,21 @@ class ViewColumns:
             {k: v for k, v in row.items() if v is not None and not (isinstance(v, float) and math.isnan(v))}
             for row in self.of(identity).to_pylist()
         ]
+
+
+class CuratedViews:
+    """A format that knows these columns; the pictures of an identity are in a folder of its own below `folder`."""
+
+    folder: ClassVar[str]
+
+    def __init__(self, dataset: Dataset, subset: Subset, dest: Path):
+        self.dataset, self.subset, self.columns = dataset, subset, ViewColumns(dataset, subset)
+        self.picture = dataset.plan.members["rgb"].rpartition(".")[2]
+
+    def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
+        (pictures,) = identity.members("rgb")
+        for view, data in zip(identity.views.column("view").to_pylist(), pictures, strict=True):
+            yield f"{self.folder}/{identity.number:07d}/{view_name(view)}.{self.picture}", data
 
 
 class _SortedRows:

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from exports.columns import ViewColumns, view_name
-from manifests.dataset import Dataset
-from manifests.index import Subset
-from manifests.subset import KeptIdentity, kept_identities
+from exports.columns import CuratedViews, view_name
+from manifests.subset import kept_identities
 
 VERSION = "1.0.0"
 """The version of FiftyOne whose fields these are; newer ones migrate the dataset when they open it."""
@@ -25,17 +23,10 @@ VERSION = "1.0.0"
 KINDS = {pa.int64(): "Int", pa.float64(): "Float", pa.string(): "String"}
 
 
-class Fiftyone:
+class Fiftyone(CuratedViews):
     """One folder of pictures per identity under data/, and the two documents of the dataset."""
 
-    def __init__(self, dataset: Dataset, subset: Subset, dest: Path):
-        self.dataset, self.subset, self.columns = dataset, subset, ViewColumns(dataset, subset)
-        self.picture = dataset.plan.members["rgb"].rpartition(".")[2]
-
-    def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
-        (pictures,) = identity.members("rgb")
-        for view, data in zip(identity.views.column("view").to_pylist(), pictures, strict=True):
-            yield f"data/{identity.number:07d}/{view_name(view)}.{self.picture}", data
+    folder = "data"
 
     def finish(self, root: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield "samples.json", self._samples()

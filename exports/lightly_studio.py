@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from exports.columns import ViewColumns, view_name
-from manifests.dataset import Dataset
-from manifests.index import Subset
+from exports.columns import CuratedViews, view_name
 from manifests.scores import IDENTITY
-from manifests.subset import KeptIdentity, kept_identities
+from manifests.subset import kept_identities
 
 OPEN = '''\
 """Opens this folder in LightlyStudio 1.2: python open.py. The first time it imports all views, which takes a while."""
@@ -53,17 +51,10 @@ if __name__ == "__main__":
 '''
 
 
-class LightlyStudio:
+class LightlyStudio(CuratedViews):
     """One folder of pictures per identity, one table of the columns of all views, and the script that opens them."""
 
-    def __init__(self, dataset: Dataset, subset: Subset, dest: Path):
-        self.dataset, self.subset, self.columns = dataset, subset, ViewColumns(dataset, subset)
-        self.picture = dataset.plan.members["rgb"].rpartition(".")[2]
-
-    def files(self, identity: KeptIdentity) -> Iterator[tuple[str, bytes]]:
-        (pictures,) = identity.members("rgb")
-        for view, data in zip(identity.views.column("view").to_pylist(), pictures, strict=True):
-            yield f"pictures/{identity.number:07d}/{view_name(view)}.{self.picture}", data
+    folder = "pictures"
 
     def finish(self, root: Path) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield "views.jsonl", self._rows()

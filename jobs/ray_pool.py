@@ -8,7 +8,6 @@ learns that more machines are wanted.
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections import Counter, deque
@@ -52,11 +51,10 @@ def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
 
 @dataclass
 class _Running:
-    """An actor with the unit that it runs and its last event."""
+    """An actor, the node of Ray that it is on, the unit that it runs, and its last event."""
 
     actor: Any
     node: str
-    host: str
     unit: Unit
     last: Event | None = None
     # Looked up at the call, so that a test can replace the clock.
@@ -88,7 +86,7 @@ class RayPool:
         self.answer: Any = ray.remote(num_cpus=0, max_retries=0)(_answer)
         self.todo: deque[Unit] = deque()
         self.starting: dict[Any, Any] = {}
-        self.idle: list[_Running] = []
+        self.idle: list[tuple[Any, str]] = []
         self.running: dict[Any, _Running] = {}
         self.suspects: dict[Any, tuple[_Running, str]] = {}
         self.deaths: Counter[tuple[int, int | None]] = Counter()
@@ -120,10 +118,12 @@ class RayPool:
                     if interrupted():
                         raise KeyboardInterrupt
         finally:
-            for actor in [*self.starting.values(), *(work.actor for work in [*self.idle, *self.running.values()])]:
-                self.ray.kill(actor)
             if self.own:
                 self.ray.shutdown()
+            else:
+                working = [work.actor for work in self.running.values()]
+                for actor in [*self.starting.values(), *(actor for actor, _ in self.idle), *working]:
+                    self.ray.kill(actor)
 
     def capacity(self) -> int:
         """The number of workers that fit on the living machines, each on one of them."""
@@ -164,24 +164,20 @@ class RayPool:
 
     def _assign(self) -> None:
         while self.todo and self.idle:
-            work = self.idle.pop()
-            unit = self.todo.popleft()
+            (actor, node), unit = self.idle.pop(), self.todo.popleft()
             # The actor waits while one event is unread, so the last event names the item at which it died.
             options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-            stream = work.actor.run.options(**options).remote(unit)
-            self.running[stream] = _Running(work.actor, work.node, work.host, unit)
+            self.running[actor.run.options(**options).remote(unit)] = _Running(actor, node, unit)
 
     def _started(self, ref: Any) -> None:
         actor = self.starting.pop(ref)
         try:
-            node, host = self.ray.get(ref)
+            self.idle.append((actor, self.ray.get(ref)))
         except self.errors.RayError as error:
             # Its machine was lost before it began, and another takes its place at the next look; but an actor that cannot be
             # made here can be made nowhere.
             if getattr(error, "actor_init_failed", False):
                 raise WorkersKeepDying(f"a worker cannot start: {str(error).strip().splitlines()[-1]}") from None
-        else:
-            self.idle.append(_Running(actor, node, host, Unit(-1)))
 
     def _advance(self, stream: Any, on_event: Callable[[Event], None]) -> None:
         work = self.running[stream]
@@ -189,7 +185,7 @@ class RayPool:
             event = self.ray.get(next(stream))
         except StopIteration:
             del self.running[stream]
-            self.idle.append(work)
+            self.idle.append((work.actor, work.node))
         except self.errors.RayTaskError as error:
             if not isinstance(error.cause, WorkerIsBroken):
                 raise error.cause from None
@@ -224,23 +220,24 @@ class RayPool:
         """Blame the item if the machine has answered; after ATTEMPTS losses its unit runs without it."""
         work, reason = self.suspects.pop(asked)
         unit, item = work.unit, work.last.item if work.last else None
-        try:
-            self.ray.get(asked)
-        except self.errors.RayError:
-            pass  # the machine is gone, and with it the actor
-        else:
-            self.deaths[unit.index, item] += 1
-            if self.deaths[unit.index, item] >= ATTEMPTS:
-                if work.last is None:
-                    raise WorkersKeepDying(
-                        f"{ATTEMPTS} workers died while starting, the last one on {work.host}; "
-                        "run with --inline to see the traceback"
-                    )
-                if item is None or item in unit.skipped:
-                    raise WorkersKeepDying(f"{ATTEMPTS} workers died at stage {work.last.stage} of unit {unit.index}")
-                unit = replace(unit, skipped={**unit.skipped, item: f"{reason} at stage {work.last.stage}"})
+        self.deaths[unit.index, item] += self._has_answered(asked)
+        if self.deaths[unit.index, item] >= ATTEMPTS:
+            if work.last is None:
+                raise WorkersKeepDying(
+                    f"{ATTEMPTS} workers died while starting; run with --inline to see the traceback"
+                )
+            if item is None or item in unit.skipped:
+                raise WorkersKeepDying(f"{ATTEMPTS} workers died at stage {work.last.stage} of unit {unit.index}")
+            unit = replace(unit, skipped={**unit.skipped, item: f"{reason} at stage {work.last.stage}"})
         self.todo.appendleft(unit)
         self._start_actors()
+
+    def _has_answered(self, asked: Any) -> bool:
+        try:
+            self.ray.get(asked)
+        except self.errors.RayError:  # the machine is gone, and with it the actor
+            return False
+        return True
 
 
 @contextmanager
@@ -266,11 +263,11 @@ class _Actor:
         self.make_worker = make_worker
         self.worker: Worker | None = None
 
-    def hello(self) -> tuple[str, str]:
-        """The node of Ray and the host that this actor is on."""
+    def hello(self) -> str:
+        """The node of Ray that this actor is on."""
         import ray
 
-        return ray.get_runtime_context().get_node_id(), socket.gethostname()
+        return ray.get_runtime_context().get_node_id()
 
     def run(self, unit: Unit) -> Iterator[Event]:
         """Run a unit; yields the first event of every stage of every item, and the others at most once per BEAT."""

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,23 +33,27 @@ def small_plan(identities: int = 5, per_shard: int = 2, **changes) -> Plan:
     return Plan(**{**fields, **changes})
 
 
-def write_shard(storage: Storage, plan: Plan, shard: int, views: int = 3) -> dict:
+def write_shard(
+    storage: Storage, plan: Plan, shard: int, views: int = 3, defects: dict[int, Any] | None = None
+) -> dict:
     """Commit a shard of noise pictures, the same every time."""
     with ShardWriter(storage, plan, shard) as writer:
         for identity in plan.identities_of(shard):
             for view in range(views):
                 writer.add_view(*noise_sample(plan, identity, view))
-            writer.add_identity(
-                {"identity": identity, "seed": identity, "outcome": schema.KEPT, "views": views, "facts": "{}"}
-            )
+            row = {"identity": identity, "seed": identity, "outcome": schema.KEPT, "views": views, "facts": "{}"}
+            writer.add_identity({**row, "defects": (defects or {}).get(identity)})
         return writer.commit({"identity_seconds": {str(i): 1.0 for i in plan.identities_of(shard)}})
 
 
-def choose(dataset: Dataset, name: str, dropped: set[tuple[int, int]], views: int = 3) -> None:
-    """Write a selection without some (identity, view); view WHOLE drops all of an identity."""
+def choose(
+    dataset: Dataset, name: str, dropped: set[tuple[int, int]] | dict[tuple[int, int], str], views: int = 3
+) -> None:
+    """Write a selection without some (identity, view), with their reasons if given; view WHOLE drops all of an identity."""
+    reasons = dropped if isinstance(dropped, dict) else {}
     rows = [(i, v) for i in range(dataset.plan.identities) for v in range(WHOLE, views)]
     keep = [(i, v) not in dropped and (i, WHOLE) not in dropped for i, v in rows]
-    columns = [[i for i, _ in rows], [v for _, v in rows], keep, [None] * len(rows), [None] * len(rows)]
+    columns = [[i for i, _ in rows], [v for _, v in rows], keep, [reasons.get(r) for r in rows], [None] * len(rows)]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
     write_selection(dataset, name, pa.table(arrays, schema=ROWS))
 

@@ -69,7 +69,8 @@ class Desk:
         self._logs: dict[str, DecisionLog] = {}
         self._open: dict[str, Scores] = {}
         tars = {str(shard): dataset.done(shard)["files"][".tar"] for shard in dataset.committed()}
-        self._hashes, self._bytes = ({shard: tar[key] for shard, tar in tars.items()} for key in ("sha256", "size"))
+        self._hashes = {shard: tar["sha256"] for shard, tar in tars.items()}
+        self._bytes = sum(tar["size"] for tar in tars.values())
         if not (names := tables(dataset.storage)):
             raise UserError(f"{dataset.storage.url} has no scores; run spinset score {dataset.storage.url}")
         self._columns = {name: open_scores(dataset, name, self._hashes, []).columns for name in names}
@@ -87,7 +88,7 @@ class Desk:
             "members": [name for name in ("rgb", "normal") if name in plan.members],
             "identities": len(heads.identity),
             "views": len(heads.view),
-            "bytes": sum(self._bytes.values()),
+            "bytes": self._bytes,
             "scores": self.scores(),
             "presets": presets(),
             "saved": self.saved(),

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from egg import egg_job
+from small import choose
 
 from datagen.generate import generate
 from exports.config import ExportConfig
 from exports.export import export
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
-from manifests.selection import ROWS, write_selection
+from manifests.scores import WHOLE
 
 INLINE = PoolConfig(inline=True)
 
@@ -25,13 +25,7 @@ def make(folder: Path, rig: str, **changes) -> Dataset:
 def eggs(tmp_path_factory) -> Dataset:
     """3 eggs of 5 views from anywhere; the selection `clean` drops egg 1, and view 2 of egg 2."""
     dataset = make(tmp_path_factory.mktemp("eggs"), "scatter-5")
-    rows = [
-        (egg, view, egg != 1 and (egg, view) != (2, 2), "bad" if egg == 1 or (egg, view) == (2, 2) else None, None)
-        for egg in range(3)
-        for view in range(-1, 5)
-    ]
-    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), ROWS, strict=True)]
-    write_selection(dataset, "clean", pa.table(columns, schema=ROWS))
+    choose(dataset, "clean", {(1, view): "bad" for view in range(WHOLE, 5)} | {(2, 2): "bad"}, views=5)
     return dataset
 
 

@@ -8,18 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small import members_of, noise_sample, small_plan
+from small import choose, members_of, small_plan, write_shard
 from tables import write_scores
 
 from exports.config import WITH_COLUMNS, ExportConfig
 from exports.export import export
-from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.plan import write_plan
 from manifests.scores import WHOLE
-from manifests.selection import ROWS, write_selection
-from manifests.shards import ShardWriter
 from manifests.storage import Storage
 
 AZIMUTHS = [0.0, 120.0, 240.0]
@@ -34,20 +31,12 @@ def scored(tmp_path_factory) -> Dataset:
     plan, storage = small_plan(3), Storage(tmp_path_factory.mktemp("scored"))
     write_plan(storage, plan)
     for shard in range(plan.shards):
-        with ShardWriter(storage, plan, shard) as writer:
-            for person in plan.identities_of(shard):
-                for view in range(3):
-                    writer.add_view(*noise_sample(plan, person, view))
-                fields = {"identity": person, "seed": person, "outcome": schema.KEPT, "views": 3, "facts": "{}"}
-                writer.add_identity({**fields, "defects": DEFECTS[person]})
-            writer.commit({"identity_seconds": {}})
+        write_shard(storage, plan, shard, defects=DEFECTS)
     dataset = Dataset(storage)
     sharpness, nan = [[0.1, 0.2, 0.3], [1.1, float("nan"), 1.3], [2.1, None, 2.3]], float("nan")
     write_scores(dataset, "image", {"sharpness": sharpness}, {}, AZIMUTHS)
     write_scores(dataset, "mesh", {}, {"holes": [0.0, nan, 2.0]}, AZIMUTHS)
-    rows = [(i, v, (i, v) not in REASONS, REASONS.get((i, v)), None) for i in range(3) for v in range(WHOLE, 3)]
-    columns = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), ROWS, strict=True)]
-    write_selection(dataset, "gen3d-face", pa.table(columns, schema=ROWS))
+    choose(dataset, "gen3d-face", REASONS)
     return dataset
 
 

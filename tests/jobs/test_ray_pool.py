@@ -2,25 +2,32 @@
 
 import sys
 import time
+from collections import deque
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from jobs.pool import ATTEMPTS, Event, PoolConfig, Unit, run
+from jobs.pool import ATTEMPTS, Event, NoCapacity, PoolConfig, Unit, WorkersKeepDying, run
+from jobs.ray_pool import RayPool, init_ray
 
 THREADS, CORES = 2, 3
 """One worker fits on each machine, though two machines have cores for three."""
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """A cluster whose head has no cores for workers, and two machines."""
+@pytest.fixture(autouse=True)
+def _workers_travel_by_value(monkeypatch):
     from ray import cloudpickle
-    from ray.cluster_utils import Cluster
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster whose head has no cores for workers, and two machines."""
+    from ray.cluster_utils import Cluster
+
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
@@ -61,6 +68,47 @@ def test_lost_machines_are_nobodys_fault_and_new_ones_are_used(cluster, tmp_path
             cluster.add_node(num_cpus=CORES)
 
     config = PoolConfig(threads=THREADS, ray=cluster.address)
-    run(range(2), partial(Traveller, tmp_path, 2 + ATTEMPTS), config, on_event)
+    pool = RayPool(partial(Traveller, tmp_path, 2 + ATTEMPTS), config)
+    assert pool.capacity() == 2
+    pool.run(deque([Unit(0), Unit(1)]), on_event)
     assert {file.stem: file.read_text() for file in tmp_path.glob("*.txt")} == {"0": "", "1": ""}
     assert len(lost) == ATTEMPTS
+
+
+def test_a_machine_that_is_taken_is_waited_for_and_then_said():
+    """In a session of Ray that was there before, and is afterwards."""
+    import ray
+
+    init_ray("local", num_cpus=1, include_dashboard=False)
+    try:
+        holder = ray.remote(num_cpus=1)(Holder).remote()
+        ray.get(holder.hold.remote())
+        with pytest.raises(NoCapacity, match=r"no worker could be placed for 0\.01 minutes"):
+            run([0], partial(Traveller, Path(), 1), PoolConfig(workers=1, stall_minutes=0.01), lambda event: None)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
+def test_a_worker_that_cannot_be_unpickled_ends_the_job():
+    with pytest.raises(WorkersKeepDying, match=r"a worker cannot start: .*only the driver has this"):
+        run([0], Unloadable(), PoolConfig(workers=1), lambda event: None)
+
+
+class Holder:
+    def hold(self) -> None:
+        """Answers once it has its core."""
+
+
+class Unloadable:
+    """Fails where it is unpickled, as code does that a machine does not have."""
+
+    def __call__(self) -> Traveller:
+        raise AssertionError("it is never called")
+
+    def __reduce__(self):
+        return _fail, ()
+
+
+def _fail() -> None:
+    raise ModuleNotFoundError("only the driver has this")

@@ -191,24 +191,25 @@ function ofRule(kind, r, count, seed) {
   const counts = new Uint32Array(2 * size + 1);
   for (let row = 0; row < beyond.length; row++) if (beyond[row] > -Infinity) counts[beyond[row] + size]++;
   const passes = range(0, size).reverse(), failures = range(size, counts.length);
-  /** Rows by their distance, for some of the distances. */
-  const rowsAt = (wanted) => {
-    const chosen = new Set(wanted), found = new Map(wanted.map((key) => [key, []]));
-    const low = Math.min(...wanted), high = Math.max(...wanted);
+  /** Rows by their distance, from one distance to another one. */
+  const rowsBetween = (low, high) => {
+    const found = new Map();
     for (let row = 0; row < beyond.length; row++) {
       const key = beyond[row] + size;
-      if (key >= low && key <= high && chosen.has(key)) found.get(key).push(row);
+      if (key < low || key > high) continue;
+      if (!found.has(key)) found.set(key, []);
+      found.get(key).push(row);
     }
     return found;
   };
   const take = (keys, most) => {
     const seen = new Set(), taken = [];
-    let left = keys.filter((key) => counts[key]), room = 20 * most;
+    let left = keys.filter((key) => counts[key]), enough = 20 * most;
     while (left.length) {
       // The nearest distances first, as many as hold some rows; more only if these were of few identities.
       let some = 0, rows = 0;
-      while (some < left.length && rows < room) rows += counts[left[some++]];
-      const near = left.slice(0, some), found = rowsAt(near);
+      while (some < left.length && rows < enough) rows += counts[left[some++]];
+      const near = left.slice(0, some), ends = [near[0], near.at(-1)].sort((a, b) => a - b), found = rowsBetween(...ends);
       for (const row of near.flatMap((key) => mixed(found.get(key), seed))) {
         const i = level === "view" ? ownerOf(row) : row;
         if (seen.has(i)) continue;
@@ -217,7 +218,7 @@ function ofRule(kind, r, count, seed) {
         if (taken.length === most) return taken;
       }
       left = left.slice(some);
-      room *= 10;
+      enough *= 10;
     }
     return taken;
   };

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM, NOT_THERE
 from egg import egg_job
 from review_server import Server, open_page, serving
 
@@ -40,13 +41,12 @@ def server(dataset) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium of the system; its event loop must not outlive a module, because others may run their own."""
-    place = shutil.which("chromium") or shutil.which("chromium-browser")
-    if place is None:
-        pytest.skip("there is no chromium on this machine")
+    if CHROMIUM is None:
+        pytest.skip(NOT_THERE)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=place, args=["--no-sandbox", "--disable-gpu"])
+        running = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield running
         running.close()
 

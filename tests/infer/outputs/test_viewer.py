@@ -4,21 +4,18 @@ import base64
 import io
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, NOT_THERE
 from PIL import Image
 from turns import ball_turn
 
 from infer.outputs.pictures import place, viewer
 from train.batch import to_bytes
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NOT_THERE = "no Chromium or Chrome to open the page with"
 
 
 class Page(HTMLParser):
