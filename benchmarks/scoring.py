@@ -28,7 +28,8 @@ from datagen.generate import generate
 from filters.config import ClipConfig, ScoreConfig
 from filters.score import AHEAD, _prepare, open_scorers, score_shard
 from filters.scorer import Scorer
-from jobs.pool import PoolConfig, Unit
+from jobs.pool import PoolConfig
+from jobs.units import Unit
 from manifests.dataset import Dataset
 
 

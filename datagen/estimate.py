@@ -14,8 +14,9 @@ from datagen.generate import IDENTITY_ATTEMPTS, GenerateWorker, make_plan
 from datagen.heads import Rejection
 from datagen.identity import Made, Rejected, make_identity
 from jobs.devices import require_device, usable_cores
-from jobs.pool import Event, PoolConfig, workers_that_fit
+from jobs.pool import PoolConfig, workers_that_fit
 from jobs.progress import JobProgress
+from jobs.units import Event
 from manifests.errors import UserError
 from manifests.plan import Plan
 from manifests.shards import stored_size

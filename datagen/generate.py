@@ -4,7 +4,7 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,8 +19,9 @@ from datagen.identity import VIEWS_PER_BATCH, IdentitySettings, Made, Rejected, 
 from datagen.rigs import find_rig
 from jobs import pool
 from jobs.devices import require_device
-from jobs.pool import Event, Unit, WorkerIsBroken
+from jobs.ledger import Ledger
 from jobs.progress import JobProgress
+from jobs.units import Event, OutOfMemory, Unit, WorkerIsBroken
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
@@ -78,16 +79,26 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
     write_plan(storage, plan)
     storage.clear_leftovers()
     dataset = Dataset(storage)
+    ledger = Ledger(
+        storage,
+        "generate",
+        lambda shard: storage.exists(dataset.file(shard, DONE)),
+        lambda shard: storage.clear_leftovers(dataset.file(shard, "")),
+    )
     if config.retry_failed:
         for shard in dataset.committed():
             if dataset.done(shard)["outcomes"][schema.FAILED]:
+                ledger.record(shard, [])
                 storage.remove(dataset.file(shard, DONE))
     pending = dataset.pending()
     # Workers of a running cluster have another working directory.
     config = replace(config, out=storage.address, source=config.source.absolute())
     already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
-    with JobProgress("generate", plan.identities, already) as progress:
-        pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update)
+    with JobProgress(
+        "generate", plan.identities, already, items_of=lambda shard: len(plan.identities_of(shard))
+    ) as progress:
+        pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update, ledger)
+    storage.clear_leftovers()  # of workers that died on the way
     if any(dataset.done(shard)["views"] for shard in dataset.committed()):
         open_index(dataset)  # made once here, so that no reader has to
     return dataset
@@ -102,28 +113,46 @@ class GenerateWorker:
         self.executor = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
         self.config, self.plan, self.storage = config, plan, Storage(config.out)
         self.source = config.source.open(config.device)
+        if (own := {"name": self.source.name, **self.source.lineage()}) != plan.source:
+            raise UserError(
+                f"{socket.gethostname()} has another head source than the driver: {own} instead of {plan.source}"
+            )
         self.judge = rejection.open(config.device, self.source.name) if rejection else None
         tag = {"source": plan.source["name"], "plan": plan.fingerprint}
         rig = find_rig(config.rig, config.grid)
         self.settings = IdentitySettings(rig, plan.seed, plan.resolution, config.image, config.mesh, tag)
 
-    def run(self, unit: Unit) -> Iterator[Event]:
-        """Make one shard and commit it."""
-        started, seconds, tracebacks = time.monotonic(), {}, {}
+    def run(self, unit: Unit) -> Generator[Event, None, None]:
+        """Make one shard and commit it; what is closed before is kept for the next run of the unit."""
+        started = time.monotonic()
         with ShardWriter(self.storage, self.plan, unit.index) as writer:
-            for identity in self.plan.identities_of(unit.index):
-                begun = time.monotonic()
-                if identity in unit.skipped:
-                    self._add(writer, identity, schema.FAILED, stage="worker", reason=unit.skipped[identity])
-                else:
-                    yield from self._make(unit, identity, writer, tracebacks)
-                seconds[identity] = round(time.monotonic() - begun, 3)
-                yield Event(unit.index, identity, "done", 1, 1)
+            writer.resume()
+            run = {"seconds": 0.0, "identity_seconds": {}, "tracebacks": {}} | writer.run
+            before = run["seconds"]
+            try:
+                for identity in self.plan.identities_of(unit.index):
+                    if identity not in writer.identities:
+                        yield from self._add_identity(unit, identity, writer, run)
+                    yield Event(unit.index, identity, "done", 1, 1)
+            except GeneratorExit:
+                writer.park({**run, "seconds": before + round(time.monotonic() - started, 3)})
+                raise
             yield Event(unit.index, None, "commit", 0, 1)
-            writer.commit({**_environment(self.config), "seconds": round(time.monotonic() - started, 3),
-                           "identity_seconds": seconds, "tracebacks": tracebacks})  # fmt: skip
+            run["seconds"] = round(before + time.monotonic() - started, 3)
+            writer.commit({**_environment(self.config), **run})
 
-    def _make(self, unit: Unit, identity: int, writer: ShardWriter, tracebacks: dict[int, str]) -> Iterator[Event]:
+    def _add_identity(
+        self, unit: Unit, identity: int, writer: ShardWriter, run: dict[str, Any]
+    ) -> Generator[Event, None, None]:
+        """Make one identity, and note the seconds that it took."""
+        begun = time.monotonic()
+        if identity in unit.skipped:
+            self._add(writer, identity, schema.FAILED, stage="worker", reason=unit.skipped[identity])
+        else:
+            yield from self._make(unit, identity, writer, run["tracebacks"])
+        run["identity_seconds"][str(identity)] = round(time.monotonic() - begun, 3)
+
+    def _make(self, unit: Unit, identity: int, writer: ShardWriter, tracebacks: dict[str, str]) -> Iterator[Event]:
         """Make one identity, or record why IDENTITY_ATTEMPTS attempts failed."""
         for attempt in range(1, IDENTITY_ATTEMPTS + 1):
             stage, made = "head", None
@@ -136,10 +165,11 @@ class GenerateWorker:
                         yield Event(unit.index, identity, stage, views, len(self.settings.rig) + 1)
             except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
                 # Not an error of this head: the device may be lost to this process.
-                raise WorkerIsBroken(f"{type(error).__name__} at stage {stage}: {error}") from error
+                kind = OutOfMemory if isinstance(error, torch.OutOfMemoryError) else WorkerIsBroken
+                raise kind(f"{type(error).__name__} at stage {stage}: {error}") from error
             except Exception as error:
                 # An exception fails this head alone: it becomes a row with its stage and reason.
-                tracebacks[identity] = traceback.format_exc()
+                tracebacks[str(identity)] = traceback.format_exc()
                 if attempt == IDENTITY_ATTEMPTS:
                     reason = f"{type(error).__name__}: {error}"
                     self._add(writer, identity, schema.FAILED, stage=stage, reason=reason)

@@ -15,8 +15,9 @@ from datagen.generate import GenerateWorker, make_plan
 from datagen.heads import Rejection
 from jobs import pool
 from jobs.devices import require_device, usable_cores
-from jobs.pool import Event, Unit
+from jobs.ledger import Ledger
 from jobs.progress import JobProgress
+from jobs.units import Event, Unit
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData, UserError
 from manifests.plan import Plan, differences, write_plan
@@ -95,8 +96,9 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
         save_meshes=any(_has_meshes(dataset, shard) for shard in again),
     )
     units = [Unit(shard, _fatal_to_workers(dataset, shard)) for shard in again]
+    ledger = Ledger(staging, "generate", lambda shard: _is_made(remade, shard))
     with JobProgress("repair", sum(len(plan.identities_of(shard)) for shard in again)) as progress:
-        pool.run(units, partial(GenerateWorker, work, plan, rejection), config.pool, progress.update)
+        pool.run(units, partial(GenerateWorker, work, plan, rejection), config.pool, progress.update, ledger)
     found |= {shard: _replace(dataset, remade, shard) for shard in again}
     if all(one.is_whole for one in found.values()):
         staging.remove_all()

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from exports.columns import column_hashes
 from exports.config import SHARDED, UNPACKED, WITH_COLUMNS, ExportConfig
 from exports.pack import copy_shards
-from jobs.pool import Event
 from jobs.progress import JobProgress
+from jobs.units import Event
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.index import Subset

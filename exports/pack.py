@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from exports.config import PackConfig
-from jobs.pool import Event
 from jobs.progress import JobProgress
+from jobs.units import Event
 from manifests.dataset import Dataset
 from manifests.errors import UserError, damaged
 from manifests.index import Subset

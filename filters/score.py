@@ -1,7 +1,7 @@
 """Scores a dataset: the config, what one worker does with a shard, and the job over all shards."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,9 @@ from filters.scorer import DatasetScorer, Scorer, ScorerContext, identity_rows, 
 from filters.scorers import SCORERS
 from jobs import pool
 from jobs.devices import require_device, usable_cores
-from jobs.pool import Event, Unit
+from jobs.ledger import Ledger
 from jobs.progress import JobProgress
+from jobs.units import Event, Unit
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.embeddings import COLUMN as EMBEDDING
@@ -61,8 +62,11 @@ def score(config: ScoreConfig) -> list[str]:
     dataset.storage.clear_leftovers()
     heads = {shard: dataset.done(shard)["outcomes"][schema.KEPT] for shard in due}
     pending = [shard for shard, tables in due.items() if tables]
-    with JobProgress("score", sum(heads.values()), sum(heads[s] for s in due if not due[s])) as progress:
-        pool.run(pending, partial(ScoreWorker, _absolute(config), due), config.pool, progress.update)
+    ledger = Ledger(dataset.storage, "score", lambda shard: not _due(dataset, shard, scorers, config.replace))
+    with JobProgress(
+        "score", sum(heads.values()), sum(heads[s] for s in due if not due[s]), items_of=heads.__getitem__
+    ) as progress:
+        pool.run(pending, partial(ScoreWorker, _absolute(config), due), config.pool, progress.update, ledger)
     if not dataset.committed():
         return ["no shard of the dataset is finished, so there is nothing to score"]
     lacking: dict[str, list[int]] = {}
@@ -108,7 +112,7 @@ class ScoreWorker:
         self.ahead = AHEAD * threads
         self.executor = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
-    def run(self, unit: Unit) -> Iterator[Event]:
+    def run(self, unit: Unit) -> Generator[Event, None, None]:
         """Score one shard and commit a part of each table that lacks it."""
         scorers = [scorer for scorer in self.scorers if scorer.table in self.due[unit.index]]
         yield from score_shard(self.dataset, unit, scorers, self.executor, self.ahead)

@@ -49,3 +49,17 @@ def require_device(device: str) -> None:
 def gpu_index(device: str) -> int:
     """The index of the GPU that `cuda` or `cuda:N` names."""
     return int(device.partition(":")[2] or 0)
+
+
+def count_gpus() -> int:
+    """The number of GPUs that this process can use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed on this machine for want of memory; 0 where it does not count them."""
+    counters = Path("/proc/vmstat")
+    found = re.search(r"^oom_kill (\d+)$", counters.read_text(), re.MULTILINE) if counters.exists() else None
+    return int(found[1]) if found else 0

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from jobs.pool import NoCapacity, WorkersKeepDying
+from jobs.units import NoCapacity, WorkersKeepDying
 from manifests.errors import DamagedData, StorageError, UserError, first_line
 from manifests.storage import SCRATCH
 

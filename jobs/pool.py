@@ -1,48 +1,28 @@
-"""Runs units of work: workers take units, in this process or as Ray actors, and events come back.
+"""Runs the units of a job: in this process, in worker processes of this machine, or as actors of Ray.
 
-A worker's `run` is a generator of events, so the same code is iterated here or streamed from an actor. An exception of a
-worker stops the job, because workers handle errors of single items themselves. An actor that dies or reports nothing for too
-long is replaced, and an item that was fatal to ATTEMPTS actors is given up: its unit runs again without it.
+A worker's `run` is a generator of events, so the same code is iterated here or elsewhere. An exception of a worker stops the
+job, because workers handle errors of single items themselves. A worker that dies or reports nothing for too long is replaced
+(see jobs.work for what is blamed on an item).
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from jobs.devices import usable_cores
+from jobs.ledger import Ledger
+from jobs.units import Event, Unit, Worker
+from jobs.work import Work
 from manifests.errors import UserError, check_ranges
 
-ATTEMPTS = 3
-"""Number of workers that an item may be fatal to before it is given up."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A shard-sized piece of work, without the items in `skipped`, which are recorded as failed with the reason given here."""
-
-    index: int
-    skipped: dict[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Event:
-    """The progress of a worker: `done` of `total` steps of an item are complete, and the next one is `stage`; without an item,
-    of the unit itself."""
-
-    unit: int
-    item: int | None
-    stage: str
-    done: int
-    total: int
-
-
-class Worker(Protocol):
-    """Runs units, one after the other."""
-
-    def run(self, unit: Unit) -> Iterator[Event]:
-        """Run one unit and make its result durable; yields an event before every stage that may take long."""
-        ...
+SCHEDULERS = (
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"),
+    ("SKYPILOT_JOB_RANK", "", "SKYPILOT_NUM_JOBS"),
+    ("JOB_COMPLETION_INDEX", "", ""),
+)
+"""Variables of schedulers: the index of a process, the first index, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +41,9 @@ class PoolConfig:
     """Share of a GPU that each worker takes, such as 1, 0.5 or 0.25; 0 gives workers no GPU."""
     stall_minutes: float = 30.0
     """Minutes after which a worker that reports nothing is replaced."""
+    part: str = ""
+    """Part of a job array, such as 3/16 for the fourth of 16 processes, or auto, which reads the variables of Slurm,
+    Kubernetes or SkyPilot. Workers are processes of this machine, without Ray; a part that ends early helps the others."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -71,6 +54,14 @@ class PoolConfig:
                 f"--ray is {self.ray!r}; Ray's client cannot stream results, so run the command on a node of the cluster "
                 "with auto or host:6379"
             )
+        if self.part and self.ray != "local":
+            raise UserError(f"--part runs workers of this machine, without Ray; leave out --ray {self.ray}")
+        _ = self.begin
+
+    @property
+    def begin(self) -> float:
+        """Where among the units this process begins, in [0, 1)."""
+        return begin_of_part(self.part, os.environ) if self.part else 0.0
 
 
 def local_cores(config: PoolConfig) -> int:
@@ -86,16 +77,26 @@ def workers_that_fit(config: PoolConfig, cores: int | float, gpus: int | float) 
     return min(config.workers, fit) if config.workers else fit
 
 
-class WorkersKeepDying(RuntimeError):
-    """Workers die repeatedly before their first item or while they commit a unit, so that no item can be the cause."""
+def begin_of_part(part: str, environ: Mapping[str, str]) -> float:
+    """Where among the units a part begins, in [0, 1): at I/N, and for an index alone at the next free middle.
 
+    Kubernetes tells a process its index and not how many there are; halves, quarters and so on spread any number.
 
-class NoCapacity(RuntimeError):
-    """No worker could be placed for a long time."""
-
-
-class WorkerIsBroken(RuntimeError):
-    """A worker cannot continue in this process, because its device has failed; another worker replaces it."""
+    Raises:
+        UserError: it is neither I/N nor auto, or there is no such variable.
+    """
+    if part == "auto":
+        for variable, first, count in SCHEDULERS:
+            if variable in environ:
+                index, total = int(environ[variable]) - int(environ.get(first, 0)), int(environ.get(count, 0))
+                return index / total if 0 <= index < total else int(f"{index:b}"[::-1], 2) / 2 ** len(f"{index:b}")
+        raise UserError(
+            f"--part auto needs one of {', '.join(one[0] for one in SCHEDULERS)}; give I/N instead, such as 0/4"
+        )
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UserError(f"--part is {part!r}; it must be auto or I/N with I from 0 to N - 1, such as 0/4")
+    return int(found[1]) / int(found[2])
 
 
 def run(
@@ -103,18 +104,32 @@ def run(
     make_worker: Callable[[], Worker],
     config: PoolConfig,
     on_event: Callable[[Event], None],
+    ledger: Ledger,
 ) -> None:
-    """Run all units, given by their index or whole.
+    """Run all units, given by their index or whole, except those that another driver of the same job finishes.
 
     An exception of a worker stops the others and is raised here; finished units are kept.
     """
-    todo = deque(unit if isinstance(unit, Unit) else Unit(unit) for unit in units)
-    if config.inline:
-        worker = make_worker()
-        for unit in todo:
-            for event in worker.run(unit):
-                on_event(event)
-    elif todo:
-        from jobs.ray_pool import RayPool
+    todo = [unit if isinstance(unit, Unit) else Unit(unit) for unit in units]
+    begin = int(len(todo) * config.begin)
+    if not todo:
+        return
+    with ledger:
+        if others := ledger.others():
+            print(
+                f"{len(others)} other commands are at work on {ledger.storage.url}; they share what is left",
+                file=sys.stderr,
+            )
+        work = Work([*todo[begin:], *todo[:begin]], ledger, on_event)
+        if config.inline:
+            from jobs.worker_process import run_inline
 
-        RayPool(make_worker, config).run(todo, on_event)
+            run_inline(work, make_worker)
+        elif config.part:
+            from jobs.process_pool import ProcessPool
+
+            ProcessPool(work, make_worker, config).run()
+        else:
+            from jobs.ray_pool import RayPool
+
+            RayPool(work, make_worker, config).run()

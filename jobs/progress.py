@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jobs.pool import Event
+from jobs.units import ELSEWHERE, Event
 
 FIRST_SECONDS, PLAIN_SECONDS = 2.0, 10.0
 """Seconds until the first plain line, and between later ones."""
@@ -83,12 +83,24 @@ def _left(remaining: int | float, made: int | float, seconds: float) -> str:
 
 
 class JobProgress:
-    """Shows the progress of a job over items (identities), with the steps of the current ones and the time left."""
+    """Shows the progress of a job over items (identities), with the steps of the current ones and the time left.
 
-    def __init__(self, what: str, total: int, already: int = 0, console: Console | None = None):
-        self.what, self.total, self.already = what, total, already
+    `items_of` gives the number of items of a unit, for units that another command finishes.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        already: int = 0,
+        console: Console | None = None,
+        items_of: Callable[[int], int] = lambda unit: 0,
+    ):
+        self.what, self.total, self.already, self.items_of = what, total, already, items_of
         self.console = console or Console(stderr=True, highlight=False)
-        self.fractions: dict[int, float] = {}
+        # Of open units alone, so that memory does not grow with the job; a unit that begins again counts once.
+        self.fractions: dict[int, dict[int, float]] = {}
+        self.finished = 0
         self.started = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=self.console, transient=True)
@@ -108,15 +120,19 @@ class JobProgress:
             self.bars.stop()
 
     def update(self, event: Event) -> None:
+        if event.ends_unit:
+            self.finished += len(self.fractions.pop(event.unit, ()))
+            self.already += self.items_of(event.unit) if event.stage == ELSEWHERE else 0
         if event.item is None:
             return
-        self.fractions[event.item] = event.done / event.total
+        self.fractions.setdefault(event.unit, {})[event.item] = event.done / event.total
         if self.console.is_terminal:
             self._update_bars(event)
 
     @property
     def done(self) -> int | float:
-        return self.already + sum(list(self.fractions.values()))
+        # Copied at once, because the line is written by another thread.
+        return self.already + self.finished + sum(sum(list(unit.values())) for unit in list(self.fractions.values()))
 
     @property
     def note(self) -> str:

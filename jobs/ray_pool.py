@@ -1,4 +1,4 @@
-"""Runs units on Ray actors, as many as fit, and tells apart why one was lost.
+"""Runs units on Ray actors, as many as fit, on machines that come and go.
 
 An item is blamed for the loss of its actor only if the actor's machine answers afterwards; a machine that is gone or drained is
 blamed on none, and the unit runs again elsewhere. An actor that waits for a machine holds no unit, and is how an autoscaler
@@ -8,33 +8,30 @@ learns that more machines are wanted.
 import logging
 import os
 import signal
-import threading
+import socket
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import chdir
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.pool import (
-    ATTEMPTS,
-    Event,
-    NoCapacity,
-    PoolConfig,
-    Unit,
-    Worker,
-    WorkerIsBroken,
-    WorkersKeepDying,
-    local_cores,
-    workers_that_fit,
-)
-from manifests.errors import UserError
+from jobs.pool import PoolConfig, local_cores, workers_that_fit
+from jobs.trust import Machine, Trust
+from jobs.units import PATIENCE, Event, NoCapacity, OutOfMemory, Unit, Worker, WorkerIsBroken, WorkersKeepDying
+from jobs.work import Work
+from jobs.worker_process import held_signals, reports
+from manifests.errors import UserError, first_line
 
-BEAT = 1.0
-"""Seconds after which an actor reports again within one stage of one item."""
+BEAT = 2.0
+"""Seconds after which an actor reports again within one item, of up to BEATS actors; more of them report less often."""
+BEATS = 16
+ANSWERS = 10.0
+"""Seconds within which a cluster must answer."""
 LOOK = 5.0
 """Seconds between two looks at the machines of the cluster."""
+RECYCLED = 1000
+"""Items after which an actor is replaced, so that what libraries leak does not grow for days."""
 
 
 def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
@@ -42,35 +39,60 @@ def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
 
     Ray puts the working directory of the connecting process on the import path of its workers, where a train.py or filters.py
     of the user would be found first. So this connects from the folder that holds these packages.
+
+    Raises:
+        UserError: no cluster answers at the address, or one of other versions.
     """
     import ray
 
-    with chdir(Path(__file__).resolve().parents[1]):
-        ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **options)
+    def start() -> None:
+        with chdir(Path(__file__).resolve().parents[1]):
+            ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **options)
+
+    if address == "local":
+        start()
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself tries for minutes.
+            socket.create_connection((host, int(port)), timeout=ANSWERS).close()
+        start()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the Ray cluster at {address} cannot be used ({first_line(error)}); it must run with the same versions of Ray and "
+            "Python, and ray status shows whether it does"
+        ) from error
 
 
 @dataclass
-class _Running:
-    """An actor, the node of Ray that it is on, the unit that it runs, and its last event."""
+class _Actor:
+    """An actor on a machine, the unit that it runs, and its last event."""
 
-    actor: Any
-    node: str
-    unit: Unit
+    handle: Any
+    machine: Machine
+    unit: Unit | None = None
     last: Event | None = None
+    items: int = 0
     # Looked up at the call, so that a test can replace the clock.
     heard: float = field(default_factory=lambda: time.monotonic())
 
+    @property
+    def host(self) -> str:
+        """The machine as the ledger names it: two of one name are told apart by the node of Ray."""
+        return f"{self.machine.host} ({self.machine.node[:8]})"
+
 
 class RayPool:
-    """Actors with one unit in flight each; the driver decides which units run again."""
+    """Actors with one unit in flight each."""
 
-    def __init__(self, make_worker: Callable[[], Worker], config: PoolConfig):
+    def __init__(self, work: Work, make_worker: Callable[[], Worker], config: PoolConfig):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
         import ray.exceptions as errors
 
-        self.ray, self.errors, self.config, self.make_worker = ray, errors, config, make_worker
+        self.ray, self.errors, self.config, self.work = ray, errors, config, work
+        self.make_worker, self.trust = make_worker, Trust.of_driver(work.ledger)
         self.own = not ray.is_initialized()
         if self.own and config.ray == "local":
             init_ray("local", num_cpus=local_cores(config), include_dashboard=False)
@@ -81,26 +103,24 @@ class RayPool:
             "num_gpus": config.gpus_per_worker,
             "max_restarts": 0,
             "max_task_retries": 0,
+            "concurrency_groups": {"control": 1},
         }
-        self.Actor: Any = ray.remote(**options)(_Actor)
+        self.Remote: Any = ray.remote(**options)(_Remote)
         self.answer: Any = ray.remote(num_cpus=0, max_retries=0)(_answer)
-        self.todo: deque[Unit] = deque()
         self.starting: dict[Any, Any] = {}
-        self.idle: list[tuple[Any, str]] = []
-        self.running: dict[Any, _Running] = {}
-        self.suspects: dict[Any, tuple[_Running, str]] = {}
-        self.deaths: Counter[tuple[int, int | None]] = Counter()
+        self.idle: list[_Actor] = []
+        self.running: dict[Any, _Actor] = {}
+        self.suspects: dict[Any, tuple[_Actor, str, bool]] = {}
         self.looked = self.progressed = time.monotonic()
 
-    def run(self, units: deque[Unit], on_event: Callable[[Event], None]) -> None:
-        """Run all units.
+    def run(self) -> None:
+        """Run all units; after SIGTERM every worker finishes the item in hand and gives its unit back.
 
         Raises:
-            UserError: no worker fits on the machines that Ray has.
+            UserError: no worker fits on the machines that Ray has, or a machine has other code or does not see the dataset.
             NoCapacity: nothing ran for `stall_minutes`, because no worker could be placed.
             WorkersKeepDying: workers die where no item can be the cause.
         """
-        self.todo = units
         try:
             if self.capacity() == 0:
                 has, config = self.ray.cluster_resources(), self.config
@@ -108,22 +128,26 @@ class RayPool:
                     f"no worker fits: each takes --threads {config.threads} and --gpus-per-worker {config.gpus_per_worker:g}, "
                     f"Ray has {has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs"
                 )
-            with _held_interrupts() as interrupted:
+            with held_signals(signal.SIGINT, signal.SIGTERM) as caught:
                 self._start_actors()
-                while self.todo or self.running or self.suspects:
-                    self._wait(on_event)
+                while self.work.remains:
+                    self._wait()
                     self._replace_stalled()
-                    if time.monotonic() - self.looked > LOOK:
-                        self._start_actors()
-                    if interrupted():
+                    if signal.SIGINT in caught or (caught and not self.running):
                         raise KeyboardInterrupt
+                    if caught:
+                        self._stop()
+                    else:
+                        self._assign()
+                        if time.monotonic() - self.looked > LOOK:
+                            self._start_actors()
         finally:
             if self.own:
                 self.ray.shutdown()
             else:
-                working = [work.actor for work in self.running.values()]
-                for actor in [*self.starting.values(), *(actor for actor, _ in self.idle), *working]:
-                    self.ray.kill(actor)
+                handles = [one.handle for one in (*self.idle, *self.running.values())]
+                for handle in (*self.starting.values(), *handles):
+                    self.ray.kill(handle)
 
     def capacity(self) -> int:
         """The number of workers that fit on the living machines, each on one of them."""
@@ -134,20 +158,25 @@ class RayPool:
         """Start as many actors as there is work for and as fit; of a requested number also those that must wait."""
         self.looked = time.monotonic()
         there = len(self.starting) + len(self.idle) + len(self.running)
-        wanted = min(self.config.workers or self.capacity(), len(self.todo) + len(self.suspects) + len(self.running))
-        for _ in range(wanted - there):
-            actor = self.Actor.remote(self.make_worker)
-            self.starting[actor.hello.remote()] = actor
-        if self.running or self.suspects:
+        open_units = self.work.waiting + len(self.suspects) + len(self.running)
+        for _ in range(min(self.config.workers or self.capacity(), open_units) - there):
+            handle = self.Remote.remote(self.make_worker)
+            self.starting[handle.hello.remote(self.trust)] = handle
+        if self.running or self.suspects or not self.work.waiting:
             self.progressed = self.looked
         elif self.looked - self.progressed > 60 * self.config.stall_minutes:
             raise NoCapacity(f"no worker could be placed for {self.config.stall_minutes:g} minutes; see ray status")
 
-    def _wait(self, on_event: Callable[[Event], None]) -> None:
+    def _stop(self) -> None:
+        """Let every actor finish its item; the rest of its unit is given back. Those that have no unit are not needed."""
+        for one in self.running.values():
+            one.handle.stop.options(concurrency_group="control").remote()
+
+    def _wait(self) -> None:
         """Handle what has arrived; waits for a second if nothing has."""
         refs = [*self.running, *self.starting, *self.suspects]
         if not refs:
-            time.sleep(min(LOOK, 1.0))
+            time.sleep(1.0)
             return
         ready, _ = self.ray.wait(refs, num_returns=1, timeout=1.0, fetch_local=False)
         # All that are ready, because one call for each would always serve the first ones first.
@@ -155,131 +184,134 @@ class RayPool:
             ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         for ref in ready:
             if ref in self.running:
-                self._advance(ref, on_event)
+                self._advance(ref)
             elif ref in self.starting:
                 self._started(ref)
-            else:
+            elif ref in self.suspects:
                 self._judge(ref)
-        self._assign()
 
     def _assign(self) -> None:
-        while self.todo and self.idle:
-            (actor, node), unit = self.idle.pop(), self.todo.popleft()
-            # The actor waits while one event is unread, so the last event names the item at which it died.
+        """Give idle actors units; one on a machine that gets none at the moment stays idle, and keeps others from it."""
+        waiting = []
+        for one in reversed(self.idle):
+            unit = self.work.next(one.host)
+            if unit is None:
+                waiting.append(one)
+                continue
+            beat = BEAT * max(1.0, len(self.running) / BEATS)
+            one.unit, one.last, one.heard = unit, None, time.monotonic()
+            # The actor waits while one report is unread, so the last one names the item at which it died.
             options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-            self.running[actor.run.options(**options).remote(unit)] = _Running(actor, node, unit)
+            self.running[one.handle.run.options(**options).remote(unit, beat)] = one
+        self.idle = waiting[::-1]
 
     def _started(self, ref: Any) -> None:
-        actor = self.starting.pop(ref)
+        handle = self.starting.pop(ref)
         try:
-            self.idle.append((actor, self.ray.get(ref)))
+            self.idle.append(_Actor(handle, self.ray.get(ref)))
+        except self.errors.RayTaskError as error:
+            raise error.cause from None
         except self.errors.RayError as error:
             # Its machine was lost before it began, and another takes its place at the next look; but an actor that cannot be
             # made here can be made nowhere.
             if getattr(error, "actor_init_failed", False):
                 raise WorkersKeepDying(f"a worker cannot start: {str(error).strip().splitlines()[-1]}") from None
 
-    def _advance(self, stream: Any, on_event: Callable[[Event], None]) -> None:
-        work = self.running[stream]
+    def _advance(self, stream: Any) -> None:
+        one = self.running[stream]
+        assert one.unit is not None
         try:
-            event = self.ray.get(next(stream))
+            events = self.ray.get(next(stream))
         except StopIteration:
             del self.running[stream]
-            self.idle.append((work.actor, work.node))
+            self._finished(one, one.unit)
         except self.errors.RayTaskError as error:
             if not isinstance(error.cause, WorkerIsBroken):
                 raise error.cause from None
-            self._lose(stream, f"its worker broke {ATTEMPTS} times ({error.cause})")
+            self._lose(stream, f"broke ({error.cause})", isinstance(error.cause, OutOfMemory))
         except self.errors.OutOfMemoryError:
-            self._lose(stream, f"its worker ran out of memory {ATTEMPTS} times")
+            self._lose(stream, "ran out of memory", is_memory=True)
         except self.errors.RayError as error:
-            preempted = getattr(error, "preempted", False)
-            self._lose(stream, "" if preempted else f"its worker died {ATTEMPTS} times")
+            self._lose(stream, "" if getattr(error, "preempted", False) else "died")
         else:
-            work.last, work.heard = event, time.monotonic()
-            on_event(event)
+            one.heard = time.monotonic()
+            for event in events:
+                one.last = event
+                one.items += event.ends_item
+                self.work.reported(event, one.host)
+            if not events:
+                self._lose(stream, "")
+
+    def _finished(self, one: _Actor, unit: Unit) -> None:
+        self.work.finished(unit, one.host)
+        one.unit = None
+        for stream in [stream for stream, other in self.running.items() if not self.work.is_open(_unit(other))]:
+            self._lose(stream, "")
+        if one.items >= RECYCLED:
+            self.ray.kill(one.handle)
+        else:
+            self.idle.append(one)
 
     def _replace_stalled(self) -> None:
-        limit = time.monotonic() - 60 * self.config.stall_minutes
-        for stream in [stream for stream, work in self.running.items() if work.heard < limit]:
-            self._lose(stream, f"its worker fell silent {ATTEMPTS} times for {self.config.stall_minutes:g} minutes")
+        now, limit = time.monotonic(), 60 * self.config.stall_minutes
+        running = list(self.running.items())
+        for stream in [stream for stream, one in running if now - one.heard > limit * (1 if one.last else PATIENCE)]:
+            self._lose(stream, f"fell silent for {self.config.stall_minutes:g} minutes")
 
-    def _lose(self, stream: Any, reason: str) -> None:
-        """Remove an actor; without a reason nothing is blamed, otherwise its machine is asked whether it is there."""
-        work = self.running.pop(stream)
-        self.ray.kill(work.actor)
-        if not reason:
-            self.todo.appendleft(work.unit)
+    def _lose(self, stream: Any, cause: str, is_memory: bool = False) -> None:
+        """Remove an actor; without a cause nothing is blamed, otherwise its machine is asked whether it is there."""
+        one = self.running.pop(stream)
+        self.ray.kill(one.handle)
+        if not cause:
+            self.work.given_back(_unit(one), one.host)
             return
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-        asked = self.answer.options(scheduling_strategy=On(work.node, soft=False)).remote()
-        self.suspects[asked] = work, reason
+        asked = self.answer.options(scheduling_strategy=On(one.machine.node, soft=False)).remote()
+        self.suspects[asked] = one, cause, is_memory
 
     def _judge(self, asked: Any) -> None:
-        """Blame the item if the machine has answered; after ATTEMPTS losses its unit runs without it."""
-        work, reason = self.suspects.pop(asked)
-        unit, item = work.unit, work.last.item if work.last else None
-        self.deaths[unit.index, item] += self._has_answered(asked)
-        if self.deaths[unit.index, item] >= ATTEMPTS:
-            if work.last is None:
-                raise WorkersKeepDying(
-                    f"{ATTEMPTS} workers died while starting; run with --inline to see the traceback"
-                )
-            if item is None or item in unit.skipped:
-                raise WorkersKeepDying(f"{ATTEMPTS} workers died at stage {work.last.stage} of unit {unit.index}")
-            unit = replace(unit, skipped={**unit.skipped, item: f"{reason} at stage {work.last.stage}"})
-        self.todo.appendleft(unit)
-        self._start_actors()
-
-    def _has_answered(self, asked: Any) -> bool:
+        """Count the loss if the machine has answered; otherwise it is gone, and the actor with it."""
+        one, cause, is_memory = self.suspects.pop(asked)
         try:
             self.ray.get(asked)
-        except self.errors.RayError:  # the machine is gone, and with it the actor
-            return False
-        return True
+        except self.errors.RayError:
+            self.work.given_back(_unit(one), one.host)
+        else:
+            self.work.lost(_unit(one), one.last, cause, one.host, is_memory)
+        self._start_actors()
 
 
-@contextmanager
-def _held_interrupts() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl-C and SIGTERM, and yield a function that tells whether one came.
-
-    Raised at once, they may be lost in one of Ray's destructors.
-    """
-    caught: list[int] = []
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in signals}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _unit(one: _Actor) -> Unit:
+    assert one.unit is not None
+    return one.unit
 
 
-class _Actor:
+class _Remote:
     """A worker in a separate process."""
 
     def __init__(self, make_worker: Callable[[], Worker]):
         self.make_worker = make_worker
         self.worker: Worker | None = None
+        self.stopping = False
+        signal.signal(signal.SIGTERM, lambda *_: self.stop())
 
-    def hello(self) -> str:
-        """The node of Ray that this actor is on."""
+    def hello(self, trust: Trust) -> Machine:
+        """The machine that this actor is on, if it has the driver's code and sees the driver's dataset."""
         import ray
 
-        return ray.get_runtime_context().get_node_id()
+        return trust.check(ray.get_runtime_context().get_node_id())
 
-    def run(self, unit: Unit) -> Iterator[Event]:
-        """Run a unit; yields the first event of every stage of every item, and the others at most once per BEAT."""
+    def stop(self) -> None:
+        """Give the unit back after the item in hand."""
+        self.stopping = True
+
+    def run(self, unit: Unit, beat: float) -> Iterator[tuple[Event, ...]]:
+        """Run a unit; yields what `reports` does."""
         # Made here and not with the actor, so that its exceptions reach the driver unchanged.
         if self.worker is None:
             self.worker = self.make_worker()
-        stage, sent = None, 0.0
-        for event in self.worker.run(unit):
-            now = time.monotonic()
-            if (event.item, event.stage) != stage or now - sent >= BEAT or event.done == event.total:
-                stage, sent = (event.item, event.stage), now
-                yield event
+        yield from reports(self.worker, unit, beat, lambda: self.stopping)
 
 
 def _answer() -> None:

@@ -6,6 +6,7 @@ same shard writes the same bytes.
 """
 
 import hashlib
+import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,13 @@ import pyarrow as pa
 from manifests import schema
 from manifests.plan import Plan
 from manifests.storage import Storage, naming
-from manifests.tables import parquet_bytes
+from manifests.tables import parquet_bytes, read_parquet
 
 FOLDER = schema.SHARDS
 SUFFIXES = (".tar", ".views.parquet", ".identities.parquet")
 DONE = schema.DONE
+PARKED = "work/parked"
+"""The folder of shards that were begun and given back."""
 
 _END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -58,6 +61,45 @@ class ShardWriter:
         self._views: list[dict[str, Any]] = []
         self._identities: list[dict[str, Any]] = []
         self._meshes: dict[str, dict[str, Any]] = {}
+        self.run: dict[str, Any] = {}
+        """The notes of the writer before on its run, if this one goes on where it stopped."""
+
+    @property
+    def identities(self) -> set[int]:
+        """The identities that have been added."""
+        return {row["identity"] for row in self._identities}
+
+    def park(self, run: Mapping[str, Any]) -> None:
+        """Keep what was added, for a writer that goes on from there; nothing of it counts as part of the dataset."""
+        with naming(self._scratch[".tar"]):
+            self._tar.close()
+        views, identities = self._tables()
+        state = {
+            "fingerprint": self.plan.fingerprint,
+            "size": self._position,
+            "sha256": self._sha256.hexdigest(),
+            "meshes": self._meshes,
+            "run": dict(run),
+        }
+        self.storage.commit(self._scratch[".tar"], self._parked(".tar"))
+        self.storage.write(self._parked(".views.parquet"), parquet_bytes(views))
+        self.storage.write(self._parked(".identities.parquet"), parquet_bytes(identities))
+        self.storage.write_json(self._parked(".json"), state)
+
+    def resume(self) -> None:
+        """Go on from what another writer of this plan has parked, if that is whole; it is removed in any case."""
+        if not self.storage.exists(self._parked(".json")):
+            return
+        state = json.loads(self.storage.read(self._parked(".json")))
+        self.storage.remove(self._parked(".json"))
+        tar = self.storage.read(self._parked(".tar"))
+        if state["fingerprint"] == self.plan.fingerprint and hashlib.sha256(tar).hexdigest() == state["sha256"]:
+            self._write(tar)
+            self._position, self._meshes, self.run = state["size"], state["meshes"], state["run"]
+            self._views = read_parquet(self.storage, self._parked(".views.parquet")).to_pylist()
+            self._identities = read_parquet(self.storage, self._parked(".identities.parquet")).to_pylist()
+        for suffix in SUFFIXES:
+            self.storage.remove(self._parked(suffix))
 
     def add_view(self, row: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
         """Append one sample; `row` holds the camera columns of schema.VIEWS, `members` the encoded files."""
@@ -87,10 +129,7 @@ class ShardWriter:
         self._write(_END_OF_ARCHIVE)
         with naming(self._scratch[".tar"]):
             self._tar.close()
-        tables = {
-            ".views.parquet": pa.Table.from_pylist(self._views, schema.views_schema(self.plan.member_names)),
-            ".identities.parquet": pa.Table.from_pylist(self._identities, schema.IDENTITIES),
-        }
+        tables = dict(zip(SUFFIXES[1:], self._tables(), strict=True))
         files = {".tar": {"size": self._position + len(_END_OF_ARCHIVE), "sha256": self._sha256.hexdigest()}}
         for suffix, table in tables.items():
             data, scratch = parquet_bytes(table), self._new_scratch(suffix)
@@ -123,6 +162,14 @@ class ShardWriter:
         finally:
             for scratch in self._scratch.values():
                 scratch.unlink(missing_ok=True)
+
+    def _tables(self) -> tuple[pa.Table, pa.Table]:
+        """The rows of the views and of the identities."""
+        views = pa.Table.from_pylist(self._views, schema.views_schema(self.plan.member_names))
+        return views, pa.Table.from_pylist(self._identities, schema.IDENTITIES)
+
+    def _parked(self, suffix: str) -> str:
+        return f"{PARKED}/{self.name}{suffix}"
 
     def _new_scratch(self, suffix: str) -> Path:
         self._scratch[suffix] = self.storage.scratch(f"{FOLDER}/{self.name}{suffix}")

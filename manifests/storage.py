@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from manifests.errors import StorageError, UserError, first_line
 
 TEMPORARY = ".tmp-"
-SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<host>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{8}$")
+SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<writer>[0-9a-f]{12}-\d+-[0-9a-f]{8})$")
 """The end of a scratch file's name; files of other programs with similar names are left alone."""
 ABANDONED = 24 * 3600.0
 """Seconds after its last write at which a scratch file of another machine or container counts as abandoned."""
@@ -96,6 +96,23 @@ class Storage:
         """Commit a document as JSON for people to read."""
         self.write(name, (json.dumps(document, indent=2, sort_keys=sort_keys) + "\n").encode())
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file unless there is one of this name, and return whether it was written.
+
+        Of several that try at once, one does, except on object stores that lack conditional writes.
+        """
+        path = self.path(name)
+        try:
+            if self.is_local:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "xb") as file:
+                    file.write(data)
+            else:
+                self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Yield a scratch path and commit what the block writes there; an error leaves nothing behind."""
@@ -108,7 +125,7 @@ class Storage:
 
     def scratch(self, name: str) -> Path:
         """A new local path to write to before `commit`; beside the final file where that is local, so a rename suffices."""
-        suffix = f"{TEMPORARY}{_processes()}-{os.getpid()}-{secrets.token_hex(4)}"
+        suffix = f"{TEMPORARY}{writer_name()}"
         if not self.is_local:
             return Path(_uploads(os.getpid()).name) / f".{name.replace('/', '-')}{suffix}"
         final = Path(self.path(name))
@@ -130,6 +147,7 @@ class Storage:
         with scratch.open("rb") as file, naming(scratch):
             os.fsync(file.fileno())
         final = self.path(name)
+        os.makedirs(os.path.dirname(final), exist_ok=True)
         os.replace(scratch, final)
         folder = os.open(os.path.dirname(final), os.O_RDONLY)
         try:
@@ -152,15 +170,19 @@ class Storage:
     def remove(self, name: str) -> None:
         self.fs.rm_file(self.path(name))
 
-    def clear_leftovers(self) -> int:
+    def clear_leftovers(self, of: str = "") -> int:
         """Remove the scratch files of writers that are no longer alive, and return how many there were.
 
         On the same machine and container the process number tells whether the writer is alive; a file of any other writer is
-        removed when nothing was written to it for a day. Uploads to object stores use a temporary folder of their process.
+        removed when nothing was written to it for a day. With `of`, the name of a file without its suffix, only scratch files
+        of that name are removed, and all of them except those of living writers of this machine: the caller knows that no
+        other machine writes it. Uploads to object stores use a temporary folder of their process.
         """
         if not self.is_local:
             return 0
-        dead = [path for path in Path(self.root).rglob(f".*{TEMPORARY}*") if _is_abandoned(path)]
+        folder, _, stem = of.rpartition("/")
+        found = Path(self.root, folder).rglob(f".{stem}*{TEMPORARY}*")
+        dead = [path for path in found if _is_abandoned(path, 0.0 if of else ABANDONED)]
         for path in dead:
             path.unlink(missing_ok=True)
         return len(dead)
@@ -178,7 +200,7 @@ def naming(file: Path) -> Iterator[None]:
 
 
 class _Remote:
-    """A file system of fsspec whose errors become StorageErrors of one line; a missing file stays a FileNotFoundError."""
+    """A file system of fsspec whose errors become StorageErrors of one line, except that a file is missing or exists."""
 
     def __init__(self, fs: Any, url: str):
         self._fs, self._url = fs, url
@@ -198,7 +220,7 @@ class _Remote:
         def reporting(*args: Any, **options: Any) -> Any:
             try:
                 return call(*args, **options)
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
                 raise
             except Exception as error:  # the clients of object stores share no base class
                 raise StorageError(f"{self._url} cannot be used: {first_line(error)}") from error
@@ -225,20 +247,34 @@ def _processes() -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
-def _is_abandoned(scratch: Path) -> bool:
-    """Whether a file is a scratch file whose writer has ended."""
-    found = SCRATCH.search(scratch.name)
-    if found is None:
-        return False
-    if found["host"] != _processes():
-        try:
-            return time.time() - scratch.stat().st_mtime > ABANDONED
-        except FileNotFoundError:  # its writer has just committed it
-            return False
+def writer_name() -> str:
+    """A new name for something that this process writes: of its machine and container, its number, and random."""
+    return f"{_processes()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_dead(writer: str) -> bool | None:
+    """Whether the process of a `writer_name` has ended; None if it ran on another machine or in another container."""
+    machine, _, rest = writer.partition("-")
+    if machine != _processes():
+        return None
     try:
-        os.kill(int(found["pid"]), 0)
+        os.kill(int(rest.partition("-")[0]), 0)
     except ProcessLookupError:
         return True
     except PermissionError:  # alive, and another user's
         return False
     return False
+
+
+def _is_abandoned(scratch: Path, seconds: float) -> bool:
+    """Whether a file is a scratch file whose writer has ended, or runs elsewhere and has written nothing for so long."""
+    found = SCRATCH.search(scratch.name)
+    if found is None:
+        return False
+    dead = is_dead(found["writer"])
+    if dead is not None:
+        return dead
+    try:
+        return time.time() - scratch.stat().st_mtime > seconds
+    except FileNotFoundError:  # its writer has just committed it
+        return False

@@ -20,7 +20,8 @@ from datagen.rigs import find_rig
 from filters.config import ScoreConfig
 from filters.score import score
 from gpu_parts.common import Budget, Table
-from jobs.pool import PoolConfig, Unit
+from jobs.pool import PoolConfig
+from jobs.units import Unit
 from manifests.dataset import Dataset
 from manifests.plan import read_plan, write_plan
 from manifests.storage import Storage

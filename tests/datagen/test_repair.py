@@ -12,7 +12,8 @@ from small import small_plan, write_shard
 from datagen.config import GenerateConfig, ImageConfig, MeshConfig, RepairConfig
 from datagen.generate import GenerateWorker, generate, make_plan
 from datagen.repair import STAGING, _fatal_to_workers, repair
-from jobs.pool import PoolConfig, Unit
+from jobs.pool import PoolConfig
+from jobs.units import Unit
 from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.storage import Storage
@@ -151,10 +152,10 @@ def test_a_shard_with_a_head_that_killed_its_workers_is_proven(tmp_path):
     plan = make_plan(job, job.source.open("cpu"))
     write_plan(Storage(job.out), plan)
     worker = GenerateWorker(job, plan)
-    list(worker.run(Unit(1, skipped={3: "its worker died 3 times at stage head"})))
+    list(worker.run(Unit(1, skipped={3: "its worker died at stage head, the last of 3 that were lost to it"})))
     before = bytes_of(tmp_path / "eggs")
     skipped = _fatal_to_workers(Dataset(job.out), 1)
-    assert skipped == {3: "its worker died 3 times at stage head"}
+    assert skipped == {3: "its worker died at stage head, the last of 3 that were lost to it"}
     again = GenerateWorker(replace(job, out=str(tmp_path / "again")), plan)
     list(again.run(Unit(1, skipped)))
     assert bytes_of(tmp_path / "again") == before

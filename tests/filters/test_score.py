@@ -28,7 +28,8 @@ from filters.scorers import SCORERS
 from filters.scorers.duplicates import COLUMNS as DUPLICATES
 from filters.select import select
 from jobs import pool
-from jobs.pool import PoolConfig, Unit
+from jobs.pool import PoolConfig
+from jobs.units import Unit
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.plan import write_plan
@@ -125,11 +126,12 @@ def test_other_weights_are_another_table_or_replace(scored, config, tmp_path):
     score(replace(config, replace=True))
 
 
-def test_ray_gives_the_same_bytes(scored, config):
+@pytest.mark.parametrize("pool", [PoolConfig(workers=1), PoolConfig(workers=1, part="1/2")], ids=["ray", "part"])
+def test_workers_give_the_same_bytes(scored, config, pool):
     before = files(scored.storage.url)
     for shard in range(4):
         scored.storage.remove(part_file("arcface", shard))
-    score(replace(config, scorers=("arcface",), pool=PoolConfig(workers=1)))
+    score(replace(config, scorers=("arcface",), pool=pool))
     assert files(scored.storage.url) == before
 
 

@@ -6,7 +6,8 @@ import torch
 from datagen.config import GenerateConfig, MeshConfig
 from datagen.generate import GenerateWorker, make_plan
 from faces.models import load_arcface
-from jobs.pool import PoolConfig, Unit, WorkerIsBroken
+from jobs.pool import PoolConfig
+from jobs.units import Unit, WorkerIsBroken
 from manifests.plan import write_plan
 from manifests.storage import Storage
 from weights.embedded import EMBEDDED

@@ -11,7 +11,7 @@ import torch
 from small import small_plan, write_shard
 
 from jobs.failures import exit_code, line, report
-from jobs.pool import WorkersKeepDying
+from jobs.units import WorkersKeepDying
 from manifests.errors import DamagedData, MissingFile, StorageError, UserError
 from manifests.plan import write_plan
 from manifests.storage import Storage

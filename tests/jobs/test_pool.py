@@ -3,14 +3,19 @@
 import os
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from jobs import ray_pool
-from jobs.pool import ATTEMPTS, Event, PoolConfig, Unit, WorkerIsBroken, WorkersKeepDying, run
+from jobs import pool, ray_pool
+from jobs.ledger import Ledger
+from jobs.pool import PoolConfig
+from jobs.ray_pool import init_ray
+from jobs.units import ATTEMPTS, Event, Unit, WorkerIsBroken, WorkersKeepDying
+from manifests.storage import Storage
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +60,12 @@ class Scribe:
         return f"item {item}"
 
 
+def run(folder: Path, units: Iterable[int], poison: dict[int, str], config: PoolConfig, on_event=lambda event: None):
+    """Run units of scribes."""
+    ledger = Ledger(Storage(folder), "generate", lambda unit: (folder / f"{unit}.txt").exists())
+    pool.run(units, partial(Scribe, folder, poison), config, on_event, ledger)
+
+
 def wrote(folder: Path) -> dict[int, list[str]]:
     return {int(file.stem): file.read_text().split("\n") for file in folder.glob("*.txt")}
 
@@ -65,19 +76,19 @@ def items(unit: int) -> list[str]:
 
 def test_inline_runs_units_in_order(tmp_path):
     events = []
-    run([2, 0], partial(Scribe, tmp_path, {}), PoolConfig(inline=True), events.append)
+    run(tmp_path, [2, 0], {}, PoolConfig(inline=True), events.append)
     assert wrote(tmp_path) == {0: items(0), 2: items(2)}
     assert [e.item for e in events if e.stage == "done"] == [8, 9, 10, 11, 0, 1, 2, 3]
 
 
 def test_what_a_worker_raises_stops_the_job_and_keeps_what_is_done(tmp_path):
     with pytest.raises(OSError, match="the disk is full"):
-        run([0, 1, 2], partial(Scribe, tmp_path, {5: "raise"}), PoolConfig(inline=True), lambda event: None)
+        run(tmp_path, [0, 1, 2], {5: "raise"}, PoolConfig(inline=True))
     assert wrote(tmp_path) == {0: items(0)}
 
 
 def test_no_units_is_no_work(tmp_path):
-    run([], partial(Scribe, tmp_path, {-1: "raise"}), PoolConfig(), lambda event: None)
+    run(tmp_path, [], {-1: "raise"}, PoolConfig())
 
 
 @pytest.mark.parametrize(
@@ -94,19 +105,34 @@ def test_bad_config(field, value, says):
         PoolConfig(**{field: value})
 
 
-class TestRay:
-    def test_every_unit_is_done_and_a_fatal_item_is_given_up(self, tmp_path):
-        """Items that break or kill their worker every time are given up; one that kills it once is not."""
-        events = []
-        config = PoolConfig(workers=2)
-        poison = {2: "break", 5: "die", 10: "die-once"}
-        run(range(5), partial(Scribe, tmp_path, poison), config, events.append)
-        expected = {unit: items(unit) for unit in range(5)}
-        expected[0][2] = "its worker broke 3 times (the device is lost) at stage work"
-        expected[1][1] = "its worker died 3 times at stage work"
-        assert wrote(tmp_path) == expected
-        assert {e.item for e in events if e.stage == "done"} == set(range(20))
+def test_every_unit_is_done_and_a_fatal_item_is_given_up(tmp_path):
+    """In a session of Ray that the pool starts and ends; an item that kills its worker once is not given up."""
+    import ray
 
+    events = []
+    poison = {2: "break", 5: "die", 10: "die-once"}
+    run(tmp_path, range(5), poison, PoolConfig(workers=2), events.append)
+    expected = {unit: items(unit) for unit in range(5)}
+    last = f"at stage work, the last of {ATTEMPTS} that were lost to it"
+    expected[0][2] = f"its worker broke (the device is lost) {last}"
+    expected[1][1] = f"its worker died {last}"
+    assert wrote(tmp_path) == expected
+    assert {e.item for e in events if e.stage == "done"} == set(range(20))
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def session():
+    """A session of Ray that was there before the pool."""
+    import ray
+
+    init_ray("local", num_cpus=2, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("session")
+class TestRay:
     def test_an_item_that_hangs_is_given_up(self, tmp_path, monkeypatch):
         """The clock of the driver stands still but for an hour after each event that precedes a hang."""
         now, hangs = [0.0], []
@@ -117,29 +143,29 @@ class TestRay:
                 now[0] += 3600
 
         monkeypatch.setattr(ray_pool, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
-        run(range(2), partial(Scribe, tmp_path, {3: "hang"}), PoolConfig(workers=1), on_event)
-        reason = "its worker fell silent 3 times for 30 minutes at stage work"
+        run(tmp_path, range(2), {3: "hang"}, PoolConfig(workers=1), on_event)
+        reason = f"its worker fell silent for 30 minutes at stage work, the last of {ATTEMPTS} that were lost to it"
         assert wrote(tmp_path) == {0: [*items(0)[:3], reason], 1: items(1)}
 
     def test_what_a_worker_raises_arrives_as_it_was(self, tmp_path):
         with pytest.raises(OSError, match="the disk is full"):
-            run([0, 1], partial(Scribe, tmp_path, {5: "raise"}), PoolConfig(workers=1), lambda event: None)
+            run(tmp_path, [0, 1], {5: "raise"}, PoolConfig(workers=1))
         assert wrote(tmp_path) == {0: items(0)}
 
     def test_a_worker_that_cannot_start_says_why(self, tmp_path):
         with pytest.raises(ValueError, match="the worker cannot start"):
-            run([0], partial(Scribe, tmp_path, {-1: "raise"}), PoolConfig(), lambda event: None)
+            run(tmp_path, [0], {-1: "raise"}, PoolConfig())
 
     def test_workers_that_die_at_commit_are_not_blamed_on_an_item(self, tmp_path):
         with pytest.raises(WorkersKeepDying, match="3 workers died at stage commit of unit 0"):
-            run([0], partial(Scribe, tmp_path, {-2: "die"}), PoolConfig(workers=1), lambda event: None)
+            run(tmp_path, [0], {-2: "die"}, PoolConfig(workers=1))
 
     def test_workers_that_do_not_fit(self, tmp_path):
         with pytest.raises(
             ValueError, match=r"no worker fits: each takes --threads 1 and --gpus-per-worker 64, Ray has"
         ):
-            run([0], partial(Scribe, tmp_path, {}), PoolConfig(gpus_per_worker=64.0), lambda event: None)
+            run(tmp_path, [0], {}, PoolConfig(gpus_per_worker=64.0))
 
     def test_workers_that_die_at_once(self, tmp_path):
         with pytest.raises(WorkersKeepDying, match="3 workers died while starting"):
-            run([0], partial(Scribe, tmp_path, {-1: "die"}), PoolConfig(), lambda event: None)
+            run(tmp_path, [0], {-1: "die"}, PoolConfig())

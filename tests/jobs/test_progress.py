@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from jobs import progress
-from jobs.pool import Event
 from jobs.progress import JobProgress, step
+from jobs.units import Event
 
 STEP = """
 import sys

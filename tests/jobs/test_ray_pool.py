@@ -2,14 +2,19 @@
 
 import sys
 import time
-from collections import deque
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from jobs.pool import ATTEMPTS, Event, NoCapacity, PoolConfig, Unit, WorkersKeepDying, run
+from jobs import pool
+from jobs.ledger import Ledger
+from jobs.pool import PoolConfig
 from jobs.ray_pool import RayPool, init_ray
+from jobs.units import ATTEMPTS, Event, NoCapacity, Unit, WorkersKeepDying
+from jobs.work import Work
+from manifests.errors import UserError
+from manifests.storage import Storage
 
 THREADS, CORES = 2, 3
 """One worker fits on each machine, though two machines have cores for three."""
@@ -55,6 +60,11 @@ class Traveller:
         (self.folder / f"{unit.index}.txt").write_text(" ".join(unit.skipped.values()))
 
 
+def run(folder: Path, make_worker, config: PoolConfig) -> None:
+    """Run one unit."""
+    pool.run([0], make_worker, config, lambda event: None, Ledger(Storage(folder), "generate", lambda unit: False))
+
+
 def test_lost_machines_are_nobodys_fault_and_new_ones_are_used(cluster, tmp_path):
     lost = []
 
@@ -68,14 +78,17 @@ def test_lost_machines_are_nobodys_fault_and_new_ones_are_used(cluster, tmp_path
             cluster.add_node(num_cpus=CORES)
 
     config = PoolConfig(threads=THREADS, ray=cluster.address)
-    pool = RayPool(partial(Traveller, tmp_path, 2 + ATTEMPTS), config)
-    assert pool.capacity() == 2
-    pool.run(deque([Unit(0), Unit(1)]), on_event)
+    with Ledger(Storage(tmp_path), "generate", lambda unit: False) as ledger:
+        workers = RayPool(
+            Work([Unit(0), Unit(1)], ledger, on_event), partial(Traveller, tmp_path, 2 + ATTEMPTS), config
+        )
+        assert workers.capacity() == 2
+        workers.run()
     assert {file.stem: file.read_text() for file in tmp_path.glob("*.txt")} == {"0": "", "1": ""}
     assert len(lost) == ATTEMPTS
 
 
-def test_a_machine_that_is_taken_is_waited_for_and_then_said():
+def test_a_machine_that_is_taken_is_waited_for_and_then_said(tmp_path):
     """In a session of Ray that was there before, and is afterwards."""
     import ray
 
@@ -84,15 +97,22 @@ def test_a_machine_that_is_taken_is_waited_for_and_then_said():
         holder = ray.remote(num_cpus=1)(Holder).remote()
         ray.get(holder.hold.remote())
         with pytest.raises(NoCapacity, match=r"no worker could be placed for 0\.01 minutes"):
-            run([0], partial(Traveller, Path(), 1), PoolConfig(workers=1, stall_minutes=0.01), lambda event: None)
+            run(tmp_path, partial(Traveller, tmp_path, 1), PoolConfig(workers=1, stall_minutes=0.01))
         assert ray.is_initialized()
     finally:
         ray.shutdown()
 
 
-def test_a_worker_that_cannot_be_unpickled_ends_the_job():
+def test_a_worker_that_cannot_be_unpickled_ends_the_job(tmp_path):
     with pytest.raises(WorkersKeepDying, match=r"a worker cannot start: .*only the driver has this"):
-        run([0], Unloadable(), PoolConfig(workers=1), lambda event: None)
+        run(tmp_path, Unloadable(), PoolConfig(workers=1))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_a_cluster_that_does_not_answer(address, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=f"the Ray cluster at {address} cannot be used"):
+        run(tmp_path, partial(Traveller, tmp_path, 1), PoolConfig(ray=address))
 
 
 class Holder:

@@ -1,7 +1,7 @@
 """Caches the latents of a dataset: the job over all shards, and its worker."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from jobs import pool
 from jobs.devices import require_device
-from jobs.pool import Event, Unit
+from jobs.ledger import Ledger
 from jobs.progress import JobProgress
+from jobs.units import Event, Unit
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
@@ -68,8 +69,11 @@ def make_latents(config: LatentsConfig) -> list[str]:
     out = dataset.storage.root if dataset.storage.is_local else config.out
     config = replace(config, out=out, vae=absolute(config.vae))
     pending = [shard for shard in heads if _is_due(dataset, vae.sha256, shard)]
-    with JobProgress("latents", sum(heads.values()), sum(heads[s] for s in heads if s not in pending)) as progress:
-        pool.run(pending, partial(LatentsWorker, config), config.pool, progress.update)
+    ledger = Ledger(dataset.storage, "latents", lambda shard: not _is_due(dataset, vae.sha256, shard))
+    with JobProgress(
+        "latents", sum(heads.values()), sum(heads[s] for s in heads if s not in pending), items_of=heads.__getitem__
+    ) as progress:
+        pool.run(pending, partial(LatentsWorker, config), config.pool, progress.update, ledger)
     lacking = [shard for shard in dataset.committed() if _is_due(dataset, vae.sha256, shard)]
     return [f"shards {', '.join(map(str, lacking))} were made since"] if lacking else []
 
@@ -115,7 +119,7 @@ class LatentsWorker:
         self.pixels = PixelSource(Reader(self.dataset, self.index), side, side)
         self.executor = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
-    def run(self, unit: Unit) -> Iterator[Event]:
+    def run(self, unit: Unit) -> Generator[Event, None, None]:
         """Encode one shard and commit its latents."""
         if unit.skipped:
             identity, reason = next(iter(unit.skipped.items()))

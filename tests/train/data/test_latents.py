@@ -15,7 +15,8 @@ from small import members_of, small_plan, write_shard
 from tiny_vae import write_vae
 
 from jobs import pool
-from jobs.pool import PoolConfig, Unit
+from jobs.pool import PoolConfig
+from jobs.units import Unit
 from manifests.dataset import Dataset
 from manifests.index import open_index
 from manifests.latents import FOLDER, identity_background, latents_file, read_record, record_file, short_name
@@ -126,6 +127,14 @@ def test_a_job_resumes_to_the_same_bytes(cached, config, vae):
     make_latents(config)
     assert files(cached) == before
     assert whole.stat().st_mtime_ns == stamp
+
+
+def test_a_part_gives_the_same_bytes(cached, config, vae):
+    before = files(cached)
+    for shard in range(3):
+        cached.storage.remove(record_file(vae_sha256(vae), shard))
+    make_latents(replace(config, pool=PoolConfig(workers=1, part="1/2")))
+    assert files(cached) == before
 
 
 def test_shards_that_are_made_meanwhile_are_named(tmp_path, vae, monkeypatch, capsys):

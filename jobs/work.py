@@ -1,0 +1,187 @@
+"""The units of a job that remain, for whatever runs them: which comes next, and what is to blame when a worker is lost.
+
+Three kinds of losses are told apart by evidence. A worker that died, hung or broke while its machine lives on counts against
+the item in hand, which is given up after ATTEMPTS of them. A machine that is gone counts against nothing. A worker that ran out
+of memory while others ran beside it counts against nothing either: its unit runs again alone on a machine, and only then.
+"""
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from jobs.ledger import Ledger, Loss
+from jobs.units import ATTEMPTS, ELSEWHERE, Event, Unit, WorkersKeepDying, finished
+
+LOOK = 5.0
+"""Seconds between two looks at the units that other drivers hold."""
+SLOW = 2.0
+"""A unit that takes so many times the median is run a second time by a worker that has nothing else to do."""
+ENOUGH = 3
+"""Finished units before there is a median to speak of; and items that a machine may lose in a row."""
+
+
+@dataclass
+class _Open:
+    """A unit that runs: where, since when, and how often (two if it is slow)."""
+
+    unit: Unit
+    hosts: list[str]
+    started: float = field(default_factory=lambda: time.monotonic())
+
+
+class Work:
+    """The remaining units of one driver."""
+
+    def __init__(self, units: Iterable[Unit], ledger: Ledger, on_event: Callable[[Event], None] = lambda event: None):
+        """`on_event` gets the events of workers, and one for every unit that is finished, here or by another driver."""
+        self.ledger, self.on_event = ledger, on_event
+        self.todo = deque(units)
+        self.alone: deque[Unit] = deque()
+        self.taken: deque[Unit] = deque()
+        self.open: dict[int, _Open] = {}
+        self.busy: Counter[str] = Counter()
+        self.draining: str | None = None
+        self.seconds: deque[float] = deque(maxlen=101)
+        self.lost_in_a_row: dict[str, dict[int | None, Unit]] = {}
+        self.left_out: set[str] = set()
+        self.without_item: Counter[int] = Counter()
+        self.looked = time.monotonic()
+
+    @property
+    def waiting(self) -> int:
+        """The number of units that a further worker could begin."""
+        return len(self.todo) + len(self.alone)
+
+    @property
+    def remains(self) -> bool:
+        """Whether anything is not finished, here or by another driver."""
+        return bool(self.todo or self.alone or self.taken or self.open)
+
+    def next(self, host: str) -> Unit | None:
+        """The unit that an idle worker on a machine should run; None if there is none for it now."""
+        if host in self.left_out:
+            return None
+        if self.alone and self.draining in (None, host):
+            self.draining = host
+            return None if self.busy[host] else self._begin(self.alone.popleft(), host)
+        if self.draining == host:
+            return None
+        while self.todo:
+            unit = self.todo.popleft()
+            if not self.ledger.claim(unit.index):
+                self.taken.append(unit)
+            elif self.ledger.is_done(unit.index):
+                self.ledger.release(unit.index)
+                self.on_event(finished(unit, ELSEWHERE))
+            else:
+                return self._begin(self._without_the_fatal(unit), host)
+        self._look()
+        return self._slow(host)
+
+    def finished(self, unit: Unit, host: str) -> None:
+        """A worker has made the result of a unit durable."""
+        self._ended(host)
+        if opened := self.open.pop(unit.index, None):
+            self.seconds.append(time.monotonic() - opened.started)
+            self.ledger.release(unit.index)
+            self.on_event(finished(unit))
+
+    def is_open(self, unit: Unit) -> bool:
+        """Whether a unit that runs is still wanted: a second run of it may have finished."""
+        return unit.index in self.open
+
+    def reported(self, event: Event, host: str) -> None:
+        """A worker has reported."""
+        if event.ends_item:
+            self.lost_in_a_row.pop(host, None)
+        self.on_event(event)
+
+    def given_back(self, unit: Unit, host: str) -> None:
+        """A unit is not finished, and its worker is not lost: it, or its machine, had to go."""
+        self._ended(host)
+        self._again(unit, host)
+
+    def lost(self, unit: Unit, last: Event | None, cause: str, host: str, is_memory: bool = False) -> None:
+        """A worker was lost, and its machine was not.
+
+        Raises:
+            WorkersKeepDying: no item can be the cause.
+        """
+        was_alone, item = self.busy[host] == 1, last.item if last else None
+        self._ended(host)
+        loss = Loss(item, last.stage if last else "start", cause, host, is_memory, not is_memory or was_alone)
+        self.ledger.record(unit.index, [*self.ledger.losses(unit.index), loss])
+        if self._is_bad(host, unit, item):
+            self._leave_out(host)
+        elif loss.blamed and (item is None or item in unit.skipped):
+            self.without_item[unit.index] += 1
+            if self.without_item[unit.index] >= ATTEMPTS:
+                where = f"at stage {last.stage} of unit {unit.index}" if last else "while starting"
+                raise WorkersKeepDying(f"{ATTEMPTS} workers died {where} (the last one {cause}); --inline shows more")
+        self._again(self._without_the_fatal(unit), host, alone=is_memory)
+
+    def _begin(self, unit: Unit, host: str) -> Unit:
+        self.open.setdefault(unit.index, _Open(unit, [])).hosts.append(host)
+        self.busy[host] += 1
+        return unit
+
+    def _ended(self, host: str) -> None:
+        self.busy[host] -= 1
+        if self.draining == host and not self.busy[host]:
+            self.draining = None
+
+    def _again(self, unit: Unit, host: str, alone: bool = False) -> None:
+        """A run of a unit has ended without a result; it begins again unless another run of it goes on."""
+        opened = self.open.get(unit.index)
+        if opened is None:
+            return
+        opened.hosts.remove(host)
+        if not opened.hosts:
+            del self.open[unit.index]
+            (self.alone if alone else self.todo).appendleft(unit)
+
+    def _without_the_fatal(self, unit: Unit) -> Unit:
+        """A unit without the items that ATTEMPTS workers were lost to, and with those to watch to which any was."""
+        of: dict[int, list[Loss]] = {}
+        for loss in self.ledger.losses(unit.index):
+            if loss.item is not None and loss.blamed:
+                of.setdefault(loss.item, []).append(loss)
+        skipped = {
+            item: f"its worker {losses[-1].cause} at stage {losses[-1].stage}, the last of {ATTEMPTS} that were lost to it"
+            for item, losses in of.items()
+            if len(losses) >= ATTEMPTS
+        }
+        return replace(unit, skipped={**skipped, **unit.skipped}, watched=frozenset(of))
+
+    def _is_bad(self, host: str, unit: Unit, item: int | None) -> bool:
+        """Whether a machine has lost different items in a row and finished none, while there are others that work."""
+        row = self.lost_in_a_row.setdefault(host, {})
+        row[item] = unit
+        return len(row) >= ENOUGH and len({h for h in self.busy if h not in self.left_out}) > 1
+
+    def _leave_out(self, host: str) -> None:
+        """Give a machine nothing more, and take back what its losses were blamed on."""
+        self.left_out.add(host)
+        for unit in self.lost_in_a_row.pop(host).values():
+            losses = self.ledger.losses(unit.index)
+            self.ledger.record(unit.index, [replace(x, blamed=x.blamed and x.host != host) for x in losses])
+        print(f"{host} is left out: {ENOUGH} items in a row were lost there, and none was finished", file=sys.stderr)
+
+    def _look(self) -> None:
+        """Consider again, now and then, what other drivers hold."""
+        if self.taken and time.monotonic() - self.looked > LOOK:
+            self.looked = time.monotonic()
+            self.todo, self.taken = self.taken, deque()
+
+    def _slow(self, host: str) -> Unit | None:
+        """The slowest unit that runs, to be run a second time: its bytes are the same, and its record is written last."""
+        once = [one for one in self.open.values() if len(one.hosts) == 1 and not self.draining]
+        if self.taken or not once or len(self.seconds) < ENOUGH:
+            return None
+        slowest = min(once, key=lambda one: one.started)
+        if time.monotonic() - slowest.started < SLOW * median(self.seconds):
+            return None
+        return self._begin(self._without_the_fatal(slowest.unit), host)
