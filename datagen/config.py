@@ -203,4 +203,6 @@ class RepairConfig:
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
+        if self.pool.part:
+            raise UserError("repair takes no --part; one command replaces all shards that are damaged")
         check_device(self.device, self.pool.gpus_per_worker)

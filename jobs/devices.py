@@ -30,7 +30,9 @@ def check_device(device: str, gpus_per_worker: float = 0.0) -> None:
     if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
         raise UserError(f"--device is {device!r}; it must be cpu, cuda, or cuda:N for the GPU of index N")
     if ":" in device and gpus_per_worker:
-        raise UserError(f"--device is {device}, but with --gpus-per-worker Ray chooses the GPUs; give --device cuda")
+        raise UserError(
+            f"--device is {device}, but with --gpus-per-worker every worker is given its GPUs; give --device cuda"
+        )
 
 
 def require_device(device: str) -> None:

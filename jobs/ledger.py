@@ -1,8 +1,8 @@
-"""What the drivers of a job share, as files in the dataset: who works on which unit, and which workers were lost to it.
+"""The files that drivers of a job share in a dataset: who works on which unit, and which workers were lost to it.
 
 A driver takes a lease before it runs a unit, so that several of them (the parts of a job array, or a command that was started
 twice) divide the work, and what a dead one held is taken over. Leases save work and are not what keeps a dataset whole: the
-bytes of a shard are the same whoever makes it, and its record is written last.
+bytes of a shard are the same whichever makes it, and its record is written last.
 
     work/JOB/WRITER            a driver; it counts up while the driver lives
     work/JOB/leases/UNIT.N     the N-th lease of a unit, with the name of its driver; the highest one counts
@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 
-from manifests.errors import StorageError
 from manifests.storage import Storage, is_dead, writer_name
 
 BEAT = 15.0
@@ -49,9 +48,14 @@ class Ledger:
         job: str,
         is_done: Callable[[int], bool],
         clear: Callable[[int], object] = lambda unit: None,
+        remembers: bool = False,
     ):
-        """`is_done` tells whether a unit's result is there; `clear` removes what a dead driver's workers left of it."""
+        """`is_done` tells whether a unit's result is there; `clear` removes what a dead driver's workers left of it.
+
+        Losses of earlier commands count if it `remembers`; otherwise the first driver forgets them.
+        """
         self.storage, self.folder, self.is_done, self.clear = storage, f"work/{job}", is_done, clear
+        self.remembers = remembers
         self.name = f"{self.folder}/{writer_name()}"
         self._held: dict[int, str] = {}
         self._signs: dict[str, tuple[bytes, float]] = {}
@@ -64,6 +68,9 @@ class Ledger:
                 self._remove(f"{self.folder}/{name}")
         self.storage.write(self.name, b"0")
         self._beats.start()
+        if not self.remembers and not self.others():
+            for name in self.storage.names(f"{self.folder}/losses"):
+                self._remove(f"{self.folder}/losses/{name}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -95,12 +102,16 @@ class Ledger:
                 holder = self.storage.read(lease).decode().rpartition("/")[2]
             except FileNotFoundError:  # just released
                 return False
-            if not self._is_dead(holder):
+            if not self._is_dead(holder, lease):
                 return False
+            if holder:  # one that lives signs again
+                self._remove(f"{self.folder}/{holder}")
         raise AssertionError
 
     def release(self, unit: int) -> None:
-        """Give the lease of a unit back, and remove those of dead drivers before it."""
+        """Give the lease of a unit back, if this driver has it, and remove those of dead drivers before it."""
+        if unit not in self._held:
+            return
         stem, _, generation = self._held.pop(unit).rpartition(".")
         # From the first on, so that no driver finds a gap below a lease that counts.
         for one in range(int(generation) + 1):
@@ -137,19 +148,22 @@ class Ledger:
                 return
             try:
                 self.storage.write(self.name, str(beat).encode())
-            except (OSError, StorageError):
-                continue  # The next one may succeed, and a worker that writes its shard meets the same error and says so.
+            except OSError:
+                continue  # The next one may succeed; a worker that writes its shard meets the same error, and reports it.
 
-    def _is_dead(self, writer: str) -> bool:
-        """Whether a driver has ended or gives no sign of life; one of this machine is looked up by its process number."""
+    def _is_dead(self, writer: str, lease: str = "") -> bool:
+        """Whether a driver has ended or gives no sign of life; one of this machine is looked up by its process number.
+
+        A lease without a name is one that is being written, or whose driver died at that.
+        """
         if writer and is_dead(writer):
             return True
         try:
             sign = self.storage.read(f"{self.folder}/{writer}") if writer else b""
         except FileNotFoundError:
             return True
-        now = time.monotonic()
-        before, since = self._signs.get(writer, (None, now))
+        now, key = time.monotonic(), writer or lease
+        before, since = self._signs.get(key, (None, now))
         if sign != before:
-            self._signs[writer] = sign, now
+            self._signs[key] = sign, now
         return sign == before and now - since > DEAD

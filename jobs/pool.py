@@ -116,8 +116,9 @@ def run(
         return
     with ledger:
         if others := ledger.others():
+            what = "other command is" if len(others) == 1 else "other commands are"
             print(
-                f"{len(others)} other commands are at work on {ledger.storage.url}; they share what is left",
+                f"{len(others)} {what} at work on {ledger.storage.url}; shards that are left are shared",
                 file=sys.stderr,
             )
         work = Work([*todo[begin:], *todo[:begin]], ledger, on_event)

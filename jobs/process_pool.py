@@ -7,9 +7,11 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from threading import Thread
 from typing import Any
 
@@ -47,7 +49,7 @@ class ProcessPool:
         self.work, self.make_worker, self.config = work, make_worker, config
         self.context = get_context("spawn")
         cores, gpus = usable_cores(), count_gpus() if config.gpus_per_worker else 0
-        self.size = workers_that_fit(config, max(cores, config.workers * config.threads), gpus)
+        self.size = _fits(config, cores, gpus)
         if self.size == 0:
             raise UserError(
                 f"no worker fits: each takes --threads {config.threads} and --gpus-per-worker {config.gpus_per_worker:g}, "
@@ -83,10 +85,14 @@ class ProcessPool:
 
     def _assign(self) -> None:
         """Give every idle worker a unit, and start the workers that there is work for."""
-        for one in self.workers:
-            if one.unit is None and (unit := self.work.next(HOST)):
+        for one in list(self.workers):
+            if one in self.workers and one.unit is None and (unit := self.work.next(HOST)):
                 one.unit, one.last, one.heard = unit, None, time.monotonic()
-                one.pipe.send(unit)
+                with suppress(OSError):  # it has just died, which its pipe tells
+                    one.pipe.send(unit)
+                if self.work.draining == HOST:  # what idle workers hold in memory is missing to this one
+                    for other in [other for other in self.workers if other.unit is None]:
+                        self._remove(other)
         idle = sum(one.unit is None for one in self.workers)
         for _ in range(min(len(self.free), self.work.waiting - idle)):
             self._start()
@@ -144,8 +150,8 @@ class ProcessPool:
         if code == -signal.SIGTERM:  # the machine has to go, and told the worker before it could take it
             self._lose(one, "")
             return
-        killed = oom_kills()
-        is_memory, self.oom_kills = killed > self.oom_kills and code == -signal.SIGKILL, killed
+        is_memory = oom_kills() > self.oom_kills and code == -signal.SIGKILL
+        self.oom_kills += is_memory
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         self._lose(one, "ran out of memory" if is_memory else cause, is_memory)
 
@@ -171,13 +177,23 @@ class ProcessPool:
         self.free.append(one.gpus)
 
 
+def _fits(config: PoolConfig, cores: int, gpus: int) -> int:
+    """The number of workers that fit; a GPU is shared by as many as its share goes into it, and none uses a part of two."""
+    share = config.gpus_per_worker
+    if share > 1 and share % 1:
+        raise UserError(f"--gpus-per-worker is {share:g}; with --part it must be a whole number or at most 1")
+    whole = int(1 / share + 1e-6) * share * gpus if 0 < share < 1 else gpus
+    return workers_that_fit(config, max(cores, config.workers * config.threads), whole)
+
+
 def _visible_gpus(share: float, worker: int) -> str:
     """The GPUs of a worker as CUDA_VISIBLE_DEVICES has them; empty if it has none of its own."""
     if not share:
         return ""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count_gpus())))
-    first = int(worker * share + 1e-6)
-    return ",".join(seen.split(",")[first : first + max(1, round(share))])
+    seen = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count_gpus())))).split(",")
+    if share < 1:
+        return seen[worker // int(1 / share + 1e-6)]
+    return ",".join(seen[worker * int(share) : (worker + 1) * int(share)])
 
 
 def _serve(make_worker: Callable[[], Worker], pipe: Any, gpus: str) -> None:
@@ -207,6 +223,7 @@ def _serve(make_worker: Callable[[], Worker], pipe: Any, gpus: str) -> None:
 def _portable(error: Exception) -> Exception:
     """An exception as it is, if it survives the way to another process, and otherwise its text."""
     try:
+        ForkingPickler.dumps(error)
         return copy.copy(error)  # made anew from its arguments, as on the other side
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")

@@ -157,7 +157,9 @@ class RayPool:
     def _start_actors(self) -> None:
         """Start as many actors as there is work for and as fit; of a requested number also those that must wait."""
         self.looked = time.monotonic()
-        there = len(self.starting) + len(self.idle) + len(self.running)
+        # Idle ones on a machine that is left out keep others from it, and do not count.
+        idle = sum(one.host not in self.work.left_out for one in self.idle)
+        there = len(self.starting) + idle + len(self.running)
         open_units = self.work.waiting + len(self.suspects) + len(self.running)
         for _ in range(min(self.config.workers or self.capacity(), open_units) - there):
             handle = self.Remote.remote(self.make_worker)
@@ -192,7 +194,7 @@ class RayPool:
 
     def _assign(self) -> None:
         """Give idle actors units; one on a machine that gets none at the moment stays idle, and keeps others from it."""
-        waiting = []
+        waiting, lonely = [], set()
         for one in reversed(self.idle):
             unit = self.work.next(one.host)
             if unit is None:
@@ -203,7 +205,11 @@ class RayPool:
             # The actor waits while one report is unread, so the last one names the item at which it died.
             options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
             self.running[one.handle.run.options(**options).remote(unit, beat)] = one
-        self.idle = waiting[::-1]
+            if self.work.draining == one.host:  # what idle workers hold in memory is missing to this one
+                lonely.add(one.host)
+        for one in [one for one in waiting if one.host in lonely]:
+            self.ray.kill(one.handle)
+        self.idle = [one for one in waiting[::-1] if one.host not in lonely]
 
     def _started(self, ref: Any) -> None:
         handle = self.starting.pop(ref)

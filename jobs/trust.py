@@ -28,7 +28,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Trust:
-    """What the driver has, to be compared on the machine of a worker."""
+    """The code and the versions of a driver, to be compared on the machine of a worker."""
 
     dataset: str
     driver: str
@@ -36,7 +36,7 @@ class Trust:
 
     @classmethod
     def of_driver(cls, ledger: Ledger) -> "Trust":
-        """Of this process."""
+        """The code and the versions of this process, and its file in the dataset."""
         return cls(ledger.storage.address, ledger.name, what_is_here())
 
     def check(self, node: str) -> Machine:

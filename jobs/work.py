@@ -25,10 +25,11 @@ ENOUGH = 3
 
 @dataclass
 class _Open:
-    """A unit that runs: where, since when, and how often (two if it is slow)."""
+    """A unit that runs, as it was asked for: where (twice if it is slow), since when, and which items it leaves out."""
 
     unit: Unit
     hosts: list[str]
+    skipped: set[int] = field(default_factory=set)
     started: float = field(default_factory=lambda: time.monotonic())
 
 
@@ -40,6 +41,7 @@ class Work:
         self.ledger, self.on_event = ledger, on_event
         self.todo = deque(units)
         self.alone: deque[Unit] = deque()
+        self.lone: set[int] = set()
         self.taken: deque[Unit] = deque()
         self.open: dict[int, _Open] = {}
         self.busy: Counter[str] = Counter()
@@ -52,7 +54,8 @@ class Work:
 
     @property
     def waiting(self) -> int:
-        """The number of units that a further worker could begin."""
+        """The number of units that a further worker could begin; those of other drivers count at every LOOK."""
+        self._look()
         return len(self.todo) + len(self.alone)
 
     @property
@@ -62,23 +65,28 @@ class Work:
 
     def next(self, host: str) -> Unit | None:
         """The unit that an idle worker on a machine should run; None if there is none for it now."""
-        if host in self.left_out:
+        if host in self.left_out and self._others_work(host):
             return None
         if self.alone and self.draining in (None, host):
             self.draining = host
             return None if self.busy[host] else self._begin(self.alone.popleft(), host)
         if self.draining == host:
             return None
+        self._look()
+        begun = time.monotonic()
         while self.todo:
             unit = self.todo.popleft()
-            if not self.ledger.claim(unit.index):
+            # Asked before the lease is taken, which costs more, and again with it.
+            done = self.ledger.is_done(unit.index)
+            if not done and not self.ledger.claim(unit.index):
                 self.taken.append(unit)
-            elif self.ledger.is_done(unit.index):
+            elif done or self.ledger.is_done(unit.index):
                 self.ledger.release(unit.index)
                 self.on_event(finished(unit, ELSEWHERE))
             else:
-                return self._begin(self._without_the_fatal(unit), host)
-        self._look()
+                return self._begin(unit, host)
+            if time.monotonic() - begun > 1.0:  # workers report meanwhile
+                return None
         return self._slow(host)
 
     def finished(self, unit: Unit, host: str) -> None:
@@ -95,7 +103,8 @@ class Work:
 
     def reported(self, event: Event, host: str) -> None:
         """A worker has reported."""
-        if event.ends_item:
+        opened = self.open.get(event.unit)
+        if event.ends_item and opened and event.item not in opened.skipped:
             self.lost_in_a_row.pop(host, None)
         self.on_event(event)
 
@@ -110,30 +119,35 @@ class Work:
         Raises:
             WorkersKeepDying: no item can be the cause.
         """
-        was_alone, item = self.busy[host] == 1, last.item if last else None
+        was_alone, item = self.draining == host, last.item if last else None
         self._ended(host)
         loss = Loss(item, last.stage if last else "start", cause, host, is_memory, not is_memory or was_alone)
         self.ledger.record(unit.index, [*self.ledger.losses(unit.index), loss])
-        if self._is_bad(host, unit, item):
+        if not is_memory and self._is_bad(host, unit, item):
             self._leave_out(host)
         elif loss.blamed and (item is None or item in unit.skipped):
             self.without_item[unit.index] += 1
             if self.without_item[unit.index] >= ATTEMPTS:
                 where = f"at stage {last.stage} of unit {unit.index}" if last else "while starting"
                 raise WorkersKeepDying(f"{ATTEMPTS} workers died {where} (the last one {cause}); --inline shows more")
-        self._again(self._without_the_fatal(unit), host, alone=is_memory)
+        if is_memory:
+            self.lone.add(unit.index)
+        self._again(unit, host)
 
     def _begin(self, unit: Unit, host: str) -> Unit:
-        self.open.setdefault(unit.index, _Open(unit, [])).hosts.append(host)
+        opened = self.open.setdefault(unit.index, _Open(unit, []))
+        opened.hosts.append(host)
         self.busy[host] += 1
-        return unit
+        own = self._without_the_fatal(unit)
+        opened.skipped |= own.skipped.keys()
+        return own
 
     def _ended(self, host: str) -> None:
         self.busy[host] -= 1
         if self.draining == host and not self.busy[host]:
             self.draining = None
 
-    def _again(self, unit: Unit, host: str, alone: bool = False) -> None:
+    def _again(self, unit: Unit, host: str) -> None:
         """A run of a unit has ended without a result; it begins again unless another run of it goes on."""
         opened = self.open.get(unit.index)
         if opened is None:
@@ -141,7 +155,7 @@ class Work:
         opened.hosts.remove(host)
         if not opened.hosts:
             del self.open[unit.index]
-            (self.alone if alone else self.todo).appendleft(unit)
+            (self.alone if unit.index in self.lone else self.todo).appendleft(opened.unit)
 
     def _without_the_fatal(self, unit: Unit) -> Unit:
         """A unit without the items that ATTEMPTS workers were lost to, and with those to watch to which any was."""
@@ -160,7 +174,11 @@ class Work:
         """Whether a machine has lost different items in a row and finished none, while there are others that work."""
         row = self.lost_in_a_row.setdefault(host, {})
         row[item] = unit
-        return len(row) >= ENOUGH and len({h for h in self.busy if h not in self.left_out}) > 1
+        return len(row) >= ENOUGH and self._others_work(host)
+
+    def _others_work(self, host: str) -> bool:
+        """Whether units run on other machines that are not left out."""
+        return any(count > 0 for other, count in self.busy.items() if other != host and other not in self.left_out)
 
     def _leave_out(self, host: str) -> None:
         """Give a machine nothing more, and take back what its losses were blamed on."""
@@ -179,9 +197,10 @@ class Work:
     def _slow(self, host: str) -> Unit | None:
         """The slowest unit that runs, to be run a second time: its bytes are the same, and its record is written last."""
         once = [one for one in self.open.values() if len(one.hosts) == 1 and not self.draining]
-        if self.taken or not once or len(self.seconds) < ENOUGH:
+        if self.taken or self.todo or not once or len(self.seconds) < ENOUGH:
             return None
         slowest = min(once, key=lambda one: one.started)
-        if time.monotonic() - slowest.started < SLOW * median(self.seconds):
+        # With losses its two runs might leave out different items, and their bytes would differ.
+        if time.monotonic() - slowest.started < SLOW * median(self.seconds) or self.ledger.losses(slowest.unit.index):
             return None
-        return self._begin(self._without_the_fatal(slowest.unit), host)
+        return self._begin(slowest.unit, host)

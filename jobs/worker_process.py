@@ -1,4 +1,4 @@
-"""What every worker does, in whichever process it runs: report, but not too often, and stop when the machine has to go."""
+"""The part of a worker that is the same in every process: it reports, but not too often, and stops if its machine must go."""
 
 import signal
 import threading
@@ -39,15 +39,23 @@ def reports(worker: Worker, unit: Unit, beat: float, stopping: Callable[[], bool
 
 
 def run_inline(work: Work, make_worker: Callable[[], Worker]) -> None:
-    """Run everything in this process, one unit after the other."""
+    """Run everything in this process, one unit after the other; SIGTERM ends it after the item in hand."""
     worker = make_worker()
-    while work.remains:
-        if unit := work.next(HERE):
-            for event in worker.run(unit):
-                work.reported(event, HERE)
-            work.finished(unit, HERE)
-        else:
-            time.sleep(1.0)  # Other drivers hold the rest.
+    with held_signals(signal.SIGTERM) as caught:
+        while work.remains:
+            if caught:
+                raise KeyboardInterrupt
+            unit = work.next(HERE)
+            if unit is None:
+                time.sleep(1.0)  # Other drivers hold the rest.
+                continue
+            for events in reports(worker, unit, 0.0, lambda: bool(caught)):
+                for event in events:
+                    work.reported(event, HERE)
+                if not events:
+                    work.given_back(unit, HERE)
+            if work.is_open(unit):
+                work.finished(unit, HERE)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pyarrow as pa
 from manifests import schema
 from manifests.plan import Plan
 from manifests.storage import Storage, naming
-from manifests.tables import parquet_bytes, read_parquet
+from manifests.tables import parquet_bytes, parquet_file
 
 FOLDER = schema.SHARDS
 SUFFIXES = (".tar", ".views.parquet", ".identities.parquet")
@@ -73,33 +73,39 @@ class ShardWriter:
         """Keep what was added, for a writer that goes on from there; nothing of it counts as part of the dataset."""
         with naming(self._scratch[".tar"]):
             self._tar.close()
-        views, identities = self._tables()
-        state = {
-            "fingerprint": self.plan.fingerprint,
-            "size": self._position,
-            "sha256": self._sha256.hexdigest(),
-            "meshes": self._meshes,
-            "run": dict(run),
+        tables = {suffix: parquet_bytes(table) for suffix, table in self._tables().items()}
+        hashes = {
+            ".tar": self._sha256.hexdigest(),
+            **{suffix: _record(data)["sha256"] for suffix, data in tables.items()},
         }
+        state = {"fingerprint": self.plan.fingerprint, "sha256": hashes, "meshes": self._meshes, "run": dict(run)}
         self.storage.commit(self._scratch[".tar"], self._parked(".tar"))
-        self.storage.write(self._parked(".views.parquet"), parquet_bytes(views))
-        self.storage.write(self._parked(".identities.parquet"), parquet_bytes(identities))
-        self.storage.write_json(self._parked(".json"), state)
+        for suffix, data in tables.items():
+            self.storage.write(self._parked(suffix), data)
+        self.storage.write_json(self._parked(DONE), state)
 
     def resume(self) -> None:
-        """Go on from what another writer of this plan has parked, if that is whole; it is removed in any case."""
-        if not self.storage.exists(self._parked(".json")):
+        """Go on from what another writer of this plan has parked, if that is whole; it is removed in any case.
+
+        A shard that runs twice may be parked twice, so files of two writers may be mixed.
+        """
+        try:
+            state = json.loads(self.storage.read(self._parked(DONE)))
+            data = {suffix: self.storage.read(self._parked(suffix)) for suffix in SUFFIXES}
+        except FileNotFoundError:
             return
-        state = json.loads(self.storage.read(self._parked(".json")))
-        self.storage.remove(self._parked(".json"))
-        tar = self.storage.read(self._parked(".tar"))
-        if state["fingerprint"] == self.plan.fingerprint and hashlib.sha256(tar).hexdigest() == state["sha256"]:
-            self._write(tar)
-            self._position, self._meshes, self.run = state["size"], state["meshes"], state["run"]
-            self._views = read_parquet(self.storage, self._parked(".views.parquet")).to_pylist()
-            self._identities = read_parquet(self.storage, self._parked(".identities.parquet")).to_pylist()
-        for suffix in SUFFIXES:
-            self.storage.remove(self._parked(suffix))
+        hashes = {suffix: hashlib.sha256(part).hexdigest() for suffix, part in data.items()}
+        if state["fingerprint"] == self.plan.fingerprint and hashes == state["sha256"]:
+            self._write(data[".tar"])
+            self._position, self._meshes, self.run = len(data[".tar"]), state["meshes"], state["run"]
+            self._views, self._identities = (parquet_file(data[s]).read().to_pylist() for s in SUFFIXES[1:])
+        self._discard()
+
+    def _discard(self) -> None:
+        """Remove what is parked of this shard."""
+        for suffix in (DONE, *SUFFIXES):
+            if self.storage.exists(self._parked(suffix)):
+                self.storage.remove(self._parked(suffix))
 
     def add_view(self, row: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
         """Append one sample; `row` holds the camera columns of schema.VIEWS, `members` the encoded files."""
@@ -125,11 +131,17 @@ class ShardWriter:
         self._meshes[name] = _record(ply)
 
     def commit(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the shard durable and visible; `run` (host, seconds, versions) goes into done.json, which is returned."""
+        """Make the shard durable and visible; `run` (host, seconds, versions) goes into done.json, which is returned.
+
+        If another writer has committed it meanwhile, its shard stays.
+        """
+        if self.storage.exists(f"{FOLDER}/{self.name}{DONE}"):
+            self._discard()
+            return json.loads(self.storage.read(f"{FOLDER}/{self.name}{DONE}"))
         self._write(_END_OF_ARCHIVE)
         with naming(self._scratch[".tar"]):
             self._tar.close()
-        tables = dict(zip(SUFFIXES[1:], self._tables(), strict=True))
+        tables = self._tables()
         files = {".tar": {"size": self._position + len(_END_OF_ARCHIVE), "sha256": self._sha256.hexdigest()}}
         for suffix, table in tables.items():
             data, scratch = parquet_bytes(table), self._new_scratch(suffix)
@@ -149,6 +161,7 @@ class ShardWriter:
         for suffix in SUFFIXES:
             self.storage.commit(self._scratch[suffix], f"{FOLDER}/{self.name}{suffix}")
         self.storage.write_json(f"{FOLDER}/{self.name}{DONE}", done)
+        self._discard()  # of a second run of this shard that was given back
         return done
 
     def __enter__(self) -> "ShardWriter":
@@ -163,10 +176,10 @@ class ShardWriter:
             for scratch in self._scratch.values():
                 scratch.unlink(missing_ok=True)
 
-    def _tables(self) -> tuple[pa.Table, pa.Table]:
-        """The rows of the views and of the identities."""
+    def _tables(self) -> dict[str, pa.Table]:
+        """The rows of the views and of the identities, by their suffix."""
         views = pa.Table.from_pylist(self._views, schema.views_schema(self.plan.member_names))
-        return views, pa.Table.from_pylist(self._identities, schema.IDENTITIES)
+        return {SUFFIXES[1]: views, SUFFIXES[2]: pa.Table.from_pylist(self._identities, schema.IDENTITIES)}
 
     def _parked(self, suffix: str) -> str:
         return f"{PARKED}/{self.name}{suffix}"

@@ -24,6 +24,8 @@ SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<writer>[0-9a-f]{12}-\d+-[0-9a-
 """The end of a scratch file's name; files of other programs with similar names are left alone."""
 ABANDONED = 24 * 3600.0
 """Seconds after its last write at which a scratch file of another machine or container counts as abandoned."""
+UNSIGNED = 900.0
+"""The same for a writer whose command has lost its lease."""
 WHOLE_AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "memory"}
 """Protocols whose keys appear only when an upload has finished."""
 
@@ -108,8 +110,15 @@ class Storage:
                 with open(path, "xb") as file:
                     file.write(data)
             else:
+                if not WHOLE_AT_ONCE & set(self.fs.protocols):
+                    self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self.fs.pipe_file(path, data, mode="create")
         except FileExistsError:
+            return False
+        except StorageError:
+            # Some object stores refuse a conditional write with an error of their own.
+            if not self.exists(name):
+                raise
             return False
         return True
 
@@ -175,14 +184,14 @@ class Storage:
 
         On the same machine and container the process number tells whether the writer is alive; a file of any other writer is
         removed when nothing was written to it for a day. With `of`, the name of a file without its suffix, only scratch files
-        of that name are removed, and all of them except those of living writers of this machine: the caller knows that no
-        other machine writes it. Uploads to object stores use a temporary folder of their process.
+        of that name are removed, and after UNSIGNED seconds: the caller knows that their writer gives no sign of life.
+        Uploads to object stores use a temporary folder of their process.
         """
         if not self.is_local:
             return 0
         folder, _, stem = of.rpartition("/")
         found = Path(self.root, folder).rglob(f".{stem}*{TEMPORARY}*")
-        dead = [path for path in found if _is_abandoned(path, 0.0 if of else ABANDONED)]
+        dead = [path for path in found if _is_abandoned(path, UNSIGNED if of else ABANDONED)]
         for path in dead:
             path.unlink(missing_ok=True)
         return len(dead)

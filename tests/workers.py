@@ -82,7 +82,7 @@ def is_made(storage: Storage, shard: int) -> bool:
 
 def ledger_of(out: str) -> Ledger:
     storage = Storage(out)
-    return Ledger(storage, "generate", partial(is_made, storage))
+    return Ledger(storage, "generate", partial(is_made, storage), remembers=True)
 
 
 def make(maker: Maker, config: PoolConfig, on_event=lambda event: None) -> Dataset:

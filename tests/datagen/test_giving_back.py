@@ -1,5 +1,7 @@
 """A shard that is given back goes on from its last finished head, with the bytes of one that was never interrupted."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -53,13 +55,35 @@ def test_it_goes_on_and_the_bytes_are_the_same(given_back, undisturbed):
     assert set(dataset.done(0)["run"]["identity_seconds"]) == {"0", "1", "2"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing"])
 def test_damage_begins_it_anew(given_back, undisturbed, damage):
     (tar,) = (given_back / PARKED).glob("*.tar")
     data = tar.read_bytes()
-    tar.write_bytes(data[:-1] if damage == "cut" else data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+    if damage == "missing":
+        tar.unlink()
+    else:
+        tar.write_bytes(data[:-1] if damage == "cut" else data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
     generate(egg_job(str(given_back), INLINE, **ONE_SHARD))
     assert hashes(given_back) == undisturbed
+
+
+def test_sigterm_to_a_command_inline(tmp_path, undisturbed, monkeypatch):
+    """It ends after the head in hand, and the next command goes on after it."""
+    original, made = GenerateWorker._add_identity, []
+
+    def add(self, unit, identity, writer, run):
+        made.append(identity)
+        if len(made) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from original(self, unit, identity, writer, run)
+
+    monkeypatch.setattr(GenerateWorker, "_add_identity", add)
+    job = egg_job(str(tmp_path), INLINE, **ONE_SHARD)
+    with pytest.raises(KeyboardInterrupt):
+        generate(job)
+    assert made == [0, 1]
+    generate(job)
+    assert made == [0, 1, 2] and hashes(tmp_path) == undisturbed
 
 
 def test_a_shard_of_another_plan_is_not_gone_on_with(given_back, undisturbed):

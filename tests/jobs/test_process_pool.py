@@ -199,3 +199,27 @@ def test_bad_parts(fields, says, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=says):
         PoolConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("share", "seen", "size", "visible"),
+    [
+        (0.5, "4,7", 4, ["4", "4", "7", "7"]),
+        (0.4, "0,1", 4, ["0", "0", "1", "1"]),
+        (1.0, "0,1", 2, ["0", "1"]),
+        (2.0, "0,1,2,3", 2, ["0,1", "2,3"]),
+        (0.0, "0", 8, [""] * 8),
+    ],
+)
+def test_gpus_of_workers(share, seen, size, visible, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    config = PoolConfig(gpus_per_worker=share, part="0/1")
+    assert process_pool._fits(config, 8, seen.count(",") + 1) == size
+    assert [process_pool._visible_gpus(share, worker) for worker in range(size)] == visible
+
+
+def test_a_share_that_cuts_a_gpu():
+    with pytest.raises(
+        ValueError, match=r"--gpus-per-worker is 1.5; with --part it must be a whole number or at most 1"
+    ):
+        process_pool._fits(PoolConfig(gpus_per_worker=1.5, part="0/1"), 8, 4)

@@ -39,7 +39,9 @@ def test_what_another_driver_holds_is_looked_at_again(tmp_path, ledger, clock):
         assert work.next("a").index == 1
         assert work.next("a") is None and work.remains
         clock.now = LOOK + 1
-        assert work.next("a") is None
+        assert work.next("a") is None and not work.waiting
+    clock.now += LOOK + 1
+    assert work.waiting == 1, "a worker is started for it, if there is none"
     assert work.next("a").index == 0
 
 
@@ -154,7 +156,8 @@ def test_a_repeated_unit_goes_on_if_one_of_its_workers_is_lost(ledger, clock):
     assert not work.remains
 
 
-def test_a_repeated_unit_is_watched_where_a_worker_was_lost(ledger, clock):
+def test_a_unit_that_a_worker_was_lost_with_is_not_repeated(ledger, clock):
+    """Its two runs might leave out different items."""
     work = Work(units(4), ledger)
     work.next("a")
     for _ in range(3):
@@ -162,4 +165,40 @@ def test_a_repeated_unit_is_watched_where_a_worker_was_lost(ledger, clock):
         clock.now += 10
         work.finished(unit, "b")
     work.lost(work.next("b"), at(0, 1), "died", "b")
-    assert work.next("b").watched == {1}
+    assert work.next("b") is None
+
+
+def test_three_of_a_machine_out_of_memory_do_not_leave_it_out(ledger, clock):
+    work = Work(units(5), ledger)
+    begun = [work.next("a") for _ in range(4)]
+    other = work.next("b")
+    for unit in begun[:3]:
+        work.lost(unit, at(unit.index, 4 * unit.index), "ran out of memory", "a", is_memory=True)
+    work.finished(begun[3], "a")
+    assert not work.left_out and work.next("a").index in (0, 1, 2)
+    assert not any(loss.blamed for unit in begun for loss in ledger.losses(unit.index))
+    work.finished(other, "b")
+
+
+def test_a_bad_machine_that_asks_first_is_left_out_all_the_same(ledger, clock):
+    """It gets the same unit again and again, whose items are given up one after the other, until it is recognised."""
+    work = Work(units(2), ledger)
+    good = work.next("good")
+    for item in range(4, 8):
+        for _ in range(ATTEMPTS):
+            if unit := work.next("bad"):
+                for skipped in unit.skipped:
+                    work.reported(Event(1, skipped, "done", 2, 2), "bad")
+                work.lost(unit, at(1, item), "died", "bad")
+    assert work.left_out == {"bad"}
+    work.finished(good, "good")
+    assert work.next("good") == Unit(1), "nothing is blamed on its items"
+
+
+def test_the_last_machine_works_on_even_if_it_was_left_out(ledger, clock):
+    work = Work(units(2), ledger)
+    work.next("good")
+    work.left_out.add("bad")
+    assert work.next("bad") is None
+    work.given_back(Unit(0), "good")
+    assert work.next("bad") is not None
