@@ -175,11 +175,12 @@ class GenerateWorker:
                     else:
                         stage, views = step
                         yield Event(unit.index, identity, stage, views, len(self.settings.rig) + 1)
-            except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
-                # Not an error of this head: the device may be lost to this process.
-                kind = OutOfMemory if isinstance(error, torch.OutOfMemoryError) else WorkerIsBroken
-                raise kind(f"{type(error).__name__} at stage {stage}: {error}") from error
             except Exception as error:
+                # Not errors of this head: its neighbours take memory too, and the device may be lost to this process.
+                if _is_out_of_memory(error):
+                    raise OutOfMemory(f"{type(error).__name__} at stage {stage}: {error}") from error
+                if isinstance(error, torch.AcceleratorError):
+                    raise WorkerIsBroken(f"{type(error).__name__} at stage {stage}: {error}") from error
                 # An exception fails this head alone: it becomes a row with its stage and reason.
                 tracebacks[str(identity)] = traceback.format_exc()
                 if attempt == IDENTITY_ATTEMPTS:
@@ -205,6 +206,11 @@ class GenerateWorker:
         """Append the row of an identity, with the columns of schema.IDENTITIES."""
         row = {"identity": identity, "seed": self.plan.seed + identity, "outcome": outcome, "views": views}
         writer.add_identity({**row, **columns})
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on the device or on the machine; of the latter torch tells by its text alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _environment(config: GenerateConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from jobs.units import NoCapacity, WorkersKeepDying
+from jobs.units import NoCapacity, OutOfMemory, WorkersKeepDying
 from manifests.errors import DamagedData, StorageError, UserError, first_line
 from manifests.storage import SCRATCH
 
@@ -69,7 +69,7 @@ def line(command: str, error: BaseException) -> str:
     if isinstance(error, ImportError) and error.name is not None:
         package = error.name.partition(".")[0]
         return f"{name}: the package {package} is not installed; run pip install 'spinset[all]'"
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError | OutOfMemory):
         first = (str(error).splitlines() or [""])[0]
         return (
             f"{name}: out of memory ({first}); lower --micro or --batch, --resolution, or the number of --workers, "

@@ -55,7 +55,7 @@ class Egg:
 
 @dataclass
 class EggSource:
-    """Eggs of seeds; `faults` maps a seed to what goes wrong with it: raise, raise-once, die or empty."""
+    """Eggs of seeds; `faults` maps a seed to what goes wrong with it: raise, raise-once, die, memory or empty."""
 
     faults: dict[int, str]
     slow: float = 0.0
@@ -69,6 +69,8 @@ class EggSource:
         if fault == "raise" or (fault == "raise-once" and seed not in self.tried):
             self.tried.add(seed)
             raise RuntimeError(f"egg {seed} is broken")
+        if fault == "memory":
+            raise MemoryError("an egg is too large")
         if fault == "die":
             os._exit(9)
         draw = torch.rand(6, generator=torch.Generator().manual_seed(seed))

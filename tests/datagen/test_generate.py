@@ -206,6 +206,18 @@ def test_a_head_that_kills_its_worker_is_recorded_and_the_rest_is_kept(reference
     assert dataset.done(0)["files"] == reference.done(0)["files"]
 
 
+def test_a_head_that_takes_all_memory_is_given_up_and_the_rest_is_kept(reference, tmp_path):
+    """In worker processes, without Ray; want of memory is not the head's fault before it ran alone."""
+    eager = EggConfig(faults=((4, "memory"),))
+    dataset = generate(egg_job(str(tmp_path / "eggs"), PoolConfig(workers=2, part="0/1"), source=eager))
+    rows = {row["identity"]: row for row in dataset.all_identities.to_pylist()}
+    assert [i for i, row in rows.items() if row["outcome"] == "failed"] == [4]
+    assert rows[4]["reason"].startswith(
+        "its worker broke (MemoryError at stage head: an egg is too large) at stage head"
+    )
+    assert {s: dataset.done(s)["files"] for s in (0, 1, 3)} == {s: reference.done(s)["files"] for s in (0, 1, 3)}
+
+
 def test_every_view_says_what_its_row_says(reference):
     for shard in reference.committed():
         rows = reference.views(shard).to_pylist()

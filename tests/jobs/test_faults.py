@@ -28,7 +28,7 @@ FATAL = {17: "die", 42: "hang", 77: "raise", 101: "memory", 150: "break"}
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A cluster whose head has no cores for workers, and two machines of two cores."""
+    """A cluster whose head has no cores for workers, and two machines of three cores."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -37,7 +37,7 @@ def cluster(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(workers.__file__).parent), *sys.path]))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=3)
     yield cluster
     cluster.shutdown()
 
@@ -69,7 +69,7 @@ def test_a_night_on_a_cluster(cluster, tmp_path, monkeypatch):
         if len(seen) == 100:
             lost = next(node for node in cluster.list_all_nodes() if node.node_id in used)
             cluster.remove_node(lost, allow_graceful=False)
-            joined.append(cluster.add_node(num_cpus=2).node_id)
+            joined.append(cluster.add_node(num_cpus=3).node_id)
         if event.item == 121 and event.ends_item and len(noticed) == 0:
             (note,) = notes.glob("121-*")
             noticed.append(int(note.name.split("-")[1]))
@@ -80,6 +80,8 @@ def test_a_night_on_a_cluster(cluster, tmp_path, monkeypatch):
         units = [workers.Unit(index) for index in range(IDENTITIES // PER_SHARD)]
         work = Work(units, ledger, on_event)
         pool = RayPool(work, partial(Maker, **vars(maker)), config)
+        wide = PoolConfig(threads=2, ray=cluster.address)
+        assert RayPool(work, partial(Maker, **vars(maker)), wide).capacity() == 2, "one on each machine of three cores"
         pool.run()
     dataset = workers.Dataset(str(out))
     rows = dataset.all_identities.to_pylist()

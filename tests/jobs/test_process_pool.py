@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ from workers import COMMIT, PER_SHARD, Maker, hashes, ledger_of, make
 
 from jobs import process_pool
 from jobs.pool import PoolConfig, begin_of_part
-from jobs.units import ATTEMPTS, Event, WorkersKeepDying
+from jobs.process_pool import ProcessPool, _Process
+from jobs.units import ATTEMPTS, PATIENCE, Event, Unit, WorkersKeepDying
+from jobs.work import Work
 from manifests.dataset import Dataset
 from manifests.verify import verify
 
@@ -223,3 +226,30 @@ def test_a_share_that_cuts_a_gpu():
         ValueError, match=r"--gpus-per-worker is 1.5; with --part it must be a whole number or at most 1"
     ):
         process_pool._fits(PoolConfig(gpus_per_worker=1.5, part="0/1"), 8, 4)
+
+
+def test_a_worker_that_loads_its_models_may_be_silent_longer(tmp_path, monkeypatch):
+    now, lost = [0.0], []
+    monkeypatch.setattr(process_pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ProcessPool, "_lose", lambda self, one, cause, is_memory=False: lost.append((one, cause)))
+    with ledger_of(str(tmp_path)) as ledger:
+        pool = ProcessPool(Work([], ledger), partial(Maker, str(tmp_path), 4), ONE)
+        starting, working = (_Process(pool.context.Process(), None, "", Unit(0)) for _ in range(2))
+        working.last = Event(0, 0, "head", 0, 2)
+        pool.workers = [starting, working]
+        now[0] = 60 * ONE.stall_minutes + 1
+        pool._replace_stalled()
+        assert lost == [(working, "fell silent for 30 minutes")]
+        now[0] *= PATIENCE
+        pool._replace_stalled()
+        assert lost[1] == (starting, "fell silent for 30 minutes")
+
+
+def test_a_second_command_says_that_there_is_another(tmp_path, capsys):
+    maker = Maker(str(tmp_path / "heads"), 4)
+    make(maker, PoolConfig(inline=True))
+    assert capsys.readouterr().err == ""
+    maker = Maker(str(tmp_path / "more"), 4)
+    with ledger_of(maker.out):
+        make(maker, PoolConfig(inline=True))
+    assert "1 other command is at work on" in capsys.readouterr().err
