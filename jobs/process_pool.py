@@ -94,8 +94,9 @@ class ProcessPool:
                     for other in [other for other in self.workers if other.unit is None]:
                         self._remove(other)
         idle = sum(one.unit is None for one in self.workers)
-        for _ in range(min(len(self.free), self.work.waiting - idle)):
-            self._start()
+        if self.work.draining is None:  # otherwise one needs the whole machine
+            for _ in range(min(len(self.free), self.work.waiting - idle)):
+                self._start()
 
     def _start(self) -> None:
         gpus = self.free.pop()

@@ -161,6 +161,8 @@ class RayPool:
         idle = sum(one.host not in self.work.left_out for one in self.idle)
         there = len(self.starting) + idle + len(self.running)
         open_units = self.work.waiting + len(self.suspects) + len(self.running)
+        if self.work.draining:  # one needs a whole machine, on which a new actor might be placed
+            open_units = 0
         for _ in range(min(self.config.workers or self.capacity(), open_units) - there):
             handle = self.Remote.remote(self.make_worker)
             self.starting[handle.hello.remote(self.trust)] = handle

@@ -192,7 +192,8 @@ class Work:
         """Consider again, now and then, what other drivers hold."""
         if self.taken and time.monotonic() - self.looked > LOOK:
             self.looked = time.monotonic()
-            self.todo, self.taken = self.taken, deque()
+            self.todo.extend(self.taken)
+            self.taken.clear()
 
     def _slow(self, host: str) -> Unit | None:
         """The slowest unit that runs, to be run a second time: its bytes are the same, and its record is written last."""

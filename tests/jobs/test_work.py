@@ -45,6 +45,16 @@ def test_what_another_driver_holds_is_looked_at_again(tmp_path, ledger, clock):
     assert work.next("a").index == 0
 
 
+def test_no_unit_is_forgotten_when_others_are_looked_at(tmp_path, ledger, clock):
+    work = Work(units(4), ledger)
+    with Ledger(Storage(tmp_path), "generate", lambda unit: False) as other:
+        assert other.claim(0)
+        assert work.next("a").index == 1
+        clock.now += LOOK + 1
+        assert work.waiting == 3
+    assert sorted(work.next("a").index for _ in range(3)) == [0, 2, 3]
+
+
 def test_what_is_done_meanwhile_is_left_out(tmp_path, clock):
     done = {0, 2}
     with Ledger(Storage(tmp_path), "generate", done.__contains__) as ledger:
