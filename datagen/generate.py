@@ -1,5 +1,6 @@
 """Generates a dataset: its plan, the worker that makes a shard, and the job over all shards."""
 
+import json
 import platform
 import socket
 import time
@@ -125,9 +126,13 @@ class GenerateWorker:
         self.executor = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
         self.config, self.plan, self.storage = config, plan, Storage(config.out)
         self.source = config.source.open(config.device)
-        if (own := {"name": self.source.name, **self.source.lineage()}) != plan.source:
+        # As JSON, for a plan may come from a dataset.
+        here, asked = (
+            json.dumps(x, sort_keys=True) for x in ({"name": self.source.name, **self.source.lineage()}, plan.source)
+        )
+        if here != asked:
             raise UserError(
-                f"{socket.gethostname()} has another head source than the driver: {own} instead of {plan.source}"
+                f"{socket.gethostname()} has another head source than the plan of the dataset: {here}, not {asked}"
             )
         self.judge = rejection.open(config.device, self.source.name) if rejection else None
         tag = {"source": plan.source["name"], "plan": plan.fingerprint}

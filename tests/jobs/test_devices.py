@@ -58,7 +58,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 def test_a_gpu_by_its_index_is_for_one_process(monkeypatch):
     assert [gpu_index(device) for device in ("cuda", "cuda:0", "cuda:12")] == [0, 0, 12]
-    with pytest.raises(UserError, match="with --gpus-per-worker Ray chooses the GPUs; give --device cuda"):
+    with pytest.raises(UserError, match="with --gpus-per-worker every worker is given its GPUs; give --device cuda"):
         check_device("cuda:1", 0.5)
     with pytest.raises(UserError, match="give --device cuda"):
         ScoreConfig("out", device="cuda:1", pool=PoolConfig(gpus_per_worker=1.0))

@@ -94,6 +94,7 @@ def test_only_the_same_lineage_continues_a_table(small_dataset):
 def test_a_shard_made_anew_makes_its_scores_old(small_dataset):
     score_all(small_dataset)
     gather(small_dataset, "noise", LINEAGE)
+    small_dataset.storage.remove(small_dataset.file(1, ".done.json"))
     write_shard(small_dataset.storage, small_dataset.plan, 1, views=2)
     assert [current_part(small_dataset, "noise", s, LINEAGE) is not None for s in (0, 1, 2)] == [True, False, True]
     with pytest.raises(ValueError, match="is older than shards 1; run spinset score again"):

@@ -145,3 +145,12 @@ def test_import_is_light():
     count, loaded = out.stdout.split(" ", 1)
     assert loaded == "[]\n", out.stderr
     assert int(count) == len(list((Path(__file__).parents[2] / "manifests").glob("*.py"))) - 1
+
+
+def test_a_shard_that_is_committed_stays(tmp_path):
+    """A second writer of it, such as a slow one whose lease was taken over, changes nothing."""
+    storage, plan = Storage(tmp_path), small_plan()
+    done = write_shard(storage, plan, 0)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "shards").iterdir()}
+    assert write_shard(storage, plan, 0, views=2) == done
+    assert {file.name: file.read_bytes() for file in (tmp_path / "shards").iterdir()} == before
