@@ -19,13 +19,9 @@ from jobs.devices import count_gpus, oom_kills, usable_cores
 from jobs.pool import PoolConfig, workers_that_fit
 from jobs.units import PATIENCE, Event, OutOfMemory, Unit, Worker, WorkerIsBroken
 from jobs.work import Work
-from jobs.worker_process import held_signals, reports
+from jobs.worker_process import BEAT, RECYCLED, held_signals, reports
 from manifests.errors import UserError
 
-BEAT = 2.0
-"""Seconds after which a worker reports again within one item."""
-RECYCLED = 1000
-"""Items after which a process is replaced, so that what libraries leak does not grow for days."""
 HOST = socket.gethostname()
 
 

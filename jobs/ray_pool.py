@@ -20,18 +20,15 @@ from jobs.pool import PoolConfig, local_cores, workers_that_fit
 from jobs.trust import Machine, Trust
 from jobs.units import PATIENCE, Event, NoCapacity, OutOfMemory, Unit, Worker, WorkerIsBroken, WorkersKeepDying
 from jobs.work import Work
-from jobs.worker_process import held_signals, reports
+from jobs.worker_process import BEAT, RECYCLED, held_signals, reports
 from manifests.errors import UserError, first_line
 
-BEAT = 2.0
-"""Seconds after which an actor reports again within one item, of up to BEATS actors; more of them report less often."""
 BEATS = 16
+"""Number of actors up to which each reports once per BEAT; more of them report less often."""
 ANSWERS = 10.0
 """Seconds within which a cluster must answer."""
 LOOK = 5.0
 """Seconds between two looks at the machines of the cluster."""
-RECYCLED = 1000
-"""Items after which an actor is replaced, so that what libraries leak does not grow for days."""
 
 
 def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:

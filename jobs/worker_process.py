@@ -10,6 +10,10 @@ from jobs.units import Event, Unit, Worker
 from jobs.work import Work
 
 HERE = "this process"
+BEAT = 2.0
+"""Seconds after which a worker reports again within one item."""
+RECYCLED = 1000
+"""Items after which a worker is replaced, so that what libraries leak does not grow for days."""
 
 
 def reports(worker: Worker, unit: Unit, beat: float, stopping: Callable[[], bool]) -> Iterator[tuple[Event, ...]]:

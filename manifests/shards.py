@@ -85,7 +85,7 @@ class ShardWriter:
         self.storage.write_json(self._parked(DONE), state)
 
     def resume(self) -> None:
-        """Go on from what another writer of this plan has parked, if that is whole; it is removed in any case.
+        """Go on from what another writer of this plan has parked, if that is whole; otherwise `commit` removes it.
 
         A shard that runs twice may be parked twice, so files of two writers may be mixed.
         """
