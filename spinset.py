@@ -185,14 +185,14 @@ def _verify(parse: Parse) -> int:
 
 
 def _repair(parse: Parse) -> int:
-    from datagen.config import RepairConfig
+    from datagen.config import RemakeConfig
     from filters.config import RejectConfig
 
     @dataclass(frozen=True)
     class Repair:
         """Make damaged shards again from the dataset's plan, and prove that their bytes equal what was lost."""
 
-        config: Annotated[RepairConfig, arg(name="")]
+        config: Annotated[RemakeConfig, arg(name="")]
         reject: RejectConfig = field(default_factory=RejectConfig)
 
     options = parse(Repair)
@@ -204,6 +204,29 @@ def _repair(parse: Parse) -> int:
     found = repair(config, open_rejection(options.reject))
     print("\n".join(map(str, found)) if found else f"{config.out}: no shard is damaged")
     return DONE if all(one.is_whole for one in found) else FAULTS
+
+
+def _retry(parse: Parse) -> int:
+    from datagen.config import RemakeConfig
+    from filters.config import RejectConfig
+
+    @dataclass(frozen=True)
+    class Retry:
+        """Make the failed heads of a dataset again, and leave all others as they are."""
+
+        config: Annotated[RemakeConfig, arg(name="")]
+        reject: RejectConfig = field(default_factory=RejectConfig)
+
+    options = parse(Retry)
+    config = options.config
+    _require_dataset(config.out)
+    from datagen.retry import retry
+    from filters.early import open_rejection
+    from manifests.schema import FAILED
+
+    found = retry(config, open_rejection(options.reject))
+    print("\n".join(map(str, found)) if found else f"{config.out}: no head of a finished shard has failed")
+    return FAULTS if any(one.outcome == FAILED for one in found) else DONE
 
 
 def _score(parse: Parse) -> int:
@@ -503,6 +526,7 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "convert": (_convert, "convert an official checkpoint to safetensors without executing it"),
     "status": (_status, "print the progress and the failures of a dataset"),
     "verify": (_verify, "check a dataset for missing and damaged files"),
+    "retry": (_retry, "make failed heads again, and leave all others as they are"),
     "repair": (_repair, "make damaged shards again and prove their bytes equal"),
 }
 

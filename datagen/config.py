@@ -1,4 +1,4 @@
-"""Settings of the commands that make heads: generate, plan and repair."""
+"""Settings of the commands that make heads: generate, plan, repair and retry."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -157,7 +157,7 @@ class GenerateConfig:
     """Folder of the dataset, or an fsspec address such as s3://bucket/heads."""
     source: Annotated[SourceConfig, OmitArgPrefixes] = field(default_factory=SourceConfig)
     identities: int = 100
-    """Number of heads, up to 10 million."""
+    """Number of heads, up to 10 million; with a larger number than before, a dataset grows."""
     seed: int = 0
     """Seed of the first head; identity i is the head of seed + i."""
     rig: str = "spinmeround-125"
@@ -175,8 +175,6 @@ class GenerateConfig:
     """Save the mesh of each identity as meshes/NNNNNNN.ply, too."""
     device: str = "cpu"
     """Device of the head source: cpu, cuda, or cuda:N for the GPU of index N."""
-    retry_failed: bool = False
-    """Make the shards again in which identities failed."""
     max_failed: int = 0
     """Largest number of failed identities that does not end the command with exit code 3."""
     pool: Annotated[PoolConfig, OmitArgPrefixes] = field(default_factory=PoolConfig)
@@ -191,8 +189,8 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True)
-class RepairConfig:
-    """Make damaged shards again from the dataset's plan, and prove that their bytes equal the recorded ones."""
+class RemakeConfig:
+    """A dataset of which shards are made again."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
@@ -204,5 +202,5 @@ class RepairConfig:
 
     def __post_init__(self) -> None:
         if self.pool.part:
-            raise UserError("repair takes no --part; one command replaces all shards that are damaged")
+            raise UserError("repair and retry take no --part; one command replaces all shards")
         check_device(self.device, self.pool.gpus_per_worker)

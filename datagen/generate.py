@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from datagen.config import GenerateConfig
+from datagen.grow import grow
 from datagen.heads import HeadSource, Rejection
 from datagen.identity import VIEWS_PER_BATCH, IdentitySettings, Made, Rejected, fact_columns, make_identity
 from datagen.rigs import find_rig
@@ -29,7 +30,7 @@ from manifests.errors import UserError
 from manifests.index import open_index
 from manifests.plan import Plan, write_plan
 from manifests.ply import encode_mesh
-from manifests.shards import DONE, PARKED, ShardWriter
+from manifests.shards import DONE, ShardWriter
 from manifests.storage import Storage
 
 IDENTITY_ATTEMPTS = 2
@@ -77,7 +78,8 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
         require_device(config.device)
     plan = make_plan(config, config.source.open("cpu"), rejection)
     storage = Storage(config.out)
-    write_plan(storage, plan)
+    grow(storage, plan)
+    plan = write_plan(storage, plan)
     storage.clear_leftovers()
     dataset = Dataset(storage)
     ledger = Ledger(
@@ -87,8 +89,6 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
         lambda shard: storage.clear_leftovers(dataset.file(shard, "")),
         remembers=True,
     )
-    if config.retry_failed:
-        _forget_failures(dataset, ledger)
     pending = dataset.pending()
     # Workers of a running cluster have another working directory.
     config = replace(config, out=storage.address, source=config.source.absolute())
@@ -101,20 +101,6 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
     if any(dataset.done(shard)["views"] for shard in dataset.committed()):
         open_index(dataset)  # made once here, so that no reader has to
     return dataset
-
-
-def _forget_failures(dataset: Dataset, ledger: Ledger) -> None:
-    """Remove the records of shards in which identities failed, and the losses of workers that count against identities."""
-    if ledger.others():
-        raise UserError(f"--retry-failed removes shards of {dataset.storage.url}, on which other commands are at work")
-    for name in dataset.storage.names(PARKED):
-        dataset.storage.remove(f"{PARKED}/{name}")
-    for shard in dataset.pending():
-        ledger.record(shard, [])
-    for shard in dataset.committed():
-        if dataset.done(shard)["outcomes"][schema.FAILED]:
-            ledger.record(shard, [])
-            dataset.storage.remove(dataset.file(shard, DONE))
 
 
 class GenerateWorker:

@@ -7,23 +7,19 @@ committed with, which tables of scores, selections and latents stand on, are the
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from typing import Any
 
-from datagen.config import SOURCES, GenerateConfig, ImageConfig, MeshConfig, RepairConfig
-from datagen.generate import GenerateWorker, make_plan
+from datagen.config import RemakeConfig
+from datagen.generate import GenerateWorker
 from datagen.heads import Rejection
-from jobs import pool
-from jobs.devices import require_device, usable_cores
-from jobs.ledger import Ledger
+from datagen.remake import make_again, open_beside, open_generated
+from jobs.devices import usable_cores
 from jobs.progress import JobProgress
 from jobs.units import Event, Unit
 from manifests.dataset import Dataset
-from manifests.errors import DamagedData, UserError
-from manifests.plan import Plan, differences, write_plan
+from manifests.errors import DamagedData
 from manifests.schema import mesh_file
 from manifests.shards import DONE, SUFFIXES
-from manifests.storage import Storage
 from manifests.verify import sha256_of, verify_shard
 
 STAGING = "repair"
@@ -57,7 +53,7 @@ class Repaired:
         return f"{self.shard}: not repaired; {why}. The new shard is in {STAGING}/"
 
 
-def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Repaired]:
+def repair(config: RemakeConfig, rejection: Rejection | None = None) -> list[Repaired]:
     """Find the damaged shards by reading every byte, make them again, and return the result for each.
 
     Shards that were never made are not damaged; `generate` makes them.
@@ -67,41 +63,19 @@ def repair(config: RepairConfig, rejection: Rejection | None = None) -> list[Rep
         UserError: the device cannot be used, the dataset was packed, or this version, these weights or these settings would
             make other heads.
     """
-    if config.pool.ray == "local":
-        require_device(config.device)
-    dataset = Dataset(config.out)
-    if dataset.plan.packed is not None:
-        raise UserError(f"{config.out} was packed from another dataset; repair that one, and pack it again")
-    settings = generation(config, dataset.plan)
-    plan = make_plan(settings, settings.source.open("cpu"), rejection)
-    if plan.fingerprint != dataset.plan.fingerprint:
-        raise UserError(
-            f"{config.out} would not be made the same: {differences(dataset.plan, plan)}; repair it with the version, the "
-            "weights and the --reject settings that made it"
-        )
+    dataset, settings = open_generated(STAGING, config)
+    remade, settings = open_beside(STAGING, dataset, settings, rejection)
     damaged = _damaged(dataset)
-    if not damaged:
-        return []
-    staging = Storage(f"{dataset.storage.url.rstrip('/')}/{STAGING}")
-    write_plan(staging, plan)
-    remade = Dataset(staging)
     found = {shard: _replace(dataset, remade, shard) for shard in damaged if _is_made(remade, shard)}
     again = [shard for shard in damaged if shard not in found or not found[shard].is_whole]
     for shard in set(again) & set(remade.committed()):
-        staging.remove(remade.file(shard, DONE))
-    work = replace(
-        settings,
-        out=staging.address,
-        source=settings.source.absolute(),
-        save_meshes=any(_has_meshes(dataset, shard) for shard in again),
-    )
+        remade.storage.remove(remade.file(shard, DONE))
+    settings = replace(settings, save_meshes=any(_has_meshes(dataset, shard) for shard in again))
     units = [Unit(shard, _fatal_to_workers(dataset, shard)) for shard in again]
-    ledger = Ledger(staging, "generate", lambda shard: _is_made(remade, shard))
-    with JobProgress("repair", sum(len(plan.identities_of(shard)) for shard in again)) as progress:
-        pool.run(units, partial(GenerateWorker, work, plan, rejection), config.pool, progress.update, ledger)
+    make_again(STAGING, remade, units, settings, partial(GenerateWorker, settings, remade.plan, rejection))
     found |= {shard: _replace(dataset, remade, shard) for shard in again}
     if all(one.is_whole for one in found.values()):
-        staging.remove_all()
+        remade.storage.remove_all()
     return [found[shard] for shard in damaged]
 
 
@@ -142,28 +116,6 @@ def _fatal_to_workers(dataset: Dataset, shard: int) -> dict[int, str]:
     except DamagedData:
         return {}
     return {row["identity"]: row["reason"] for row in rows if row["stage"] == "worker"}
-
-
-def generation(config: RepairConfig, plan: Plan) -> GenerateConfig:
-    """The settings of `generate` from the plan of a dataset; workers and device are those of the repair."""
-    name, settings = plan.source["name"], plan.settings
-    if name not in SOURCES:
-        raise UserError(f"{config.out} has the source {name}, which this version lacks; there are {', '.join(SOURCES)}")
-    source = import_module(SOURCES[name]).recorded_config(plan.source, config.weights)
-    return GenerateConfig(
-        config.out,
-        source,
-        identities=plan.identities,
-        seed=plan.seed,
-        rig=plan.rig["id"],
-        grid=plan.rig["grid"],
-        resolution=plan.resolution,
-        identities_per_shard=plan.identities_per_shard,
-        image=ImageConfig(**settings["image"]),
-        mesh=MeshConfig(**settings["mesh"]),
-        device=config.device,
-        pool=config.pool,
-    )
 
 
 def _replace(dataset: Dataset, remade: Dataset, shard: int) -> Repaired:

@@ -69,8 +69,7 @@ class Ledger:
         self.storage.write(self.name, b"0")
         self._beats.start()
         if not self.remembers and not self.others():
-            for name in self.storage.names(f"{self.folder}/losses"):
-                self._remove(f"{self.folder}/losses/{name}")
+            self.forget()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -130,6 +129,11 @@ class Ledger:
             self.storage.write_json(self._losses(unit), [asdict(loss) for loss in losses])
         elif self.storage.exists(self._losses(unit)):
             self.storage.remove(self._losses(unit))
+
+    def forget(self) -> None:
+        """Forget all losses."""
+        for name in self.storage.names(f"{self.folder}/losses"):
+            self._remove(f"{self.folder}/losses/{name}")
 
     def _signed_on(self) -> list[str]:
         """The names of drivers that have signed on and not off, dead or alive."""

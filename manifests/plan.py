@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,8 @@ from manifests.errors import MissingFile, UserError
 from manifests.storage import Storage
 
 FILE = "dataset.json"
+VERSION = 2
+"""Version of the plan. In version 1 the fingerprint covered the number of identities, so such datasets cannot grow."""
 
 
 class PlanMismatch(UserError):
@@ -38,6 +40,7 @@ class Plan:
     """The settings of meshes, normals and images."""
     packed: dict[str, Any] | None = None
     """The origin of a packed dataset, and as "shards" the identities of each shard in ascending order."""
+    version: int = VERSION
 
     @property
     def member_names(self) -> tuple[str, ...]:
@@ -72,34 +75,50 @@ class Plan:
         return {identity: shard for shard, own in enumerate(self.packed["shards"]) for identity in own}
 
     def document(self) -> dict[str, Any]:
-        """The plan as JSON values; `packed` is left out where it is None, as in plans from before there were packs."""
-        return {name: value for name, value in asdict(self).items() if name != "packed" or value is not None}
+        """The plan as JSON values, without its version; `packed` is left out where it is None."""
+        left_out = {"version"} | ({"packed"} if self.packed is None else set())
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(_canonical({"schema": schema.VERSION, **self.document()}).encode()).hexdigest()
+        """A hash of everything that decides the bytes of an identity, which their number does not."""
+        document = self.document()
+        if self.version > 1:
+            del document["identities"]
+        return hashlib.sha256(_canonical({"schema": self.version, **document}).encode()).hexdigest()
 
 
-def write_plan(storage: Storage, plan: Plan) -> None:
-    """Write dataset.json, or check that the existing one has the same plan; raises PlanMismatch with the differences."""
+def write_plan(storage: Storage, plan: Plan) -> Plan:
+    """Write dataset.json, or check that the existing one has the same plan, and return the plan in its version.
+
+    Raises:
+        PlanMismatch: the folder holds another dataset; the message names the differences.
+    """
     if not storage.exists(FILE):
         if any(name.endswith(schema.DONE) for name in storage.names(schema.SHARDS)):
             raise UserError(
                 f"{storage.url} holds shards but no {FILE}; restore it from a copy, or choose another folder"
             )
-        document = {
-            "format": "spinset",
-            "schema": schema.VERSION,
-            "fingerprint": plan.fingerprint,
-            "plan": plan.document(),
-        }
-        storage.write_json(FILE, document, sort_keys=True)
-        return
+        replace_plan(storage, plan)
+        return plan
     there = read_plan(storage)
-    if there.fingerprint != plan.fingerprint:
+    plan = replace(plan, version=there.version)
+    if (there.fingerprint, there.identities) != (plan.fingerprint, plan.identities):
         raise PlanMismatch(
             f"{storage.url} holds another dataset: {differences(there, plan)}. Choose another folder to make this one."
         )
+    return plan
+
+
+def replace_plan(storage: Storage, plan: Plan) -> None:
+    """Write dataset.json, replacing what is there."""
+    document = {
+        "format": "spinset",
+        "schema": plan.version,
+        "fingerprint": plan.fingerprint,
+        "plan": plan.document(),
+    }
+    storage.write_json(FILE, document, sort_keys=True)
 
 
 def differences(there: Plan, asked: Plan) -> str:
@@ -115,13 +134,13 @@ def read_plan(storage: Storage) -> Plan:
     try:
         document = json.loads(storage.read(FILE))
         version, fingerprint, fields = document["schema"], document["fingerprint"], document["plan"]
-        # Another version may hold other fields, so only this one's are taken for a plan.
-        plan = Plan(**fields) if version == schema.VERSION else None
+        # A later version may hold other fields.
+        plan = Plan(**fields, version=version) if version in range(1, VERSION + 1) else None
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError(f"{storage.url}/{FILE} is damaged ({problem}); restore it from a copy") from error
     if plan is None:
-        raise UserError(f"{storage.url}/{FILE} has schema {version}; this spinset reads schema {schema.VERSION}")
+        raise UserError(f"{storage.url}/{FILE} has schema {version}; this spinset reads schemas up to {VERSION}")
     if plan.fingerprint != fingerprint:
         raise UserError(
             f"{storage.url}/{FILE} was edited: its plan no longer gives its fingerprint; restore it from a copy"

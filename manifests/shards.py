@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from manifests import schema
+from manifests.errors import damaged
 from manifests.plan import Plan
 from manifests.storage import Storage, naming
 from manifests.tables import parquet_bytes, parquet_file
@@ -49,11 +50,30 @@ def stored_size(size: Any) -> Any:
     return tarfile.BLOCKSIZE + size + padding(size)
 
 
+def reopen(storage: Storage, plan: Plan, shard: int) -> None:
+    """Turn a committed shard into one that was given back, so that a writer goes on after its last identity.
+
+    Raises:
+        DamagedData: the shard is not as it was committed; nothing was changed.
+    """
+    name = f"{FOLDER}/{schema.shard_name(shard)}"
+    done = json.loads(storage.read(f"{name}{DONE}"))
+    data = {suffix: storage.read(f"{name}{suffix}") for suffix in SUFFIXES}
+    if wrong := [suffix for suffix in SUFFIXES if _record(data[suffix]) != done["files"][suffix]]:
+        raise damaged(f"{name}{wrong[0]}", "is damaged", storage.url)
+    data[".tar"] = data[".tar"][: -len(_END_OF_ARCHIVE)]
+    for suffix, part in data.items():
+        storage.write(_parked(shard, suffix), part)
+    hashes = {suffix: hashlib.sha256(part).hexdigest() for suffix, part in data.items()}
+    storage.write_json(_parked(shard, DONE), _state(plan, hashes, done.get("meshes", {}), done["run"]))
+    storage.remove(f"{name}{DONE}")
+
+
 class ShardWriter:
     """Writes one shard of a dataset; nothing is visible before `commit`, and leaving without it removes everything."""
 
     def __init__(self, storage: Storage, plan: Plan, shard: int):
-        self.storage, self.plan, self.name = storage, plan, schema.shard_name(shard)
+        self.storage, self.plan, self.shard, self.name = storage, plan, shard, schema.shard_name(shard)
         self._scratch: dict[str, Path] = {}
         self._tar = self._new_scratch(".tar").open("wb")
         self._sha256 = hashlib.sha256()
@@ -78,11 +98,10 @@ class ShardWriter:
             ".tar": self._sha256.hexdigest(),
             **{suffix: _record(data)["sha256"] for suffix, data in tables.items()},
         }
-        state = {"fingerprint": self.plan.fingerprint, "sha256": hashes, "meshes": self._meshes, "run": dict(run)}
-        self.storage.commit(self._scratch[".tar"], self._parked(".tar"))
+        self.storage.commit(self._scratch[".tar"], _parked(self.shard, ".tar"))
         for suffix, data in tables.items():
-            self.storage.write(self._parked(suffix), data)
-        self.storage.write_json(self._parked(DONE), state)
+            self.storage.write(_parked(self.shard, suffix), data)
+        self.storage.write_json(_parked(self.shard, DONE), _state(self.plan, hashes, self._meshes, run))
 
     def resume(self) -> None:
         """Go on from what another writer of this plan has parked, if that is whole; otherwise `commit` removes it.
@@ -90,8 +109,8 @@ class ShardWriter:
         A shard that runs twice may be parked twice, so files of two writers may be mixed.
         """
         try:
-            state = json.loads(self.storage.read(self._parked(DONE)))
-            data = {suffix: self.storage.read(self._parked(suffix)) for suffix in SUFFIXES}
+            state = json.loads(self.storage.read(_parked(self.shard, DONE)))
+            data = {suffix: self.storage.read(_parked(self.shard, suffix)) for suffix in SUFFIXES}
         except FileNotFoundError:
             return
         hashes = {suffix: hashlib.sha256(part).hexdigest() for suffix, part in data.items()}
@@ -104,8 +123,8 @@ class ShardWriter:
     def _discard(self) -> None:
         """Remove what is parked of this shard."""
         for suffix in (DONE, *SUFFIXES):
-            if self.storage.exists(self._parked(suffix)):
-                self.storage.remove(self._parked(suffix))
+            if self.storage.exists(_parked(self.shard, suffix)):
+                self.storage.remove(_parked(self.shard, suffix))
 
     def add_view(self, row: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
         """Append one sample; `row` holds the camera columns of schema.VIEWS, `members` the encoded files."""
@@ -181,9 +200,6 @@ class ShardWriter:
         views = pa.Table.from_pylist(self._views, schema.views_schema(self.plan.member_names))
         return {SUFFIXES[1]: views, SUFFIXES[2]: pa.Table.from_pylist(self._identities, schema.IDENTITIES)}
 
-    def _parked(self, suffix: str) -> str:
-        return f"{PARKED}/{self.name}{suffix}"
-
     def _new_scratch(self, suffix: str) -> Path:
         self._scratch[suffix] = self.storage.scratch(f"{FOLDER}/{self.name}{suffix}")
         return self._scratch[suffix]
@@ -192,6 +208,16 @@ class ShardWriter:
         self._sha256.update(data)
         with naming(self._scratch[".tar"]):
             self._tar.write(data)
+
+
+def _parked(shard: int, suffix: str) -> str:
+    """The name of a file of a shard that was given back."""
+    return f"{PARKED}/{schema.shard_name(shard)}{suffix}"
+
+
+def _state(plan: Plan, hashes: dict[str, str], meshes: dict[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a shard that was given back."""
+    return {"fingerprint": plan.fingerprint, "sha256": hashes, "meshes": meshes, "run": dict(run)}
 
 
 def _record(data: bytes) -> dict[str, Any]:

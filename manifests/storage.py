@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import tempfile
 import time
@@ -165,12 +166,12 @@ class Storage:
             os.close(folder)
 
     def take(self, other: "Storage", name: str) -> None:
-        """Move a file here from another storage on the same file system, replacing an existing file."""
+        """Copy a file of another storage of the same kind here, replacing an existing file."""
         if self.is_local:
-            Path(self.path(name)).parent.mkdir(exist_ok=True)
-            os.replace(other.path(name), self.path(name))
+            with self.writing(name) as scratch, naming(scratch):
+                shutil.copyfile(other.path(name), scratch)
         else:
-            self.fs.mv(other.path(name), self.path(name))
+            self.fs.copy(other.path(name), self.path(name))
 
     def remove_all(self) -> None:
         """Remove the root and everything below it."""

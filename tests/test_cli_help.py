@@ -18,6 +18,7 @@ BASE = {
     "plan": ["out"],
     "generate": ["out"],
     "repair": ["out"],
+    "retry": ["out"],
     "review": ["heads"],
     "score": ["out"],
     "pack": ["out", "dest"],

@@ -28,6 +28,7 @@ REFUSED = {
     "plan": ["out", "--identities", "0"],
     "generate": ["out", "--identities", "0"],
     "repair": ["nothing"],
+    "retry": ["nothing"],
     "score": ["nothing"],
     "select": ["nothing", "--policy", "spinmeround"],
     "review": ["nothing"],

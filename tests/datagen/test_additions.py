@@ -5,7 +5,7 @@ import sys
 import pytest
 from egg import egg_job
 
-from datagen.config import SOURCES, GenerateConfig, RepairConfig, SourceConfig
+from datagen.config import SOURCES, GenerateConfig, RemakeConfig, SourceConfig
 from datagen.estimate import estimate
 from datagen.generate import generate
 from datagen.repair import repair
@@ -46,7 +46,7 @@ def test_a_source(egg_source, tmp_path):
     tar = tmp_path / "eggs" / "shards" / "heads-000000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:1000])
-    assert [repaired.is_whole for repaired in repair(RepairConfig(str(tmp_path / "eggs"), pool=INLINE))] == [True]
+    assert [repaired.is_whole for repaired in repair(RemakeConfig(str(tmp_path / "eggs"), pool=INLINE))] == [True]
     assert tar.read_bytes() == whole
 
 
@@ -58,7 +58,7 @@ def test_a_source_that_is_not_there_is_refused_by_name(egg_source, tmp_path, mon
     with pytest.raises(
         UserError, match=r"has the source egg, which this version lacks; there are procedural, panohead"
     ):
-        repair(RepairConfig(str(tmp_path / "eggs"), pool=INLINE))
+        repair(RemakeConfig(str(tmp_path / "eggs"), pool=INLINE))
 
 
 def test_a_rig(tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ def make(folder: Path) -> None:
     generate(
         GenerateConfig(
             *(str(folder / "procedural"), source),
-            **{"identities": 2, "seed": 7, "rig": "orbit-5", "resolution": 32, "identities_per_shard": 1},
+            **{"identities": 1, "seed": 8, "rig": "orbit-5", "resolution": 32, "identities_per_shard": 1},
             mesh=MeshConfig(64),
             pool=INLINE,
         )

@@ -9,7 +9,7 @@ import pytest
 from egg import egg_job
 from small import small_plan, write_shard
 
-from datagen.config import GenerateConfig, ImageConfig, MeshConfig, RepairConfig
+from datagen.config import GenerateConfig, ImageConfig, MeshConfig, RemakeConfig
 from datagen.generate import GenerateWorker, generate, make_plan
 from datagen.repair import STAGING, _fatal_to_workers, repair
 from jobs.pool import PoolConfig
@@ -47,7 +47,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 def mended(folder: Path, **how) -> list[str]:
-    return [str(one) for one in repair(RepairConfig(str(folder), pool=INLINE, **how))]
+    return [str(one) for one in repair(RemakeConfig(str(folder), pool=INLINE, **how))]
 
 
 def test_what_is_whole_is_left_alone(made, heads):
@@ -187,4 +187,4 @@ def test_other_plans_are_refused(heads, tmp_path, monkeypatch):
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match="--device is cuda, but this machine has no usable CUDA device"):
-        repair(RepairConfig(str(tmp_path / "nowhere"), device="cuda"))
+        repair(RemakeConfig(str(tmp_path / "nowhere"), device="cuda"))

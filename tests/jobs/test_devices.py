@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datagen.config import GenerateConfig, RepairConfig
+from datagen.config import GenerateConfig, RemakeConfig
 from filters.config import ScoreConfig
 from infer.config import EvaluateConfig, HeadsConfig, ViewsConfig
 from jobs import devices
@@ -20,7 +20,7 @@ from train.run.parallel import process_group
 
 CONFIGS = {
     "generate": lambda device: GenerateConfig("out", device=device),
-    "repair": lambda device: RepairConfig("out", device=device),
+    "repair": lambda device: RemakeConfig("out", device=device),
     "score": lambda device: ScoreConfig("out", device=device),
     "latents": lambda device: LatentsConfig("out", "vae", device=device),
     "train": lambda device: replace(PRESETS["small"].config, device=device),

@@ -1,12 +1,13 @@
 """The plan guards a dataset: same plan resumes, another is refused, a damaged one is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from small import small_plan, write_shard
 
 from manifests.draws import generator
-from manifests.plan import FILE, PlanMismatch, read_plan, write_plan
+from manifests.plan import FILE, PlanMismatch, read_plan, replace_plan, write_plan
 from manifests.storage import Storage
 
 
@@ -64,8 +65,18 @@ def test_newer_schema(storage):
     document = json.loads(storage.read(FILE))
     document["schema"] = 99
     storage.write(FILE, json.dumps(document).encode())
-    with pytest.raises(ValueError, match="has schema 99; this spinset reads schema 1"):
+    with pytest.raises(ValueError, match="has schema 99; this spinset reads schemas up to 2"):
         read_plan(storage)
+
+
+def test_the_first_schema_is_read_and_its_size_is_final(storage):
+    """Its fingerprint, which all samples hold, covers the number of identities."""
+    old = replace(small_plan(), version=1)
+    replace_plan(storage, old)
+    assert read_plan(storage) == old and old.fingerprint != small_plan().fingerprint
+    assert write_plan(storage, small_plan()) == old
+    with pytest.raises(PlanMismatch, match="identities is 5, asked for 8"):
+        write_plan(storage, small_plan(8))
 
 
 def test_every_identity_is_in_one_shard():
