@@ -13,6 +13,7 @@ import io
 import re
 import shlex
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
@@ -60,10 +61,19 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Print the progress of a dataset, and its failed identities."""
+    """Print the progress of a dataset, its rates, the time left, and its failed identities."""
 
     out: Positional[str]
     """Folder or address of the dataset."""
+    json: bool = False
+    """Print a JSON document with all figures instead, as docs/status.schema.json describes it."""
+    files: str = ""
+    """Folder in which status.json, status.html and status.prom (metrics for Prometheus) are written, too."""
+    watch: float = 0.0
+    """Seconds after which all of this is done again, until the dataset is complete; 0 does it once."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, watch=(0, 86_400))
 
 
 @dataclass(frozen=True)
@@ -120,18 +130,20 @@ def _plan(parse: Parse) -> int:
         """Estimate the size of the dataset of `spinset generate` with the same options, and its time; nothing is written."""
 
         config: Annotated[GenerateConfig, arg(name="")]
-        probes: int = 4
+        probe: int = 4
         """Number of heads that are made for the estimate and thrown away."""
+        price: float = 0.0
+        """Price of a GPU for an hour, in any currency, from which the cost is computed."""
         reject: RejectConfig = field(default_factory=RejectConfig)
 
         def __post_init__(self) -> None:
-            check_ranges(self, probes=(2, 10_000))
+            check_ranges(self, probe=(2, 10_000), price=(0, 1e6))
 
     options = parse(Plan)
     from datagen.estimate import estimate
     from filters.early import open_rejection
 
-    print(estimate(options.config, options.probes, open_rejection(options.reject)))
+    print(estimate(options.config, options.probe, open_rejection(options.reject), options.price))
     return DONE
 
 
@@ -160,27 +172,44 @@ def _generate(parse: Parse) -> int:
 
 def _status(parse: Parse) -> int:
     config = parse(StatusConfig)
+    from datagen.status_files import document, write_status
     from manifests.dataset import Dataset
     from manifests.status import summarise
 
-    print(summarise(Dataset(config.out)))
-    return DONE
+    dataset = Dataset(config.out)
+    while True:
+        status = summarise(dataset)
+        if config.files:
+            write_status(status, config.files)
+        print(document(status) if config.json else f"{status}\n", end="", flush=True)
+        if status.damaged:
+            print(f"next: spinset repair {shlex.quote(config.out)}", file=sys.stderr)
+        if not config.watch or status.is_complete:
+            return FAULTS if status.damaged else DONE
+        time.sleep(config.watch)
+        dataset = Dataset(config.out)  # it may have grown
 
 
 def _verify(parse: Parse) -> int:
     config = parse(VerifyConfig)
+    from jobs.devices import usable_cores
     from jobs.progress import step
     from manifests.dataset import Dataset
-    from manifests.verify import verify
+    from manifests.verify import NOT_MADE, verify
 
     dataset = Dataset(config.out)
-    faults = 0
+    faults = lacking = 0
     with step("verify", dataset.plan.shards) as advance:
-        for fault in verify(dataset, config.deep, advance):
+        for fault in verify(dataset, config.deep, advance, usable_cores()):
             print(fault)
             faults += 1
+            lacking += fault.problem == NOT_MADE
     checked = "every byte, hash and picture" if config.deep else "every file and size"
     print(f"{faults} faults" if faults else f"{dataset.plan.shards} shards are whole ({checked})")
+    if faults > lacking:
+        print(f"next: spinset repair {shlex.quote(config.out)}")
+    elif lacking:
+        print("next: the spinset generate command that began it")
     return FAULTS if faults else DONE
 
 

@@ -1,7 +1,9 @@
 """Generates a dataset: its plan, the worker that makes a shard, and the job over all shards."""
 
+import hashlib
 import json
 import platform
+import re
 import socket
 import time
 import traceback
@@ -31,6 +33,7 @@ from manifests.index import open_index
 from manifests.plan import Plan, write_plan
 from manifests.ply import encode_mesh
 from manifests.shards import DONE, ShardWriter
+from manifests.status import Failure
 from manifests.storage import Storage
 
 IDENTITY_ATTEMPTS = 2
@@ -109,7 +112,9 @@ class GenerateWorker:
     def __init__(self, config: GenerateConfig, plan: Plan, rejection: Rejection | None = None):
         # Set here and in the threads of the executor, because torch keeps this number per thread.
         torch.set_num_threads(config.pool.threads)
-        self.executor = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
+        # Two at least, so that encoding goes on beside meshing; more if the worker has more cores.
+        count = max(2, config.pool.threads)
+        self.executor = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(config.pool.threads,))
         self.config, self.plan, self.storage = config, plan, Storage(config.out)
         self.source = config.source.open(config.device)
         # As JSON, for a plan may come from a dataset.
@@ -130,7 +135,8 @@ class GenerateWorker:
         started = time.monotonic()
         with ShardWriter(self.storage, self.plan, unit.index) as writer:
             writer.resume()
-            run = {"seconds": 0.0, "identity_seconds": {}, "tracebacks": {}} | writer.run
+            run = {"seconds": 0.0, "identity_seconds": {}, "stage_seconds": {}, "failures": [], "tracebacks": {}}
+            run |= writer.run
             before = run["seconds"]
             try:
                 for identity in self.plan.identities_of(unit.index):
@@ -151,16 +157,33 @@ class GenerateWorker:
         begun = time.monotonic()
         if identity in unit.skipped:
             self._add(writer, identity, schema.FAILED, stage="worker", reason=unit.skipped[identity])
+            run["failures"].append(asdict(self._lost(unit, identity)))
         else:
-            yield from self._make(unit, identity, writer, run["tracebacks"])
+            yield from self._make(unit, identity, writer, run)
         run["identity_seconds"][str(identity)] = round(time.monotonic() - begun, 3)
 
-    def _make(self, unit: Unit, identity: int, writer: ShardWriter, tracebacks: dict[str, str]) -> Iterator[Event]:
+    def _lost(self, unit: Unit, identity: int) -> Failure:
+        """The failure of an identity that workers were lost to, from the files of the driver."""
+        seed, reason = self.plan.seed + identity, unit.skipped[identity]
+        losses = Ledger(self.storage, "generate", lambda unit: False).losses(unit.index)
+        own = [loss for loss in losses if loss.item == identity and loss.blamed]
+        if not own:  # as in a repair, where the reason is all that is known
+            return Failure(identity, seed, "worker", reason)
+        last = own[-1]
+        signal = re.search(r"\bSIG[A-Z]+\b", last.cause)
+        return Failure(
+            identity, seed, last.stage, f"worker {last.cause}", signal and signal[0], None, last.host, len(own)
+        )
+
+    def _make(self, unit: Unit, identity: int, writer: ShardWriter, run: dict[str, Any]) -> Iterator[Event]:
         """Make one identity, or record why IDENTITY_ATTEMPTS attempts failed."""
         for attempt in range(1, IDENTITY_ATTEMPTS + 1):
-            stage, made = "head", None
+            stage, made, begun = "head", None, time.monotonic()
             try:
                 for step in make_identity(self.source, self.settings, identity, self.executor, self.judge):
+                    now = time.monotonic()
+                    run["stage_seconds"][stage] = round(run["stage_seconds"].get(stage, 0.0) + now - begun, 3)
+                    begun = now
                     if isinstance(step, Made | Rejected):
                         made = step
                     else:
@@ -173,10 +196,13 @@ class GenerateWorker:
                 if isinstance(error, torch.AcceleratorError):
                     raise WorkerIsBroken(f"{type(error).__name__} at stage {stage}: {error}") from error
                 # An exception fails this head alone: it becomes a row with its stage and reason.
-                tracebacks[str(identity)] = traceback.format_exc()
+                run["tracebacks"][str(identity)] = text = traceback.format_exc()
                 if attempt == IDENTITY_ATTEMPTS:
                     reason = f"{type(error).__name__}: {error}"
                     self._add(writer, identity, schema.FAILED, stage=stage, reason=reason)
+                    sha256, host = hashlib.sha256(text.encode()).hexdigest(), socket.gethostname()
+                    failure = Failure(identity, self.plan.seed + identity, stage, reason, None, sha256, host, attempt)
+                    run["failures"].append(asdict(failure))
             else:
                 assert made is not None
                 self._add_made(writer, identity, made)

@@ -45,10 +45,12 @@ class PoolConfig:
     """Part of a job array, such as 3/16 for the fourth of 16 processes, or auto, which reads the variables of Slurm,
     Kubernetes or SkyPilot. Workers are processes of this machine, without Ray; a part that ends early helps the others."""
 
+    max_disk: float = 1.0
+    """Share of the disk of a local OUT above which no shard is begun until there is room again, such as 0.9."""
+
     def __post_init__(self) -> None:
-        check_ranges(
-            self, workers=(0, 100_000), threads=(1, 1024), gpus_per_worker=(0, 64), stall_minutes=(0.001, 100_000)
-        )
+        limits = {"stall_minutes": (0.001, 100_000), "max_disk": (0.01, 1)}
+        check_ranges(self, workers=(0, 100_000), threads=(1, 1024), gpus_per_worker=(0, 64), **limits)
         if self.ray.startswith("ray://"):
             raise UserError(
                 f"--ray is {self.ray!r}; Ray's client cannot stream results, so run the command on a node of the cluster "
@@ -121,7 +123,7 @@ def run(
                 f"{len(others)} {what} at work on {ledger.storage.url}; shards that are left are shared",
                 file=sys.stderr,
             )
-        work = Work([*todo[begin:], *todo[:begin]], ledger, on_event)
+        work = Work([*todo[begin:], *todo[:begin]], ledger, on_event, config.max_disk)
         if config.inline:
             from jobs.worker_process import run_inline
 

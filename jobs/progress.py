@@ -1,4 +1,4 @@
-"""Shows the progress of a job or a step on stderr: live bars on a terminal, and otherwise a plain line every ten seconds."""
+"""Shows the progress of a job or a step on stderr: live bars on a terminal, and otherwise a plain line every minute."""
 
 import threading
 import time
@@ -21,8 +21,8 @@ from rich.progress import (
 
 from jobs.units import ELSEWHERE, Event
 
-FIRST_SECONDS, PLAIN_SECONDS = 2.0, 10.0
-"""Seconds until the first plain line, and between later ones."""
+FIRST_SECONDS, PLAIN_SECONDS, LATER_SECONDS = 2.0, 10.0, 60.0
+"""Seconds until the first plain line, between those of the first minute, and between later ones."""
 
 
 @contextmanager
@@ -64,10 +64,10 @@ def _plain_lines(console: Console, line: Callable[[], str]) -> Iterator[None]:
     ended = threading.Event()
 
     def repeat() -> None:
-        wait = FIRST_SECONDS
+        started, wait = time.monotonic(), FIRST_SECONDS
         while not ended.wait(wait):
             console.print(line(), soft_wrap=True, markup=False)
-            wait = PLAIN_SECONDS
+            wait = PLAIN_SECONDS if time.monotonic() - started < LATER_SECONDS else LATER_SECONDS
 
     thread = threading.Thread(target=repeat, name="progress", daemon=True)
     thread.start()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+from jobs.disk import DiskGate
 from jobs.ledger import Ledger, Loss
 from jobs.units import ATTEMPTS, ELSEWHERE, Event, Unit, WorkersKeepDying, finished
 
@@ -36,9 +37,18 @@ class _Open:
 class Work:
     """The remaining units of one driver."""
 
-    def __init__(self, units: Iterable[Unit], ledger: Ledger, on_event: Callable[[Event], None] = lambda event: None):
-        """`on_event` gets the events of workers, and one for every unit that is finished, here or by another driver."""
-        self.ledger, self.on_event = ledger, on_event
+    def __init__(
+        self,
+        units: Iterable[Unit],
+        ledger: Ledger,
+        on_event: Callable[[Event], None] = lambda event: None,
+        max_disk: float = 1.0,
+    ):
+        """`on_event` gets the events of workers, and one for every unit that is finished, here or by another driver.
+
+        No unit is begun while more than `max_disk` of the disk is in use.
+        """
+        self.ledger, self.on_event, self.gate = ledger, on_event, DiskGate(ledger.storage, max_disk)
         self.todo = deque(units)
         self.alone: deque[Unit] = deque()
         self.lone: set[int] = set()
@@ -65,7 +75,7 @@ class Work:
 
     def next(self, host: str) -> Unit | None:
         """The unit that an idle worker on a machine should run; None if there is none for it now."""
-        if host in self.left_out and self._others_work(host):
+        if (host in self.left_out and self._others_work(host)) or not self.gate.look():
             return None
         if self.alone and self.draining in (None, host):
             self.draining = host

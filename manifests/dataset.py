@@ -36,9 +36,13 @@ class Dataset:
 
     def done(self, shard: int) -> dict[str, Any]:
         """The commit record of a shard; raises DamagedData if it does not parse."""
+        return self.parse(shard, self.storage.read(self.file(shard, DONE)))
+
+    def parse(self, shard: int, data: bytes) -> dict[str, Any]:
+        """The commit record of a shard from the bytes of its file; raises DamagedData if it does not parse."""
         name = self.file(shard, DONE)
         try:
-            done = json.loads(self.storage.read(name))
+            done = json.loads(data)
             lacking = RECORD - done.keys() or set(SUFFIXES) - done["files"].keys()
         except (ValueError, AttributeError) as error:
             raise damaged(name, f"is damaged ({type(error).__name__}: {error})", self.storage.url) from error

@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -89,6 +89,22 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         return self.fs.cat_file(self.path(name))
+
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """The contents of many small files, read many at a time; None for one that is missing."""
+        if self.is_local:
+            for name in names:
+                try:
+                    yield self.read(name)
+                except FileNotFoundError:
+                    yield None
+            return
+        found = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
+        for name in names:
+            data = found[self.path(name)]
+            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
+                raise StorageError(f"{self.url} cannot be used: {first_line(data)}") from data
+            yield data if isinstance(data, bytes) else None
 
     def write(self, name: str, data: bytes) -> None:
         """Commit a small file."""

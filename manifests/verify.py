@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,6 +23,8 @@ from manifests.errors import DamagedData
 from manifests.pictures import decode_picture
 from manifests.reader import read_members
 from manifests.shards import DONE, member_name, padding, tar_header
+
+NOT_MADE = "not made yet"
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,24 @@ class Fault:
         return f"{where}: {self.problem}" + (f" (byte {self.byte})" if self.byte is not None else "")
 
 
-def verify(dataset: Dataset, deep: bool = False, checked: Callable[[], None] = lambda: None) -> Iterator[Fault]:
-    """Yield every fault of a dataset, shards that are not made yet included; `checked` is called after each shard."""
+def verify(
+    dataset: Dataset, deep: bool = False, checked: Callable[[], None] = lambda: None, threads: int = 1
+) -> Iterator[Fault]:
+    """Yield every fault of a dataset in the order of its shards, which several threads check; those not made yet included.
+
+    `checked` is called after each shard.
+    """
     committed = set(dataset.committed())
-    for shard in range(dataset.plan.shards):
+
+    def check(shard: int) -> list[Fault]:
         if shard in committed:
-            yield from verify_shard(dataset, shard, deep)
-        else:
-            yield Fault(dataset.file(shard, ".tar"), "not made yet")
-        checked()
+            return list(verify_shard(dataset, shard, deep))
+        return [Fault(dataset.file(shard, ".tar"), NOT_MADE)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        for faults in pool.map(check, range(dataset.plan.shards)):
+            yield from faults
+            checked()
 
 
 def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:

@@ -178,7 +178,7 @@ def test_status(capsys, dataset):
     assert code == 0 and "3 of 3 shards, 5 of 5 identities (5 kept, 0 filtered, 0 failed), 15 views" in out
     (dataset / "shards/heads-000001.done.json").unlink()
     _, out, _ = run(capsys, "status", str(dataset))
-    assert "2 of 3 shards, 3 of 5 identities" in out and "about 0:00:02 of worker time left" in out
+    assert "2 of 3 shards, 3 of 5 identities" in out and "0:00:02 (0:00:02 to 0:00:02) of worker time left" in out
 
 
 def test_verify(capsys, dataset):
@@ -284,9 +284,9 @@ def test_full_disk_stops_cleanly_and_resumes(tmp_path):
 
 def test_plan_foretells_and_repair_mends(capsys, tmp_path):
     out = str(tmp_path / "heads")
-    assert run(capsys, "plan", out, *SMALL, "--probes", "1")[::2] == (
+    assert run(capsys, "plan", out, *SMALL, "--probe", "1")[::2] == (
         2,
-        "spinset plan: --probes is 1; it must be from 2 to 10000\n",
+        "spinset plan: --probe is 1; it must be from 2 to 10000\n",
     )
     code, said, _ = run(capsys, "plan", out, *SMALL)
     assert (
@@ -387,13 +387,17 @@ def last_line(err: str) -> str:
     return err.splitlines()[-1] + "\n"
 
 
-@pytest.mark.parametrize("command", ["status", "generate"])
-def test_a_damaged_record_names_repair(capsys, tmp_path, command):
+def test_a_damaged_record_names_repair(capsys, tmp_path):
     out = tmp_path / "heads"
     assert run(capsys, "generate", str(out), *SMALL)[0] == 0
     (out / "shards/heads-000000.done.json").write_text("{")
-    result = run(capsys, command, str(out), *(SMALL if command == "generate" else []))
+    result = run(capsys, "generate", str(out), *SMALL)
     refused((*result[:2], last_line(result[2])), 3, "heads-000000.done.json is damaged", f"run spinset repair {out}")
+    code, printed, err = run(capsys, "status", str(out))
+    assert (code, last_line(err)) == (3, f"next: spinset repair {out}\n")
+    assert "damaged: shards/heads-000000.done.json" in printed
+    code, printed, _ = run(capsys, "verify", str(out))
+    assert (code, printed.splitlines()[-1]) == (3, f"next: spinset repair {out}")
 
 
 def test_an_empty_score_table(capsys, tmp_path, dataset):
@@ -434,4 +438,4 @@ def test_printed_commands_are_quoted(capsys, tmp_path):
     out = tmp_path / "my heads"
     assert run(capsys, "generate", str(out), *SMALL)[0] == 0
     (out / "shards/heads-000000.done.json").write_text("{")
-    refused(run(capsys, "status", str(out)), 3, f"run spinset repair '{out}'")
+    assert f"next: spinset repair '{out}'" in run(capsys, "status", str(out))[2]

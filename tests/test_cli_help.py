@@ -19,6 +19,7 @@ BASE = {
     "generate": ["out"],
     "repair": ["out"],
     "retry": ["out"],
+    "status": ["out"],
     "review": ["heads"],
     "score": ["out"],
     "pack": ["out", "dest"],
