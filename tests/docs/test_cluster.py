@@ -6,16 +6,19 @@ Parts that share a dataset, and are killed: tests/jobs/test_process_pool.py; mac
 import os
 import re
 import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
-from functools import partial
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 import spinset
+from jobs.failures import BAD_INPUT, FAULTS, INTERRUPTED
 from manifests.dataset import Dataset
 from manifests.verify import verify
 
@@ -36,8 +39,11 @@ def pod(spec: dict) -> tuple[dict, dict]:
 def command(name: str) -> list[str]:
     """The arguments of the only spinset command of a file."""
     if name == "indexed-job.yaml":
-        return pod(document(name)["spec"])[1]["command"][1:]
-    (found,) = re.findall(r"(?<![\w/.:-])spinset (generate .*?)(?: &)?$", (FOLDER / name).read_text().replace("\\\n", " "), re.M)
+        container = pod(document(name)["spec"])[1]
+        return [*container["command"], *container["args"]][1:]
+    (found,) = re.findall(
+        r"(?<![\w/.:-])spinset (generate .*?)(?: &)?$", (FOLDER / name).read_text().replace("\\\n", " "), re.M
+    )
     return shlex.split(found.replace("$address", "node-0:6379"))
 
 
@@ -59,7 +65,11 @@ def parsed(arguments: list[str]):
 @pytest.mark.parametrize(
     ("name", "environ", "begin"),
     [
-        ("array.slurm", {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "16"}, 0.25),
+        (
+            "array.slurm",
+            {"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "16"},
+            0.25,
+        ),
         ("indexed-job.yaml", {"JOB_COMPLETION_INDEX": "1"}, 0.5),
         ("skypilot.yaml", {"SKYPILOT_JOB_RANK": "6", "SKYPILOT_NUM_JOBS": "8"}, 0.75),
         ("ray.slurm", {}, 0.0),
@@ -84,7 +94,7 @@ def test_what_the_indexed_job_relies_on():
     assert [rule["action"] for rule in rules] == ["Ignore", "FailJob", "FailIndex"]
     assert {rule["onExitCodes"]["containerName"] for rule in rules[1:]} == {container["name"]}
     codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules[1:]}
-    assert codes == {"FailJob": [spinset.BAD_INPUT], "FailIndex": [spinset.FAULTS]}
+    assert codes == {"FailJob": [BAD_INPUT], "FailIndex": [FAULTS]}
 
 
 def test_what_the_rayjob_relies_on():
@@ -112,7 +122,7 @@ def start(tmp_path, monkeypatch):
     stubs = tmp_path / "bin"
     stubs.mkdir()
     stub = {
-        "srun": 'while [[ $1 == --* ]]; do shift; done\nfor ((task = 1; task < ${TASKS:-1}; task++)); do\n'
+        "srun": "while [[ $1 == --* ]]; do shift; done\nfor ((task = 1; task < ${TASKS:-1}; task++)); do\n"
         '    SLURM_PROCID=$task "$@" &\ndone\nSLURM_PROCID=0 exec "$@"',
         "scontrol": f'echo "$@" >> {tmp_path}/requeued',
         "spinset": f'exec "${{SPINSET:-{sys.executable}}}" -m spinset "$@"',
@@ -124,11 +134,17 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{stubs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     tiny = "--identities 2 --identities-per-shard 1 --rig orbit-2 --resolution 32 --mesh.resolution 64 --workers 1"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
 
     def start(name: str, **environ: str) -> subprocess.Popen[bytes]:
-        text = (FOLDER / name).read_text().replace("/shared/heads --identities 10000", f"{tmp_path}/heads {tiny}")
-        (tmp_path / name).write_text(text.replace("--device cuda --gpus-per-worker 0.5", ""))
-        return subprocess.Popen(["bash", str(tmp_path / name)], env={**os.environ, "SLURM_CPUS_PER_TASK": "1", **environ})
+        text = (
+            (FOLDER / name).read_text().replace("--device cuda --gpus-per-worker 0.5", "").replace(":6379", f":{port}")
+        )
+        (tmp_path / name).write_text(text.replace("/shared/heads --identities 10000", f"{tmp_path}/heads {tiny}"))
+        environ = {**os.environ, "SLURM_CPUS_PER_TASK": "1", **environ}
+        return subprocess.Popen(["bash", str(tmp_path / name)], env=environ, start_new_session=True)
 
     return start
 
@@ -148,3 +164,27 @@ def test_two_tasks_of_the_array_make_one_dataset(start, tmp_path):
     dataset = Dataset(str(tmp_path / "heads"))
     assert dataset.committed() == [0, 1] and not list(verify(dataset, deep=True))
     assert not (tmp_path / "requeued").exists()
+
+
+def test_a_task_that_is_told_to_end_is_queued_again(start, tmp_path):
+    (tmp_path / "told").write_text("#!/bin/bash\nexit 130\n")
+    (tmp_path / "told").chmod(0o755)
+    assert start("array.slurm", **array(0), SPINSET=str(tmp_path / "told")).wait() == INTERRUPTED
+    assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
+
+
+def test_ray_over_two_nodes_ends_at_the_signal(start, tmp_path):
+    """Both nodes are this machine; SIGTERM reaches the script alone, as `--signal=B:TERM` says."""
+    number = str(os.getpid())
+    nodes = {"SLURM_JOB_ID": number, "TASKS": "2", "HOME": str(tmp_path)}
+    job = start("ray.slurm", **nodes, RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0")
+    try:
+        while not list(tmp_path.glob("heads/work/generate/leases/*")):
+            assert job.poll() is None
+            time.sleep(0.1)
+        job.terminate()
+        assert job.wait() == INTERRUPTED
+        assert (tmp_path / "requeued").read_text() == f"requeue {number}\n"
+    finally:
+        os.killpg(job.pid, signal.SIGTERM)  # as Slurm ends the steps of a job
+        shutil.rmtree(f"/tmp/ray-{number}", ignore_errors=True)
