@@ -1,4 +1,4 @@
-"""Holds back new work while the disk of a dataset is too full, so that a job waits for room instead of failing."""
+"""Holds back new work while the disk of a dataset is too full, so that a job waits for space instead of failing."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ LOOK = 10.0
 
 
 class DiskGate:
-    """Whether there is room on the disk of a local storage; other storages have no limit."""
+    """Whether there is space on the disk of a local storage; other storages have no limit."""
 
     def __init__(self, storage: Storage, limit: float):
         """`limit` is the largest share of the disk in use, from 0 to 1."""
@@ -27,7 +27,7 @@ class DiskGate:
             used = 1 - free / total
             if (used <= self.limit) != self.is_open:
                 self.is_open = not self.is_open
-                what = "there is room again" if self.is_open else "no shard is begun until there is room"
+                what = "there is space again" if self.is_open else "no shard is begun until there is space"
                 print(
                     f"the disk of {self.root} is {used:.1%} full, --max-disk is {self.limit:g}: {what}", file=sys.stderr
                 )

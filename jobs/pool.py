@@ -46,7 +46,7 @@ class PoolConfig:
     Kubernetes or SkyPilot. Workers are processes of this machine, without Ray; a part that ends early helps the others."""
 
     max_disk: float = 1.0
-    """Share of the disk of a local OUT above which no shard is begun until there is room again, such as 0.9."""
+    """Share of the disk of a local OUT above which no shard is begun until there is space again, such as 0.9."""
 
     def __post_init__(self) -> None:
         limits = {"stall_minutes": (0.001, 100_000), "max_disk": (0.01, 1)}

@@ -130,7 +130,7 @@ class Status:
 
     @property
     def bottleneck(self) -> str | None:
-        """What to give more of: the kind of stage that takes most of a worker's time; None if nothing was measured."""
+        """The kind of stage that takes most of the time of a worker; None if nothing was measured."""
         if not self.stage_seconds:
             return None
         return "meshes and files" if self.waiting > 0.5 else "rendering"

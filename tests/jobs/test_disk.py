@@ -1,4 +1,4 @@
-"""A job waits while the disk is too full, and goes on when there is room."""
+"""A job waits while the disk is too full, and goes on when there is space."""
 
 from collections import namedtuple
 
@@ -23,7 +23,7 @@ def used(monkeypatch) -> list[float]:
     return share
 
 
-def test_units_begin_when_there_is_room(tmp_path, used, capsys):
+def test_units_begin_when_there_is_space(tmp_path, used, capsys):
     storage = Storage(tmp_path)
     with Ledger(storage, "test", lambda unit: False) as ledger:
         work = Work([Unit(0), Unit(1)], ledger, max_disk=0.9)
@@ -34,9 +34,9 @@ def test_units_begin_when_there_is_room(tmp_path, used, capsys):
         assert work.next("here") is None
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"the disk of {tmp_path} is 95.0% full, --max-disk is 0.9: no shard is begun until there is room",
-        f"the disk of {tmp_path} is 50.0% full, --max-disk is 0.9: there is room again",
-        f"the disk of {tmp_path} is 91.0% full, --max-disk is 0.9: no shard is begun until there is room",
+        f"the disk of {tmp_path} is 95.0% full, --max-disk is 0.9: no shard is begun until there is space",
+        f"the disk of {tmp_path} is 50.0% full, --max-disk is 0.9: there is space again",
+        f"the disk of {tmp_path} is 91.0% full, --max-disk is 0.9: no shard is begun until there is space",
     ]
 
 
