@@ -91,6 +91,7 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
         lambda shard: storage.exists(dataset.file(shard, DONE)),
         lambda shard: storage.clear_leftovers(dataset.file(shard, "")),
         remembers=True,
+        all_done=dataset.committed,
     )
     pending = dataset.pending()
     # Workers of a running cluster have another working directory.

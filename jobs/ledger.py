@@ -12,7 +12,7 @@ bytes of a shard are the same whichever makes it, and its record is written last
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -49,13 +49,15 @@ class Ledger:
         is_done: Callable[[int], bool],
         clear: Callable[[int], object] = lambda unit: None,
         remembers: bool = False,
+        all_done: Callable[[], Iterable[int]] = lambda: (),
     ):
-        """`is_done` tells whether a unit's result is there; `clear` removes what a dead driver's workers left of it.
+        """`is_done` tells whether a unit's result is there, and `all_done` those of many, perhaps not all, by one listing;
+        `clear` removes what a dead driver's workers left of it.
 
         Losses of earlier commands count if it `remembers`; otherwise the first driver forgets them.
         """
         self.storage, self.folder, self.is_done, self.clear = storage, f"work/{job}", is_done, clear
-        self.remembers = remembers
+        self.remembers, self.all_done = remembers, all_done
         self.name = f"{self.folder}/{writer_name()}"
         self._held: dict[int, str] = {}
         self._signs: dict[str, tuple[bytes, float]] = {}

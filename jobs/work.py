@@ -18,6 +18,8 @@ from jobs.units import ATTEMPTS, ELSEWHERE, Event, Unit, WorkersKeepDying, finis
 
 LOOK = 5.0
 """Seconds between two looks at the units that other drivers hold."""
+LISTING = 60.0
+"""Seconds between two listings of what other drivers have finished."""
 SLOW = 2.0
 """A unit that takes so many times the median is run a second time by a worker that has nothing else to do."""
 ENOUGH = 3
@@ -61,6 +63,7 @@ class Work:
         self.left_out: set[str] = set()
         self.without_item: Counter[int] = Counter()
         self.looked = time.monotonic()
+        self.elsewhere, self.listed = 0, float("-inf")
 
     @property
     def waiting(self) -> int:
@@ -93,6 +96,7 @@ class Work:
             elif done or self.ledger.is_done(unit.index):
                 self.ledger.release(unit.index)
                 self.on_event(finished(unit, ELSEWHERE))
+                self._strike_out()
             else:
                 return self._begin(unit, host)
             if time.monotonic() - begun > 1.0:  # workers report meanwhile
@@ -204,6 +208,18 @@ class Work:
             self.looked = time.monotonic()
             self.todo.extend(self.taken)
             self.taken.clear()
+
+    def _strike_out(self) -> None:
+        """Leave out all units that other drivers have finished, by one listing: one by one takes minutes on object stores."""
+        self.elsewhere += 1
+        if self.elsewhere % ENOUGH or time.monotonic() - self.listed < LISTING:
+            return
+        self.listed = time.monotonic()
+        done = set(self.ledger.all_done())
+        struck = [unit for unit in self.todo if unit.index in done]
+        self.todo = deque(unit for unit in self.todo if unit.index not in done)
+        for unit in struck:
+            self.on_event(finished(unit, ELSEWHERE))
 
     def _slow(self, host: str) -> Unit | None:
         """The slowest unit that runs, to be run a second time: its bytes are the same, and its record is written last."""

@@ -55,6 +55,18 @@ def test_no_unit_is_forgotten_when_others_are_looked_at(tmp_path, ledger, clock)
     assert sorted(work.next("a").index for _ in range(3)) == [0, 2, 3]
 
 
+def test_many_that_are_done_are_left_out_by_one_listing(tmp_path, clock):
+    """They are asked for one after the other only until it is plain that there are many."""
+    done, asked, seen = set(range(100)) - {50}, [], []
+    with Ledger(
+        Storage(tmp_path), "generate", lambda unit: asked.append(unit) or unit in done, all_done=lambda: done
+    ) as ledger:
+        work = Work(units(100), ledger, seen.append)
+        assert work.next("a").index == 50
+    assert sorted({event.unit for event in seen}) == sorted(done) and len(asked) < 10
+    assert not work.todo
+
+
 def test_what_is_done_meanwhile_is_left_out(tmp_path, clock):
     done = {0, 2}
     with Ledger(Storage(tmp_path), "generate", done.__contains__) as ledger:
