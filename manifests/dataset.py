@@ -1,7 +1,7 @@
 """Reads a dataset: which shards are committed, and their tables; `manifests.reader` reads their members."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,8 +37,17 @@ class Dataset:
     def done(self, shard: int) -> dict[str, Any]:
         """The commit record of a shard; raises DamagedData if it does not parse."""
         name = self.file(shard, DONE)
+        return self._record(name, self.storage.read(name))
+
+    def records(self, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The commit records of some shards, read many at a time; raises DamagedData if one does not parse."""
+        names = [self.file(shard, DONE) for shard in shards]
+        for name, data in zip(names, self.storage.read_all(names), strict=True):
+            yield self._record(name, data)
+
+    def _record(self, name: str, data: bytes) -> dict[str, Any]:
         try:
-            done = json.loads(self.storage.read(name))
+            done = json.loads(data)
             lacking = RECORD - done.keys() or set(SUFFIXES) - done["files"].keys()
         except (ValueError, AttributeError) as error:
             raise damaged(name, f"is damaged ({type(error).__name__}: {error})", self.storage.url) from error
