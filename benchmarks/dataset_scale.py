@@ -1,6 +1,6 @@
 """What a large dataset costs that has no pictures: 100,000 identities of 125 views, each measure in a fresh process.
 
-    python benchmarks/dataset_scale.py [--identities N] [--per-shard N] [--out DIR]
+python benchmarks/dataset_scale.py [--identities N] [--per-shard N] [--out DIR]
 """
 
 import json
@@ -118,6 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() if not config.out else nullcontext(config.out) as folder:
         if not Path(folder, "policy.json").exists():
             from synthetic import POLICY, write_scores, write_shards
+
             Path(folder).mkdir(exist_ok=True)
             write_scores(write_shards(Path(folder), config.identities, config.per_shard))
             Path(folder, "policy.json").write_text(json.dumps(POLICY))

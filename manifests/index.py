@@ -233,7 +233,9 @@ def _write(file: Path, dataset: Dataset, views: Mapping[int, int], fingerprint: 
             name = dataset.file(shard, ".views.parquet")
             raise damaged(name, f"has {len(table)} rows, its shard {count} views", dataset.storage.url)
         for name, values in _arrays(table, shard, dataset.plan.member_names).items():
-            _pwrite(out.fileno(), values, start + places[name]["data_offsets"][0] + first * values.nbytes // len(values))
+            _pwrite(
+                out.fileno(), values, start + places[name]["data_offsets"][0] + first * values.nbytes // len(values)
+            )
 
     with file.open("wb") as out:
         out.write(len(text).to_bytes(LENGTH, "little") + text)
@@ -299,7 +301,9 @@ def _header(data: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
 
 
 def _index(arrays: Mapping[str, np.ndarray], about: Mapping[str, str], mapped: str | None) -> Index:
-    spans = {part: {n.removesuffix(f".{part}"): a for n, a in arrays.items() if n.endswith(f".{part}")} for part in _SPAN}
+    spans = {
+        part: {n.removesuffix(f".{part}"): a for n, a in arrays.items() if n.endswith(f".{part}")} for part in _SPAN
+    }
     plain = {name: arrays[name] for name in (*_CAMERA, "shard")}
     return Index(**about, **plain, **spans, mapped=mapped)
 
