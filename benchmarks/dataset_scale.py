@@ -1,6 +1,9 @@
-"""What a large dataset costs that has no pictures: 100,000 identities of 125 views, each measure in a fresh process.
+"""What a dataset of 100,000 identities of 125 views costs, without pictures: seconds and memory of commands and loaders.
 
-python benchmarks/dataset_scale.py [--identities N] [--per-shard N] [--out DIR]
+    python benchmarks/dataset_scale.py [--identities N] [--per-shard N] [--out DIR]
+
+makes the dataset, takes each measurement in a process of its own, and prints the table of docs/benchmarks.md. Seconds are those
+of the work alone, without imports; "processor" counts all threads.
 """
 
 import json
@@ -12,10 +15,13 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+Work = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -23,106 +29,106 @@ class Config:
     """Measure a large dataset without pictures."""
 
     identities: int = 100_000
+    """Number of identities, of 125 views each."""
     per_shard: int = 64
+    """Identities per shard."""
     out: str = ""
-    """A new folder that is kept, 4 GB for 100,000 identities; a temporary one by default."""
+    """A folder that is kept and used again, 5 GB for 100,000 identities; a temporary one by default."""
 
 
-def making(folder: str) -> Callable[[], Any]:
+def index(folder: str) -> Work:
     from manifests.dataset import Dataset
     from manifests.index import open_index
 
     return lambda: open_index(Dataset(folder))
 
 
-def order(folder: str) -> Callable[[], Any]:
-    """Open a loader of single views, of which there are most, and draw the rows of its first batch."""
-    from train.data.sampling import SingleView
-
-    return lambda: _first_rows(folder, recipe=SingleView())
-
-
-def multiview(folder: str) -> Callable[[], Any]:
-    from train.data.sampling import MultiView
-
-    return lambda: _first_rows(folder, recipe=MultiView())
-
-
-def window(folder: str) -> Callable[[], Any]:
-    from train.data.sampling import SingleView
-
-    return lambda: _first_rows(folder, recipe=SingleView(), window=16)
-
-
-def selected(folder: str) -> Callable[[], Any]:
-    from train.data.sampling import SingleView
-
-    return lambda: _first_rows(folder, recipe=SingleView(), selection="benchmark")
-
-
-def _first_rows(folder: str, **options: Any) -> Any:
-    from train.data.config import LoaderConfig
-    from train.data.loader import open_loader
-
-    loader = open_loader(LoaderConfig(folder, members=("rgb",), batch=256, **options))
-    first = next(loader._requests(type("", (), {"want": lambda *_: None})()))
-    return loader.batch_dataset.views(first.samples, first.epochs)
-
-
-def selecting(folder: str) -> Callable[[], Any]:
+def select(folder: str) -> Work:
     from filters.config import SelectConfig
     from filters.select import select
 
     return lambda: select(SelectConfig(folder, policy=f"{folder}/policy.json"))
 
 
-def checking(folder: str) -> Callable[[], Any]:
+def use(folder: str) -> Work:
     from manifests.dataset import Dataset
-    from manifests.verify import verify
+    from manifests.index import open_index
+    from manifests.selection import read_selection
 
-    return lambda: next(verify(Dataset(folder)), None)
+    dataset = Dataset(folder)
+    return lambda: open_index(dataset).select(read_selection(dataset, "benchmark"))
 
 
-def status(folder: str) -> Callable[[], Any]:
+def status(folder: str) -> Work:
     from manifests.dataset import Dataset
     from manifests.status import summarise
 
     return lambda: summarise(Dataset(folder))
 
 
+def verify(folder: str) -> Work:
+    from manifests.dataset import Dataset
+    from manifests.verify import verify
+
+    return lambda: next(verify(Dataset(folder)), None)
+
+
+def load(folder: str, views: int = 1, **options: Any) -> Work:
+    from manifests.order import START
+    from train.data.config import LoaderConfig
+    from train.data.loader import open_loader
+    from train.data.sampling import MultiView, SingleView
+
+    config = LoaderConfig(
+        folder, MultiView(views) if views > 1 else SingleView(), members=("rgb",), batch=256, **options
+    )
+
+    def first_batch() -> Any:
+        loader = open_loader(config)
+        batch = loader.order.batch_at(START)
+        return loader.batch_dataset.views(batch.samples, batch.epochs)
+
+    return first_batch
+
+
 MEASURES = {
-    "making the index": making,
-    "opening it": making,
-    "`spinset select`, 5 scores": selecting,
+    "making the index": index,
+    "opening it": index,
+    "`spinset select`, 5 scores": select,
+    "opening the index with that selection": use,
     "`spinset status`": status,
-    "`spinset verify`": checking,
-    "first batch of a loader of single views": order,
-    "the same with a selection": selected,
-    "the same with a window of 16 shards": window,
-    "first batch of a loader of 8 views": multiview,
+    "`spinset verify`": verify,
+    "a loader of single views, to the rows of its first batch": load,
+    "the same with that selection": partial(load, selection="benchmark"),
+    "the same with a window of 16 shards": partial(load, window=16),
+    "the same with samples of 8 views": partial(load, views=8),
 }
 
 
 def measure(name: str, folder: str) -> None:
-    """Print the seconds of a measure without its imports, and the peak memory of this process."""
-    call = MEASURES[name](folder)
+    """Print the seconds and the processor seconds of a measurement, and the peak memory of this process."""
+    work = MEASURES[name](folder)
     begun, busy = time.perf_counter(), time.process_time()
-    call()
+    work()
     seconds, busy = time.perf_counter() - begun, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(json.dumps([seconds, busy, peak]))
 
 
+def make(folder: Path, identities: int, per_shard: int) -> None:
+    from synthetic import POLICY, write_scores, write_shards
+
+    write_scores(write_shards(folder, identities, per_shard))
+    (folder / "policy.json").write_text(json.dumps(POLICY))
+
+
 def main() -> None:
     config = tyro.cli(Config)
-    with tempfile.TemporaryDirectory() if not config.out else nullcontext(config.out) as folder:
-        if not Path(folder, "policy.json").exists():
-            from synthetic import POLICY, write_scores, write_shards
-
-            Path(folder).mkdir(exist_ok=True)
-            write_scores(write_shards(Path(folder), config.identities, config.per_shard))
-            Path(folder, "policy.json").write_text(json.dumps(POLICY))
-        print("| | seconds | of processors | peak memory, GB |\n|---|---|---|---|")
+    with nullcontext(config.out) if config.out else tempfile.TemporaryDirectory() as folder:
+        if not Path(folder, "policy.json").exists():  # written last
+            make(Path(folder), config.identities, config.per_shard)
+        Path(folder, "index.safetensors").unlink(missing_ok=True)
+        print("| | seconds | processor, s | peak memory, GB |\n|---|---|---|---|")
         for name in MEASURES:
             line = [sys.executable, __file__, "measure", name, folder]
             out = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout

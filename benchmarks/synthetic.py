@@ -56,7 +56,7 @@ def write_shards(folder: Path, identities: int, per_shard: int) -> Dataset:
     storage = Storage(folder)
     write_plan(storage, plan)
     shards = folder / schema.SHARDS
-    shards.mkdir()
+    shards.mkdir(exist_ok=True)
     for shard in range(plan.shards):
         own = np.array(plan.identities_of(shard))
         views, size = _views(own, np.random.default_rng(shard))

@@ -92,6 +92,11 @@ class Index:
         """The row where each identity begins, and the number of rows."""
         return _starts(self.identity)
 
+    def first_row(self, shard: int) -> int:
+        """The row where a shard begins, or would begin."""
+        # For a number of another type, numpy would convert the whole column.
+        return int(np.searchsorted(self.shard, np.int32(shard)))
+
     def key(self, row: int) -> str:
         """The key of a view."""
         return schema.sample_key(int(self.identity[row]), int(self.view[row]))
@@ -113,13 +118,15 @@ class Index:
         again = "run spinset select again"
         if selection.dataset != self.plan:
             raise UserError(f"selection {selection.name!r} was made for another dataset; {again}")
-        known = schema.is_among(selection.judged_views, self.identity, self.view)
+        judged, wanted = selection.judged_views, schema.view_codes(self.identity, self.view)
+        at = np.searchsorted(judged, wanted)
+        known = np.append(judged, -1)[at] == wanted
         if not known.all():
             raise UserError(
                 f"selection {selection.name!r} does not know {(~known).sum()} of the {len(self)} views "
                 f"(first: {self.key(int((~known).argmax()))}); {again}"
             )
-        rows = np.flatnonzero(schema.is_among(selection.kept_views, self.identity, self.view))
+        rows = np.flatnonzero(selection.keeps[at])
         if not len(rows):
             raise UserError(f"selection {selection.name!r} keeps none of the {len(self)} views")
         return Subset(self, rows, _starts(self.identity[rows]), selection.fingerprint)

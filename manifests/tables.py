@@ -30,12 +30,16 @@ def open_parquet(storage: Storage, name: str, repair: str = REPAIR) -> pq.Parque
         DamagedData: the file is missing or is not a parquet file.
     """
     with reading(storage, name, repair):
-        return pq.ParquetFile(pa.OSFile(storage.path(name))) if storage.is_local else parquet_file(storage.read(name))
+        return _opened(pa.OSFile(storage.path(name))) if storage.is_local else parquet_file(storage.read(name))
 
 
 def parquet_file(data: bytes) -> pq.ParquetFile:
     """A parquet file in memory; raises pyarrow's errors if it is none."""
-    return pq.ParquetFile(pa.BufferReader(arrow_buffer(data)))
+    return _opened(pa.BufferReader(arrow_buffer(data)))
+
+
+def _opened(file: pa.NativeFile) -> pq.ParquetFile:
+    return pq.ParquetFile(file)
 
 
 def arrow_buffer(data: bytes) -> pa.Buffer:
