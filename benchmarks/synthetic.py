@@ -86,7 +86,9 @@ def _views(own: np.ndarray, draw: np.random.Generator) -> tuple[pa.Table, int]:
     sizes = np.stack([draw.integers(mean // 2, mean * 2, rows) for mean in SIZES.values()], 1)
     ends = np.cumsum(stored_size(sizes)).reshape(sizes.shape)
     offsets = ends - stored_size(sizes) + 512
-    hashes = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), 4 * rows, [None, pa.py_buffer(draw.bytes(128 * rows))])
+    hashes = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(32), 4 * rows, pa.array(draw.integers(0, 256, 128 * rows, np.uint8)).buffers()
+    )
     members = [
         pa.StructArray.from_arrays(
             [pa.array(offsets[:, k]), pa.array(sizes[:, k]), hashes.slice(k * rows, rows)],

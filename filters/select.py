@@ -135,7 +135,7 @@ def check_requires(policy: Policy, lineages: Mapping[str, Lineage]) -> None:
 
 def heads_of(scores: Scores) -> Heads:
     """The identities and views of a table's rows."""
-    identity, view, azimuth, elevation = (as_array(scores.rows.column(f.name)) for f in tables.ROW)
+    identity, view, azimuth, elevation = (scores.rows.column(f.name).to_numpy() for f in tables.ROW)
     is_view = view != WHOLE
     owner = np.cumsum(~is_view)[is_view] - 1
     return Heads(
