@@ -180,7 +180,7 @@ def open_index(dataset: Dataset) -> Index:
 
 
 def _stored(storage: Storage, fingerprint: str) -> Index | None:
-    """The index in the dataset, or the copy of this process; None if it is outdated, damaged or does not exist."""
+    """The index of the dataset, or the copy of this process; None if it is outdated, damaged or does not exist."""
     copy = _copy(storage, fingerprint)
     try:
         if copy.exists():
@@ -240,9 +240,8 @@ def _write(file: Path, dataset: Dataset, views: Mapping[int, int], fingerprint: 
             name = dataset.file(shard, ".views.parquet")
             raise damaged(name, f"has {len(table)} rows, its shard {count} views", dataset.storage.url)
         for name, values in _arrays(table, shard, dataset.plan.member_names).items():
-            _pwrite(
-                out.fileno(), values, start + places[name]["data_offsets"][0] + first * values.nbytes // len(values)
-            )
+            column = start + places[name]["data_offsets"][0]
+            _pwrite(out.fileno(), values, column + first * values.nbytes // len(values))
 
     with file.open("wb") as out:
         out.write(len(text).to_bytes(LENGTH, "little") + text)
@@ -255,7 +254,8 @@ def _write(file: Path, dataset: Dataset, views: Mapping[int, int], fingerprint: 
 
 
 def _pwrite(descriptor: int, values: np.ndarray, at: int) -> None:
-    data = memoryview(np.ascontiguousarray(values)).cast("B")
+    """Write all of an array at a byte of a file, from any thread."""
+    data = np.ascontiguousarray(values).data.cast("B")
     while data:
         written = os.pwrite(descriptor, data, at)
         data, at = data[written:], at + written
@@ -312,7 +312,14 @@ def _index(arrays: Mapping[str, np.ndarray], about: Mapping[str, str], mapped: s
         part: {n.removesuffix(f".{part}"): a for n, a in arrays.items() if n.endswith(f".{part}")} for part in _SPAN
     }
     plain = {name: arrays[name] for name in (*_CAMERA, "shard")}
-    return Index(**about, **plain, **spans, mapped=mapped)
+    return Index(
+        fingerprint=about["fingerprint"],
+        plan=about["plan"],
+        **plain,
+        offset=spans["offset"],
+        size=spans["size"],
+        mapped=mapped,
+    )
 
 
 @cache
