@@ -1,8 +1,8 @@
 """How a run scales: python benchmarks/scale.py real [WORKERS ...], or python benchmarks/scale.py simulated.
 
-`real` runs worker processes that sleep for log-normal times instead of making heads, of which a few raise or kill their worker, and
-prints how much of the time of the workers the pool uses. `simulated` plays a run of 1,000,000 identities on 1,000 GPUs at measured
-rates, and prints how busy they are, how busy the drivers, and what the object store is asked for and costs.
+`real` runs worker processes that sleep for log-normal times instead of making heads, of which a few kill their worker, and
+prints how much of the time of the workers the pool uses. `simulated` plays a run of 1,000,000 identities on 1,000 GPUs at
+measured rates, and prints how busy they and the drivers are, and the requests to the object store with their cost.
 """
 
 import heapq

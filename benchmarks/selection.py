@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
+from synthetic import COLUMNS, POLICY, write_scores
 
 from filters.config import SelectConfig
 from filters.decisions import place_decisions
@@ -16,39 +16,13 @@ from filters.policy import Column, judge
 from filters.rules import parse_policy
 from filters.select import heads_of, open_tables, select
 from manifests import schema
-from manifests import scores as tables
 from manifests.dataset import Dataset
 from manifests.plan import Plan, write_plan
-from manifests.scores import IDENTITY, VIEW, WHOLE, Lineage, column
+from manifests.scores import VIEW, WHOLE
 from manifests.shards import SUFFIXES
 from manifests.storage import Storage
 
-IDENTITIES, VIEWS, PER_SHARD = 10_000, 125, 16
-
-POLICY = {
-    "name": "benchmark",
-    "rules": [
-        {
-            "name": "janus",
-            "score": {"softmax": ["clip_janus.front", "clip_janus.back"]},
-            "max": 0.93,
-            "where": {"azimuth": [120, 240]},
-            "drop": "view",
-        },
-        {"name": "fog", "score": "image.fog", "max": 0.99, "drop": "identity", "max_failing_share": 0.05},
-        {"name": "floaters", "score": "mesh.detached", "max": 0.999, "drop": "identity", "max_failing": 1},
-        {"name": "duplicates", "score": "duplicates.earlier_cosine", "max": 0.98},
-        {"name": "consistency", "score": "arcface.mean_cosine", "keep_top": 0.7},
-    ],
-}
-
-COLUMNS = {
-    "clip_janus": [("front", VIEW), ("back", VIEW)],
-    "arcface": [("mean_cosine", IDENTITY)],
-    "mesh": [("detached", VIEW)],
-    "image": [("fog", VIEW)],
-    "duplicates": [("earlier_cosine", IDENTITY)],
-}
+IDENTITIES, PER_SHARD = 10_000, 16
 
 
 def write_tables(folder: Path, identities: int = IDENTITIES) -> Dataset:
@@ -65,20 +39,8 @@ def write_tables(folder: Path, identities: int = IDENTITIES) -> Dataset:
             "run": {},
         }
         storage.write(f"shards/{schema.shard_name(shard)}.done.json", json.dumps(done).encode())
-    dataset, draw = Dataset(storage), np.random.default_rng(0)
-    identity = np.repeat(np.arange(identities), VIEWS + 1)
-    view = np.tile(np.arange(-1, VIEWS, dtype=np.int16), identities)
-    azimuth = ((view % 25) * 14.4 + draw.uniform(-7, 7, len(view)) + 180) % 360 - 180
-    elevation = (view // 25) * 11.5 - 23 + draw.uniform(-5, 5, len(view))
-    base = [identity, view, azimuth.astype("f4"), elevation.astype("f4")]
-    for table, columns in COLUMNS.items():
-        values = [
-            pa.array(draw.random(len(view), np.float32) * (0.1 if table == "clip_janus" else 1),
-                     mask=(view == WHOLE) == (level == VIEW))
-            for _, level in columns
-        ]  # fmt: skip
-        fields = tables.table_schema([column(name, level, "noise") for name, level in columns])
-        tables.write_whole(dataset, table, pa.table([*base, *values], schema=fields), Lineage(table, 1, None))
+    dataset = Dataset(storage)
+    write_scores(dataset)
     return dataset
 
 

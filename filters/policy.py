@@ -123,14 +123,14 @@ def judge(policy: Policy, heads: Heads, column: Callable[[str], Column], decisio
 
 def _scores_of(rule: Rule, column: Callable[[str], Column]) -> Column:
     """The numbers that a rule compares with its limits; raises UserError where they mix views and identities."""
-    columns = [column(name) for name in rule.columns]
-    if len({c.level for c in columns}) > 1:
+    columns = {name: column(name) for name in rule.columns}
+    if len(levels := {c.level for c in columns.values()}) > 1:
         raise UserError(f"rule {rule.name} mixes scores of views and of identities: {', '.join(rule.columns)}")
-    if columns[0].level == IDENTITY and (rule.where != Sector() or rule.drop == VIEW):
+    if levels == {IDENTITY} and (rule.where != Sector() or rule.drop == VIEW):
         raise UserError(
             f"rule {rule.name}: {rule.score} is a score of identities, so where and drop = view mean nothing"
         )
-    return scores_of(rule.score, column)
+    return scores_of(rule.score, columns.__getitem__)
 
 
 def scores_of(score: str | Softmax, column: Callable[[str], Column]) -> Column:

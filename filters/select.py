@@ -1,7 +1,7 @@
 """Makes a selection from scores, a policy and decisions: rows with reasons, and a summary."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.scores import WHOLE, Lineage, Scores, open_scores, shard_hashes
 from manifests.selection import ROWS, read_records, read_selection, write_selection
+from manifests.tables import as_array
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,21 @@ def open_tables(dataset: Dataset, policy: Policy) -> dict[str, Scores]:
         opened[table] = open_scores(dataset, table, hashes, [*columns, *([] if opened else directions)])
         for name in columns:
             opened[table].level(name)  # raises for a name that is no score, as mesh.view
-    (first_name, first), *others = opened.items()
-    for name, scores in others:
-        for key in ("identity", "view"):
-            if not np.array_equal(*(s.rows.column(key).to_numpy() for s in (first, scores))):
-                raise UserError(f"the scores of {first_name} and {name} hold different heads; run spinset score again")
+        opened[table] = _sharing_heads(opened[table], next(iter(opened.values())))
     check_requires(policy, {name: scores.lineage for name, scores in opened.items()})
     return opened
+
+
+def _sharing_heads(scores: Scores, first: Scores) -> Scores:
+    """A table with the identities and views of the first one in the place of its own, which take memory; they must be equal."""
+    rows = scores.rows
+    for at, key in enumerate(("identity", "view")):
+        if not rows.column(key).equals(first.rows.column(key)):
+            raise UserError(
+                f"the scores of {first.table} and {scores.table} hold different heads; run spinset score again"
+            )
+        rows = rows.set_column(at, key, first.rows.column(key))
+    return replace(scores, rows=rows)
 
 
 def check_requires(policy: Policy, lineages: Mapping[str, Lineage]) -> None:
@@ -159,9 +168,8 @@ def _rows(policy: Policy, judged: JudgedDataset) -> pa.Table:
     for row in np.flatnonzero(decisions.views * np.where(judgement.keep_view, 1, -1) > 0):
         of_view[row] = len(texts)
         texts.append(_decided(judged.standing[int(heads.identity[heads.owner[row]]), int(heads.view[row])]))
-    position = heads.owner + np.arange(len(heads.view)) + 1
-    is_view = np.zeros(len(heads.identity) + len(heads.view), bool)
-    is_view[position] = True
+    rows = next(iter(judged.tables.values())).rows
+    is_view = as_array(rows.column("view")) != WHOLE
 
     def interleaved(identities: np.ndarray, views: np.ndarray) -> np.ndarray:
         out = np.empty(len(is_view), views.dtype)
@@ -173,8 +181,8 @@ def _rows(policy: Policy, judged: JudgedDataset) -> pa.Table:
     value = interleaved(judgement.identities.value, judgement.views.value)
     return pa.table(
         [
-            interleaved(heads.identity, heads.identity[heads.owner]),
-            interleaved(np.full(len(heads.identity), WHOLE, np.int16), heads.view),
+            rows.column("identity"),
+            rows.column("view"),
             interleaved(judgement.keep_identity, judgement.keep_view),
             reason,
             pa.array(value, mask=np.isnan(value)),
@@ -185,8 +193,10 @@ def _rows(policy: Policy, judged: JudgedDataset) -> pa.Table:
 
 def _first_rule(failed: np.ndarray) -> np.ndarray:
     """The lowest set bit, -1 where there is none."""
-    lowest = failed & (~failed + np.uint64(1))
-    return np.where(failed == 0, -1, np.log2(np.maximum(lowest, 1).astype(np.float64))).astype(np.int32)
+    first, failing = np.full(len(failed), -1, np.int32), np.flatnonzero(failed)
+    lowest = failed[failing] & (~failed[failing] + np.uint64(1))
+    first[failing] = np.log2(lowest.astype(np.float64))
+    return first
 
 
 def _decided(decision: Decision) -> str:
@@ -194,7 +204,7 @@ def _decided(decision: Decision) -> str:
 
 
 def _outcomes(dataset: Dataset) -> dict[str, int]:
-    done = [dataset.done(shard)["outcomes"] for shard in dataset.committed()]
+    done = [record["outcomes"] for record in dataset.records(dataset.committed())]
     return {outcome: sum(d[outcome] for d in done) for outcome in done[0]}
 
 

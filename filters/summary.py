@@ -80,8 +80,8 @@ def _together(policy: Policy, verdict: Verdict) -> list[dict[str, Any]]:
 def _sectors(heads: Heads, passing: Bool[np.ndarray, " n"], kept: Bool[np.ndarray, " n"]) -> list[dict[str, Any]]:
     """Views, views that pass the rules on views, and views kept, for each cell of a grid of directions (degrees)."""
     turns = 360 // AZIMUTH_STEP
-    column = np.round(heads.azimuth / AZIMUTH_STEP).astype(np.int64) % turns
-    row = np.round(heads.elevation / ELEVATION_STEP).astype(np.int64) + 90 // ELEVATION_STEP
+    column = np.round(heads.azimuth / AZIMUTH_STEP).astype(np.int16) % turns
+    row = np.round(heads.elevation / ELEVATION_STEP).astype(np.int16) + 90 // ELEVATION_STEP
     cell = row * turns + column
     size = turns * (180 // ELEVATION_STEP + 1)
     total, passed, left = (np.bincount(c, minlength=size) for c in (cell, cell[passing], cell[kept]))

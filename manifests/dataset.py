@@ -1,7 +1,7 @@
 """Reads a dataset: which shards are committed, and their tables; `manifests.reader` reads their members."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,6 +37,18 @@ class Dataset:
     def done(self, shard: int) -> dict[str, Any]:
         """The commit record of a shard; raises DamagedData if it does not parse."""
         return self.parse(shard, self.storage.read(self.file(shard, DONE)))
+
+    def records(self, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The commit records of some shards, read many at a time.
+
+        Raises:
+            DamagedData: one does not parse, or has been taken away.
+        """
+        names = [self.file(shard, DONE) for shard in shards]
+        for shard, name, data in zip(shards, names, self.storage.read_all(names), strict=True):
+            if data is None:
+                raise damaged(name, "is missing", self.storage.url)
+            yield self.parse(shard, data)
 
     def parse(self, shard: int, data: bytes) -> dict[str, Any]:
         """The commit record of a shard from the bytes of its file; raises DamagedData if it does not parse."""

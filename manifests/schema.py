@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Int, Int64
 
 VERSION = 1
 
@@ -117,14 +117,3 @@ def mesh_file(identity: int) -> str:
 def view_codes(identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """One number per view of a dataset, sorted as the views are; view numbers have 16 bits."""
     return (identity.astype(np.int64) << 16) | view.astype(np.int64)
-
-
-def is_among(
-    codes: Int64[np.ndarray, " k"], identity: Int[np.ndarray, " n"], view: Int[np.ndarray, " n"]
-) -> Bool[np.ndarray, " n"]:
-    """Which views are among those of some `view_codes`, which must be sorted."""
-    wanted = view_codes(identity, view)
-    if not len(codes):
-        return np.zeros(len(wanted), bool)
-    # np.isin would sort a million codes for every shard.
-    return codes[np.searchsorted(codes, wanted).clip(max=len(codes) - 1)] == wanted

@@ -20,7 +20,7 @@ from manifests.errors import UserError
 from manifests.plan import json_differences
 from manifests.schema import WHOLE
 from manifests.storage import Storage
-from manifests.tables import open_parquet, parquet_bytes, reading
+from manifests.tables import as_array, open_parquet, parquet_bytes, reading
 
 FOLDER = "scores"
 SCORE_AGAIN = "spinset score {} --replace"
@@ -206,10 +206,11 @@ class Scores:
 
     def numbers(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The values of a column at the rows of its level, and a mask of those that are not null (NaN is a value)."""
-        is_view = self.rows.column("view").to_numpy() != WHOLE
-        own = self.rows.column(name).combine_chunks().filter(pa.array(is_view == (self.level(name) == VIEW)))
-        valid = np.ones(len(own), bool) if own.null_count == 0 else own.is_valid().to_numpy(zero_copy_only=False)
-        return own.cast(pa.float32()).to_numpy(zero_copy_only=False), valid
+        is_view = as_array(self.rows.column("view")) != WHOLE
+        own = self.rows.column(name).filter(pa.array(is_view == (self.level(name) == VIEW))).cast(pa.float32())
+        # DLPack has neither nulls nor packed bits.
+        valid = as_array(own.is_valid().cast(pa.int8())) == 1 if own.null_count else np.ones(len(own), bool)
+        return as_array(own.fill_null(np.nan)), valid
 
 
 def is_number(type: pa.DataType) -> bool:
@@ -219,7 +220,10 @@ def is_number(type: pa.DataType) -> bool:
 
 def shard_hashes(dataset: Dataset) -> dict[str, str]:
     """The hash of every committed shard's tar, which a whole table records to show that it is up to date."""
-    return {str(shard): tar_sha256(dataset, shard) for shard in dataset.committed()}
+    shards = dataset.committed()
+    return {
+        str(shard): done["files"][".tar"]["sha256"] for shard, done in zip(shards, dataset.records(shards), strict=True)
+    }
 
 
 def open_scores(dataset: Dataset, table: str, hashes: dict[str, str], columns: Sequence[str] | None = None) -> Scores:

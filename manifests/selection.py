@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from manifests import schema
 from manifests.dataset import Dataset
@@ -58,21 +58,19 @@ class Selection:
     @cached_property
     def judged_views(self) -> Int64[np.ndarray, " n"]:
         """The `schema.view_codes` of all views that were judged, sorted."""
-        return self._codes[as_array(self._column("view")) != schema.WHOLE]
+        return schema.view_codes(as_array(self.rows.column("identity")), as_array(self.rows.column("view")))[
+            self._is_view
+        ]
 
     @cached_property
-    def kept_views(self) -> Int64[np.ndarray, " k"]:
-        """The `schema.view_codes` of the views that are kept, sorted."""
+    def keeps(self) -> Bool[np.ndarray, " n"]:
+        """Whether each of `judged_views` is kept."""
         # DLPack has no packed bits.
-        keep = as_array(self._column("keep").cast(pa.int8())) == 1
-        return self._codes[keep & (as_array(self._column("view")) != schema.WHOLE)]
+        return (as_array(self.rows.column("keep").cast(pa.int8())) == 1)[self._is_view]
 
-    @cached_property
-    def _codes(self) -> Int64[np.ndarray, " m"]:
-        return schema.view_codes(as_array(self._column("identity")), as_array(self._column("view")))
-
-    def _column(self, name: str) -> pa.Array:
-        return self.rows.column(name).combine_chunks()
+    @property
+    def _is_view(self) -> Bool[np.ndarray, " m"]:
+        return as_array(self.rows.column("view")) != schema.WHOLE
 
 
 def write_selection(

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from manifests.errors import StorageError, UserError, first_line
 
+THREADS = 16
+"""Threads that read many files."""
 TEMPORARY = ".tmp-"
 SCRATCH = re.compile(re.escape(TEMPORARY) + r"(?P<writer>[0-9a-f]{12}-\d+-[0-9a-f]{8})$")
 """The end of a scratch file's name; files of other programs with similar names are left alone."""
@@ -93,18 +96,19 @@ class Storage:
     def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """The contents of many small files, read many at a time; None for one that is missing."""
         if self.is_local:
-            for name in names:
-                try:
-                    yield self.read(name)
-                except FileNotFoundError:
-                    yield None
+            with ThreadPoolExecutor(THREADS) as pool:
+                yield from pool.map(self._read_if_there, names)
             return
-        found = self.fs.cat([self.path(name) for name in names], on_error="return") if names else {}
-        for name in names:
-            data = found[self.path(name)]
+        for data in self.fs.cat_ranges([self.path(name) for name in names], None, None, on_error="return"):
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 raise StorageError(f"{self.url} cannot be used: {first_line(data)}") from data
             yield data if isinstance(data, bytes) else None
+
+    def _read_if_there(self, name: str) -> bytes | None:
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
 
     def write(self, name: str, data: bytes) -> None:
         """Commit a small file."""

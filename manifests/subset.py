@@ -102,6 +102,6 @@ def kept_identities(dataset: Dataset, subset: Subset, identities: Iterable[int])
         if (home := dataset.plan.shard_of(identity)) != shard:
             shard, views = home, dataset.views(home)
             rows = {row["identity"]: row for row in dataset.identities(shard).to_pylist()}
-            first = int(np.searchsorted(subset.index.shard, shard))
+            first = subset.index.first_row(shard)
         own = subset.rows_of(int(np.searchsorted(subset.identities, identity)))
         yield KeptIdentity(dataset, shard, rows[identity], views.take(own - first))

@@ -2,7 +2,7 @@
 
 Arrow reads in threads of its own. Given a Python file object, or a buffer of Python bytes, one of these threads may drop the
 last reference to it when the interpreter has begun to end, which aborts the process after its answer was printed. Every table
-is therefore read from memory of Arrow, which needs no interpreter to be freed.
+is therefore read from a file or from memory of Arrow, which need no interpreter to be freed.
 """
 
 import io
@@ -21,7 +21,7 @@ REPAIR = "spinset repair {}"
 
 
 def open_parquet(storage: Storage, name: str, repair: str = REPAIR) -> pq.ParquetFile:
-    """Open a parquet file of a dataset.
+    """Open a parquet file of a dataset; of a local one, only the columns that are asked for are read.
 
     Args:
         repair: the command that makes the file again, with `{}` in place of the dataset's address.
@@ -30,12 +30,16 @@ def open_parquet(storage: Storage, name: str, repair: str = REPAIR) -> pq.Parque
         DamagedData: the file is missing or is not a parquet file.
     """
     with reading(storage, name, repair):
-        return parquet_file(storage.read(name))
+        return _opened(pa.OSFile(storage.path(name))) if storage.is_local else parquet_file(storage.read(name))
 
 
 def parquet_file(data: bytes) -> pq.ParquetFile:
     """A parquet file in memory; raises pyarrow's errors if it is none."""
-    return pq.ParquetFile(pa.BufferReader(arrow_buffer(data)))
+    return _opened(pa.BufferReader(arrow_buffer(data)))
+
+
+def _opened(file: pa.NativeFile) -> pq.ParquetFile:
+    return pq.ParquetFile(file)
 
 
 def arrow_buffer(data: bytes) -> pa.Buffer:
@@ -67,9 +71,9 @@ def parquet_bytes(rows: pa.Table, metadata: Mapping[bytes, str | bytes] | None =
     return sink.getvalue()
 
 
-def as_array(column: pa.Array) -> np.ndarray:
-    """A column of numbers without a copy; its own `to_numpy` would import pandas, which takes longer than all the rest."""
-    return np.from_dlpack(column)
+def as_array(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers, without a copy if it is one array; its own `to_numpy` would import pandas, which is slow."""
+    return np.from_dlpack(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
 
 
 @contextmanager

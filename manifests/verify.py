@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from manifests.errors import DamagedData
 from manifests.pictures import decode_picture
 from manifests.reader import read_members
 from manifests.shards import DONE, member_name, padding, tar_header
+from manifests.tables import as_array
 
 NOT_MADE = "not made yet"
 
@@ -89,15 +89,14 @@ def verify_shard(dataset: Dataset, shard: int, deep: bool) -> Iterator[Fault]:
         return
     try:
         views = dataset.views(shard)
-        rows = views.to_pylist()
         identities = dataset.identities(shard) if ".identities.parquet" not in damaged else None
     except DamagedData as error:
         yield Fault(error.file, error.problem)
         return
     if is_altered:
-        yield from _locate(dataset, tar, rows, done["files"][".tar"]["size"])
+        yield from _locate(dataset, tar, views.to_pylist(), done["files"][".tar"]["size"])
     if identities is not None:
-        yield from _verify_counts(dataset, shard, rows, identities)
+        yield from _verify_counts(dataset, shard, views, identities)
     if deep and ".tar" not in damaged:
         yield from _verify_content(dataset, shard, views)
 
@@ -152,15 +151,16 @@ def _layout(
     yield "end of archive", end, bytes(size - end)
 
 
-def _verify_counts(dataset: Dataset, shard: int, rows: list[dict[str, Any]], identities: pa.Table) -> Iterator[Fault]:
+def _verify_counts(dataset: Dataset, shard: int, views: pa.Table, identities: pa.Table) -> Iterator[Fault]:
     """Yield identities without a row, or whose row has another number of views than there are."""
     file = dataset.file(shard, ".identities.parquet")
     if identities.column("identity").to_pylist() != list(dataset.plan.identities_of(shard)):
         yield Fault(file, "does not hold the identities of the plan")
         return
-    views = Counter(row["identity"] for row in rows)
+    found, counts = np.unique(as_array(views.column("identity")), return_counts=True)
+    views_of = dict(zip(found.tolist(), counts.tolist(), strict=True))
     for row in identities.select(["identity", "views"]).to_pylist():
-        if (count := views[row["identity"]]) != row["views"]:
+        if (count := views_of.get(row["identity"], 0)) != row["views"]:
             yield Fault(file, f"identity {row['identity']} has {count} views, its row has {row['views']}")
 
 

@@ -55,7 +55,7 @@ def large(out: Path, identities: str) -> dict[str, Any]:
         samples.write_large(scratch, int(identities), 125)
         scratch.rename(folder)
     dataset = folder / "large"
-    (dataset / "index.arrow").unlink(missing_ok=True)
+    (dataset / "index.safetensors").unlink(missing_ok=True)
     line = [sys.executable, __file__, "opening", str(dataset)]
     return {
         name: json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()[-1])

@@ -60,8 +60,12 @@ def _eggs(folder: Path, name: str, rig: str, **changes) -> Dataset:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The hash of every file that is meant to be the same each time, by its name; lists hold absolute folders."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.endswith((".done.json", ".sqlite")))
+    """The hash of every file that is meant to be the same each time, by its name; lists hold absolute folders.
+
+    The index is a cache of what the tables hold.
+    """
+    others = (".done.json", ".sqlite", "index.safetensors")
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.endswith(others))
     return {
         str(f.relative_to(folder)): hashlib.sha256(f.read_bytes().replace(bytes(folder), b"")).hexdigest()[:16]
         for f in files

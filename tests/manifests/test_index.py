@@ -4,13 +4,16 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from small import choose, small_plan, write_shard
 
 from manifests import schema
 from manifests.dataset import Dataset
+from manifests.errors import DamagedData
 from manifests.index import FILE, open_index
 from manifests.plan import write_plan
 from manifests.scores import WHOLE
@@ -102,10 +105,31 @@ def test_a_folder_that_cannot_be_written_is_said_and_read_all_the_same(small_dat
         raise PermissionError("read-only")
 
     monkeypatch.setattr(Storage, "scratch", refuse)
-    with pytest.warns(UserWarning, match="is kept in memory"):
+    with pytest.warns(UserWarning, match="is kept in a temporary folder"):
         index = open_index(small_dataset)
     again = copy.copy(index)
-    assert index.mapped is None and np.array_equal(again.c2w, index.c2w) and len(again) == 15
+    assert not small_dataset.storage.exists(FILE) and len(again) == 15
+    assert again.mapped == index.mapped == open_index(small_dataset).mapped  # and no second warning
+
+
+def test_a_former_index_is_removed(small_dataset):
+    small_dataset.storage.write("index.arrow", b"of an earlier version")
+    open_index(small_dataset)
+    assert small_dataset.storage.names() == ["dataset.json", FILE, "shards"]
+
+
+def test_other_tools_read_it(small_dataset):
+    index, arrays = open_index(small_dataset), load_file(small_dataset.storage.path(FILE))
+    assert np.array_equal(arrays["c2w"], index.c2w) and np.array_equal(arrays["rgb.size"], index.size["rgb"])
+    assert all(array.flags.aligned for array in (index.identity, index.c2w, index.view, *index.offset.values()))
+
+
+def test_a_shard_of_other_views_than_it_committed_is_named(small_dataset):
+    done = small_dataset.done(1)
+    small_dataset.storage.write_json(small_dataset.file(1, ".done.json"), {**done, "views": 5})
+    with pytest.raises(DamagedData, match=r"heads-000001.views.parquet has 6 rows, its shard 5 views"):
+        open_index(small_dataset)
+    assert not small_dataset.storage.exists(FILE)
 
 
 def test_an_index_in_an_object_store(small_dataset):
@@ -113,7 +137,13 @@ def test_an_index_in_an_object_store(small_dataset):
     remote.fs.put(small_dataset.storage.root, remote.root, recursive=True)
     indices = [open_index(Dataset("memory://index/heads")) for _ in range(2)]
     assert remote.exists(FILE)
-    assert [index.mapped for index in indices] == [None, None]
+    copies = [index.mapped for index in indices]
+    assert copies[0] == copies[1] and np.array_equal(indices[0].c2w, open_index(small_dataset).c2w)
+    Path(copies[0]).unlink()
+    assert np.array_equal(open_index(Dataset(remote.url)).c2w, indices[0].c2w) and Path(copies[0]).exists()
+    Path(copies[0]).unlink()
+    remote.write(FILE, remote.read(FILE)[:-1])
+    assert len(open_index(Dataset(remote.url))) == 15 and remote.size(FILE) == small_dataset.storage.size(FILE)
     assert indices[0].fingerprint == indices[1].fingerprint == open_index(small_dataset).fingerprint
 
 

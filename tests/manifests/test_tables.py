@@ -40,7 +40,7 @@ def test_no_module_gives_arrow_a_python_file():
     """Such a file, dropped by a thread of Arrow while Python ends, aborts the process: exit code 134."""
     found = {str(p.relative_to(ROOT)): unsafe_reads(p.read_text()) for p in sources()}
     assert len(found) > 100
-    assert len(found.pop("manifests/tables.py")) == 1  # parquet_file itself
+    assert len(found.pop("manifests/tables.py")) == 1  # of a file that Arrow opened
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 

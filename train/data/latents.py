@@ -132,7 +132,7 @@ class LatentsWorker:
                 yield Event(shard, chunk.identity, "encode", chunk.done + len(chunk.rows), chunk.total)
 
     def _chunks(self, shard: int) -> list[Chunk]:
-        rows = np.flatnonzero(self.index.shard == shard)
+        rows = np.arange(self.index.first_row(shard), self.index.first_row(shard + 1))
         identities = self.index.identity[rows]
         chunks = []
         for own in np.split(rows, np.flatnonzero(np.diff(identities)) + 1) if len(rows) else ():

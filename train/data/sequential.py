@@ -149,7 +149,8 @@ def _views(url: str, subset: Subset, sources: Iterable[tuple[int, int]]) -> Iter
     dataset, index = Dataset(url), subset.index
     names = {extension: name for name, extension in dataset.plan.members.items()}
     for epoch, shard in sources:
-        wanted = {index.key(row): row for row in subset.rows[index.shard[subset.rows] == shard].tolist()}
+        first, end = np.searchsorted(subset.rows, [index.first_row(shard), index.first_row(shard + 1)])
+        wanted = {index.key(row): row for row in subset.rows[first:end].tolist()}
         tar, expected, found = dataset.file(shard, ".tar"), dataset.done(shard)["views"], 0
         try:
             with dataset.storage.open(tar) as stream:

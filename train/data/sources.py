@@ -183,7 +183,7 @@ def open_latents(dataset: Dataset, subset: Subset, config: LoaderConfig, sample:
     view_bytes = int(np.prod(some.shape[1:])) * DTYPE.itemsize
     origin = np.zeros(dataset.plan.shards, np.int64)
     for shard, record in records.items():
-        origin[shard] = len(npy_header(record.shape)) - int(np.searchsorted(index.shard, shard)) * view_bytes
+        origin[shard] = len(npy_header(record.shape)) - index.first_row(shard) * view_bytes
     return LatentSource(
         url=dataset.storage.url,
         index=index,
