@@ -188,7 +188,7 @@ def _stored(storage: Storage, fingerprint: str) -> Index | None:
         if storage.is_local:
             return _map(storage.path(FILE), fingerprint)
         # Only the head of an outdated one is fetched.
-        places, _ = _header(storage.fs.cat_file(storage.path(FILE), 0, HEAD))
+        places, _ = _header(storage.fs.cat_file(storage.path(FILE), start=0, end=min(HEAD, storage.size(FILE))))
         if places["__metadata__"]["fingerprint"] != fingerprint:
             return None
         part = copy.with_suffix(".part")

@@ -1,12 +1,15 @@
 """The storage of a dataset: a local folder or any fsspec address, with atomic writes."""
 
+import errno
 import hashlib
 import json
 import os
+import random
 import re
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +22,20 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from manifests.errors import StorageError, UserError, first_line
+from manifests.errors import MissingFile, StorageError, UserError, first_line
 
+WAIT, LONGEST_WAIT = 0.5, 20.0
+"""Seconds before the first repetition of a request that failed, and the longest such time; in between it doubles."""
+FIRST_PATIENCE, PATIENCE = 4.0, 300.0
+"""Seconds for which a request is repeated to a storage that has never answered, and to one that has."""
+TRANSIENT = {
+    "HTTPClientError",
+    "EndpointConnectionError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "TransportError",
+}
+"""Classes of errors of connections in the clients of object stores, which are not imported here."""
 THREADS = 16
 """Threads that read many files."""
 TEMPORARY = ".tmp-"
@@ -50,7 +65,7 @@ class Storage:
         else:
             try:
                 # Without a cache of listings, which would hide the shards that other workers commit.
-                self.fs, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+                self.fs, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **_bounds(self.url))
             except ImportError as error:
                 raise UserError(f"{self.url} needs another package: {error}") from error
             except ValueError as error:  # a protocol that fsspec does not know
@@ -99,10 +114,10 @@ class Storage:
             with ThreadPoolExecutor(THREADS) as pool:
                 yield from pool.map(self._read_if_there, names)
             return
-        for data in self.fs.cat_ranges([self.path(name) for name in names], None, None, on_error="return"):
-            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
-                raise StorageError(f"{self.url} cannot be used: {first_line(data)}") from data
-            yield data if isinstance(data, bytes) else None
+        found = self.fs.cat_ranges([self.path(name) for name in names], None, None, on_error="return")
+        for name, data in zip(names, found, strict=True):
+            # Those that failed are read again alone, which repeats what may pass.
+            yield data if isinstance(data, bytes) else self._read_if_there(name)
 
     def _read_if_there(self, name: str) -> bytes | None:
         try:
@@ -122,7 +137,8 @@ class Storage:
     def create(self, name: str, data: bytes) -> bool:
         """Write a small file unless there is one of this name, and return whether it was written.
 
-        Of several that try at once, one does, except on object stores that lack conditional writes.
+        Of several that try at once, one does, except on object stores that lack conditional writes. The data must tell who
+        writes it.
         """
         path = self.path(name)
         try:
@@ -135,7 +151,8 @@ class Storage:
                     self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self.fs.pipe_file(path, data, mode="create")
         except FileExistsError:
-            return False
+            # An answer that was lost may have been that this call has written it.
+            return not self.is_local and self.fs.cat_file(path) == data
         except StorageError:
             # Some object stores refuse a conditional write with an error of their own.
             if not self.exists(name):
@@ -167,7 +184,10 @@ class Storage:
         if not self.is_local:
             final = self.path(name)
             if WHOLE_AT_ONCE & set(self.fs.protocols):
-                self.fs.put_file(str(scratch), final)
+                try:
+                    self.fs.put_file(str(scratch), final)
+                except FileNotFoundError as error:
+                    raise MissingFile(f"{self.url} cannot be written: {error}") from error
             else:  # a file server shows a file before it is complete
                 self.fs.makedirs(final.rpartition("/")[0], exist_ok=True)
                 self.fs.put_file(str(scratch), f"{final}{TEMPORARY}upload")
@@ -229,11 +249,25 @@ def naming(file: Path) -> Iterator[None]:
         raise
 
 
+def _bounds(url: str) -> dict[str, Any]:
+    """Options of a file system that bound how long one request may take; `_Remote` alone tries again."""
+    if url.partition("://")[0] not in ("s3", "s3a"):
+        return {}
+    config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
+    return {"config_kwargs": config}
+
+
 class _Remote:
-    """A file system of fsspec whose errors become StorageErrors of one line, except that a file is missing or exists."""
+    """A file system of fsspec whose errors become StorageErrors of one line, except that a file is missing or exists.
+
+    What may pass, such as an overloaded server, is tried again for PATIENCE seconds if the storage has answered this process
+    before, and a few times otherwise.
+    """
 
     def __init__(self, fs: Any, url: str):
         self._fs, self._url = fs, url
+        if hasattr(fs, "retries"):
+            fs.retries = 1
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -248,14 +282,49 @@ class _Remote:
 
     def _reporting(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def reporting(*args: Any, **options: Any) -> Any:
-            try:
-                return call(*args, **options)
-            except (FileNotFoundError, FileExistsError):
-                raise
-            except Exception as error:  # the clients of object stores share no base class
-                raise StorageError(f"{self._url} cannot be used: {first_line(error)}") from error
+            begun, wait = time.monotonic(), WAIT
+            while True:
+                try:
+                    found = call(*args, **options)
+                    _answered.add(self._url)
+                    return found
+                except (FileNotFoundError, FileExistsError):
+                    _answered.add(self._url)
+                    raise
+                except Exception as error:  # the clients of object stores share no base class
+                    patience = PATIENCE if self._url in _answered else FIRST_PATIENCE
+                    if not _may_pass(error) or time.monotonic() - begun > patience:
+                        raise StorageError(f"{self._url} cannot be used: {first_line(error)}") from error
+                    if wait == WAIT and patience == PATIENCE:
+                        again = f"trying again for up to {patience / 60:.0f} minutes"
+                        print(f"{self._url} does not answer now ({first_line(error)}); {again}", file=sys.stderr)
+                time.sleep(wait * random.uniform(0.5, 1.5))  # not all workers at once
+                wait = min(2 * wait, LONGEST_WAIT)
 
         return reporting
+
+
+_answered: set[str] = set()
+"""The addresses of storages that have answered this process."""
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether an error of a remote storage may pass: the server is overloaded or fails, or the connection does."""
+    cause: BaseException | None = error
+    while cause is not None:
+        response = getattr(cause, "response", None)
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+        for code in (status, *(getattr(cause, name, None) for name in ("status", "status_code", "code"))):
+            if isinstance(code, int) and code >= 400:
+                return code >= 500 or code in (408, 429)
+        if isinstance(cause, TimeoutError | ConnectionError) or TRANSIENT & {
+            kind.__name__ for kind in type(cause).__mro__
+        }:
+            return True
+        if cause.__cause__ is None:  # s3fs leaves out the cause of some
+            return isinstance(cause, OSError) and cause.errno in (errno.EIO, errno.EBUSY)
+        cause = cause.__cause__
+    return False
 
 
 @cache
