@@ -19,6 +19,7 @@ from jobs.progress import JobProgress
 from jobs.units import Event
 from manifests.errors import UserError
 from manifests.plan import Plan
+from manifests.ply import encode_mesh
 from manifests.shards import stored_size
 
 CONFIDENCE = 0.9
@@ -67,7 +68,7 @@ class Estimate:
     views: int
     """Number of views of each identity."""
     bytes: Interval | None
-    """Bytes of the tars if all heads are kept; None if no probe was kept."""
+    """Bytes of the tars, and of meshes that are saved, if all heads are kept; None if no probe was kept."""
     seconds: Interval
     """Seconds of worker time."""
     workers: int | None
@@ -195,7 +196,7 @@ def estimate(
 class _Probe:
     seconds: float
     bytes: float | None
-    """Bytes in the tar; None for a head that failed or was rejected."""
+    """Bytes in the tar and of a saved mesh; None for a head that failed or was rejected."""
     rejected: bool
     failed: str
 
@@ -211,6 +212,8 @@ def _probe(worker: GenerateWorker, identity: int) -> _Probe:
     size = None
     if isinstance(last, Made):
         size = float(sum(stored_size(len(data)) for _, members in last.samples for data in members.values()))
+        if worker.config.save_meshes:
+            size += len(encode_mesh(last.mesh.vertices, last.mesh.faces))
     # `generate` tries a head that fails again.
     attempts = IDENTITY_ATTEMPTS if failed else 1
     return _Probe(attempts * (time.monotonic() - begun), size, isinstance(last, Rejected), failed)

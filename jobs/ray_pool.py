@@ -25,6 +25,8 @@ from manifests.errors import UserError, first_line
 
 BEATS = 16
 """Number of actors up to which each reports once per BEAT; more of them report less often."""
+GATHER, LONGEST_GATHER = 0.001, 0.25
+"""Seconds per actor in which reports may gather before they are read, and the longest such time."""
 ANSWERS = 10.0
 """Seconds within which a cluster must answer."""
 LOOK = 5.0
@@ -180,8 +182,10 @@ class RayPool:
             time.sleep(1.0)
             return
         ready, _ = self.ray.wait(refs, num_returns=1, timeout=1.0, fetch_local=False)
-        # All that are ready, because one call for each would always serve the first ones first.
+        # All that are ready, because one call for each would always serve the first ones first. A look at all actors costs as
+        # much as the reports of several, so some more may arrive before.
         if ready and len(refs) > 1:
+            time.sleep(min(GATHER * len(refs), LONGEST_GATHER))
             ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         for ref in ready:
             if ref in self.running:

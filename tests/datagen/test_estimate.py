@@ -81,6 +81,7 @@ def test_gpus_are_counted_and_paid_for(tmp_path, monkeypatch):
     assert found.gpu_hours.value == pytest.approx(found.elapsed.value / 3600)
     cost = f"{2 * found.gpu_hours.value:.4g}"
     assert f"cost {cost} (" in str(found) and "at 2 per GPU-hour" in str(found) and "in 24 files" in str(found)
+    assert found.bytes.value > estimate(replace(config, save_meshes=False)).bytes.value
     with pytest.raises(ValueError, match="--price is that of a GPU-hour, and workers have no GPU"):
         estimate(egg_job(str(tmp_path), INLINE), price=2.0)
 
