@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.plan import PlanMismatch
 from manifests.status import summarise
+from manifests.storage import Storage
 from manifests.verify import verify
 
 INLINE = PoolConfig(inline=True)
@@ -166,6 +168,18 @@ def test_another_plan_is_refused_and_nothing_is_touched(reference):
     with pytest.raises(PlanMismatch, match="resolution is 32, asked for 64"):
         generate(egg_job(reference.storage.root, INLINE, resolution=64))
     assert hashes(reference) == before
+
+
+def test_a_clock_that_jumps_changes_nothing(reference, tmp_path, monkeypatch):
+    """It goes back by a day and forward by two, again and again, also while scratch files are looked at."""
+    real, jumps = time.time, itertools.cycle((0, -86_400, 172_800))
+    monkeypatch.setattr("time.time", lambda: real() + next(jumps))
+    scratch = Storage(tmp_path / "eggs").scratch("shards/heads-000000.tar")
+    scratch.write_bytes(b"of this process, which is alive")
+    made = generate(egg_job(str(tmp_path / "eggs"), INLINE))
+    assert scratch.exists()
+    scratch.unlink()
+    assert hashes(made) == hashes(reference) and summarise(made).identities_per_hour > 0
 
 
 def test_a_head_that_fails_is_recorded_with_its_reason_and_the_rest_is_kept(tmp_path):
