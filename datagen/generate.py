@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from datagen.config import GenerateConfig
-from datagen.grow import grow
+from datagen.grow import grow, grows
 from datagen.heads import HeadSource, Rejection
 from datagen.identity import VIEWS_PER_BATCH, IdentitySettings, Made, Rejected, fact_columns, make_identity
 from datagen.rigs import find_rig
@@ -30,9 +30,9 @@ from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import UserError
 from manifests.index import open_index
-from manifests.plan import Plan, write_plan
+from manifests.plan import Plan, read_plan, write_plan
 from manifests.ply import encode_mesh
-from manifests.shards import DONE, ShardWriter
+from manifests.shards import ShardWriter, record_file
 from manifests.status import Failure
 from manifests.storage import Storage
 
@@ -81,28 +81,32 @@ def generate(config: GenerateConfig, rejection: Rejection | None = None) -> Data
         require_device(config.device)
     plan = make_plan(config, config.source.open("cpu"), rejection)
     storage = Storage(config.out)
-    grow(storage, plan)
-    plan = write_plan(storage, plan)
-    storage.clear_leftovers()
-    dataset = Dataset(storage)
+    if not grows(storage, plan):
+        plan = write_plan(storage, plan)
     ledger = Ledger(
         storage,
         "generate",
-        lambda shard: storage.exists(dataset.file(shard, DONE)),
-        lambda shard: storage.clear_leftovers(dataset.file(shard, "")),
+        lambda shard: storage.exists(record_file(shard)),
+        lambda shard: storage.clear_leftovers(record_file(shard).removesuffix(schema.DONE)),
         remembers=True,
-        all_done=dataset.committed,
+        all_done=lambda: Dataset(storage).committed(),
+        note=str(plan.identities),
     )
-    pending = dataset.pending()
-    # Workers of a running cluster have another working directory.
-    config = replace(config, out=storage.address, source=config.source.absolute())
-    already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
-    with JobProgress(
-        "generate", plan.identities, already, items_of=lambda shard: len(plan.identities_of(shard))
-    ) as progress:
-        pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update, ledger)
+    with ledger:
+        grow(storage, plan, ledger)
+        plan = write_plan(storage, plan)
+        storage.clear_leftovers()
+        dataset = Dataset(storage)
+        pending = dataset.pending()
+        # Workers of a running cluster have another working directory.
+        config = replace(config, out=storage.address, source=config.source.absolute())
+        already = plan.identities - sum(len(plan.identities_of(shard)) for shard in pending)
+        with JobProgress(
+            "generate", plan.identities, already, items_of=lambda shard: len(plan.identities_of(shard))
+        ) as progress:
+            pool.run(pending, partial(GenerateWorker, config, plan, rejection), config.pool, progress.update, ledger)
     storage.clear_leftovers()  # of workers that died on the way
-    if any(dataset.done(shard)["views"] for shard in dataset.committed()):
+    if any(record["views"] for record in dataset.records(dataset.committed())):
         open_index(dataset)  # made once here, so that no reader has to
     return dataset
 
@@ -136,8 +140,7 @@ class GenerateWorker:
         started = time.monotonic()
         with ShardWriter(self.storage, self.plan, unit.index) as writer:
             writer.resume()
-            run = {"seconds": 0.0, "identity_seconds": {}, "stage_seconds": {}, "failures": [], "tracebacks": {}}
-            run |= writer.run
+            run = {**self._first_notes(unit), **writer.run}
             before = run["seconds"]
             try:
                 for identity in self.plan.identities_of(unit.index):
@@ -148,8 +151,14 @@ class GenerateWorker:
                 writer.park({**run, "seconds": before + round(time.monotonic() - started, 3)})
                 raise
             yield Event(unit.index, None, "commit", 0, 1)
+            if read_plan(self.storage).identities != self.plan.identities:
+                raise UserError(f"{self.storage.url} has grown since this command began; give it again")
             run["seconds"] = round(before + time.monotonic() - started, 3)
-            writer.commit({**_environment(self.config), **run})
+            writer.commit({**run, **_environment(self.config)})
+
+    def _first_notes(self, unit: Unit) -> dict[str, Any]:
+        """The notes of a shard that was not begun before."""
+        return {"seconds": 0.0, "identity_seconds": {}, "stage_seconds": {}, "failures": [], "tracebacks": {}}
 
     def _add_identity(
         self, unit: Unit, identity: int, writer: ShardWriter, run: dict[str, Any]

@@ -70,10 +70,11 @@ def open_beside(
             "the weights and the --reject settings that made it"
         )
     storage = Storage(f"{dataset.storage.address.rstrip('/')}/{command}")
-    if Ledger(storage, "generate", lambda unit: False).others():
-        raise UserError(f"another command is at work in {storage.url}; give this one again when it has ended")
-    grow(storage, plan)
-    write_plan(storage, plan)
+    with Ledger(storage, "generate", lambda unit: False, note=str(plan.identities)) as ledger:
+        if ledger.certain_others():
+            raise UserError(f"another command is at work in {storage.url}; give this one again when it has ended")
+        grow(storage, plan, ledger)
+        write_plan(storage, plan)
     return Dataset(storage), replace(settings, out=storage.address, source=settings.source.absolute())
 
 

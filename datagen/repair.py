@@ -134,6 +134,8 @@ def _replace(dataset: Dataset, remade: Dataset, shard: int) -> Repaired:
         return Repaired(name, differs)
     for file in (*files.values(), dataset.file(shard, DONE)):
         dataset.storage.take(remade.storage, file)
+    # First of all that is removed there, so that no shard ever counts as made again of which a part is gone.
+    remade.storage.remove(remade.file(shard, DONE))
     return Repaired(name)
 
 

@@ -52,29 +52,30 @@ def retry(config: RemakeConfig, rejection: Rejection | None = None) -> list[Retr
         DamagedData: a shard is damaged, which `repair` mends.
     """
     dataset, settings = open_generated(STAGING, config)
-    ledger = Ledger(dataset.storage, "generate", lambda unit: False)
-    if ledger.others():
-        raise UserError(f"other commands generate {dataset.storage.url}; give retry when they have ended")
-    beside, settings = open_beside(STAGING, dataset, settings, rejection)
-    ledger.forget()
-    failed = [shard for shard in dataset.committed() if dataset.done(shard)["outcomes"][schema.FAILED]]
-    before = {row["identity"] for shard in failed for row in _failed(dataset, shard)}
-    # An interrupted command may have made shards, and may have taken away the record of the one that it was replacing.
-    made = beside.committed()
-    todo = [shard for shard in failed if shard not in made]
-    settings = replace(settings, save_meshes=any(dataset.done(shard).get("meshes") for shard in todo))
-    worker = partial(RetryWorker, settings, beside.plan, rejection, dataset.storage.address)
-    make_again(STAGING, beside, [Unit(shard) for shard in todo], settings, worker)
-    shards = sorted({*failed, *made})
-    rows = [row for shard in shards for row in beside.identities(shard).to_pylist()]
-    for shard in shards:
-        _replace(dataset, beside, shard)
-    beside.storage.remove_all()
-    return [
-        Retried(**{name: row[name] for name in Retried.__dataclass_fields__})
-        for row in rows
-        if row["identity"] in before
-    ]
+    ledger = Ledger(dataset.storage, "generate", lambda unit: False, note=STAGING)
+    with ledger:
+        if ledger.certain_others():
+            raise UserError(f"other commands generate {dataset.storage.url}; give retry when they have ended")
+        ledger.forget()
+        beside, settings = open_beside(STAGING, dataset, settings, rejection)
+        # An interrupted command may have made shards again, some of whose heads still failed.
+        made = [shard for shard in beside.committed() if not beside.done(shard)["outcomes"][schema.FAILED]]
+        whole = dataset.records(committed := dataset.committed())
+        records = dict(zip(committed, whole, strict=True))
+        todo = [shard for shard, done in records.items() if done["outcomes"][schema.FAILED] and shard not in made]
+        for shard in set(todo) & set(beside.committed()):
+            beside.storage.remove(beside.file(shard, DONE))
+        failed = {row["identity"] for shard in {*todo, *made} & {*committed} for row in _failed(dataset, shard)}
+        settings = replace(settings, save_meshes=any(done.get("meshes") for done in records.values()))
+        worker = partial(RetryWorker, settings, beside.plan, rejection, dataset.storage.address)
+        make_again(STAGING, beside, [Unit(shard) for shard in todo], settings, worker)
+        shards = sorted({*todo, *made})
+        rows = [row for shard in shards for row in beside.identities(shard).to_pylist()]
+        for shard in shards:
+            _replace(dataset, beside, shard)
+        beside.storage.remove_all()
+    found = [row for row in rows if row["identity"] in failed or row["outcome"] == schema.FAILED]
+    return [Retried(**{name: row[name] for name in Retried.__dataclass_fields__}) for row in found]
 
 
 class RetryWorker(GenerateWorker):
@@ -93,6 +94,15 @@ class RetryWorker(GenerateWorker):
         self.rows = {row["identity"]: row for row in rows if row["outcome"] != schema.FAILED}
         self.views, self.done = self.old.views(unit.index), self.old.done(unit.index)
         yield from super().run(unit)
+
+    def _first_notes(self, unit: Unit) -> dict[str, Any]:
+        """The notes of the old shard on its time, to which that of the heads made here is added."""
+        old = self.done["run"]
+        return {
+            **super()._first_notes(unit),
+            "seconds": old.get("seconds", 0.0),
+            "stage_seconds": dict(old.get("stage_seconds", {})),
+        }
 
     def _add_identity(
         self, unit: Unit, identity: int, writer: ShardWriter, run: dict[str, Any]
@@ -131,3 +141,5 @@ def _replace(dataset: Dataset, beside: Dataset, shard: int) -> None:
         dataset.storage.take(beside.storage, mesh)
     for suffix in (*SUFFIXES, DONE):
         dataset.storage.take(beside.storage, dataset.file(shard, suffix))
+    # First of all that is removed there, so that no shard ever counts as made again of which a part is gone.
+    beside.storage.remove(beside.file(shard, DONE))

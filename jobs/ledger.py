@@ -4,12 +4,13 @@ A driver takes a lease before it runs a unit, so that several of them (the parts
 twice) divide the work, and what a dead one held is taken over. Leases save work and are not what keeps a dataset whole: the
 bytes of a shard are the same whichever makes it, and its record is written last.
 
-    work/JOB/WRITER            a driver; it counts up while the driver lives
+    work/JOB/WRITER            a driver, with its note; it counts up while the driver lives
     work/JOB/leases/UNIT.N     the N-th lease of a unit, with the name of its driver; the highest one counts
     work/JOB/losses/UNIT.json  workers that were lost with this unit, which are kept
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -50,14 +51,17 @@ class Ledger:
         clear: Callable[[int], object] = lambda unit: None,
         remembers: bool = False,
         all_done: Callable[[], Iterable[int]] = lambda: (),
+        note: str = "",
     ):
         """`is_done` tells whether a unit's result is there, and `all_done` those of many, perhaps not all, by one listing;
         `clear` removes what a dead driver's workers left of it.
 
-        Losses of earlier commands count if it `remembers`; otherwise the first driver forgets them.
+        Losses of earlier commands count if it `remembers`; otherwise the first driver forgets them. Other drivers can read the
+        `note`.
         """
         self.storage, self.folder, self.is_done, self.clear = storage, f"work/{job}", is_done, clear
-        self.remembers, self.all_done = remembers, all_done
+        self.remembers, self.all_done, self.note = remembers, all_done, note
+        self._depth = 0
         self.name = f"{self.folder}/{writer_name()}"
         self._held: dict[int, str] = {}
         self._signs: dict[str, tuple[bytes, float]] = {}
@@ -65,16 +69,23 @@ class Ledger:
         self._beats = threading.Thread(target=self._beat, name="ledger", daemon=True)
 
     def __enter__(self) -> "Ledger":
+        """Sign on, once where it is nested."""
+        self._depth += 1
+        if self._depth > 1:
+            return self
         for name in self._signed_on():
             if is_dead(name):  # of this machine
                 self._remove(f"{self.folder}/{name}")
-        self.storage.write(self.name, b"0")
+        self.storage.write(self.name, self._sign(0))
         self._beats.start()
         if not self.remembers and not self.others():
             self.forget()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         self._ended.set()
         self._beats.join()
         for unit in list(self._held):
@@ -85,8 +96,35 @@ class Ledger:
                 self._remove(f"{self.folder}/leases/{lease}")
 
     def others(self) -> list[str]:
-        """The names of the other drivers of this job that are alive."""
+        """The names of the other drivers of this job that are alive, or on other machines may be."""
         return [name for name in self._signed_on() if not self.name.endswith(name) and not self._is_dead(name)]
+
+    def certain_others(self) -> dict[str, str]:
+        """The other drivers that are alive, with their notes; waits for a sign of those on other machines, up to DEAD seconds.
+
+        The files of dead ones are removed.
+        """
+        alive: dict[str, str] = {}
+        first = {name: self._read_sign(name) for name in self.others()}
+        begun, said = time.monotonic(), False
+        while unknown := [name for name in self.others() if name not in alive]:
+            for name in unknown:
+                sign = self._read_sign(name)
+                if is_dead(name) is False or sign != first.setdefault(name, sign):
+                    alive[name] = self.note_of(name)
+            if len(alive) < len(self.others()):
+                if not said and time.monotonic() - begun > 1.0:
+                    print(f"waiting for signs of other commands on {self.storage.url}", file=sys.stderr)
+                    said = True
+                time.sleep(min(1.0, BEAT))
+        for name in self._signed_on():
+            if name not in alive and not self.name.endswith(name):
+                self._remove(f"{self.folder}/{name}")
+        return alive
+
+    def note_of(self, name: str) -> str:
+        """The note of another driver; empty if it has signed off."""
+        return self._read_sign(name).decode().partition(" ")[2]
 
     def claim(self, unit: int) -> bool:
         """Take the lease of a unit; False if a living driver has it."""
@@ -153,9 +191,18 @@ class Ledger:
             if self._ended.wait(BEAT):
                 return
             try:
-                self.storage.write(self.name, str(beat).encode())
+                self.storage.write(self.name, self._sign(beat))
             except OSError:
                 continue  # The next one may succeed; a worker that writes its shard meets the same error, and reports it.
+
+    def _sign(self, beat: int) -> bytes:
+        return f"{beat} {self.note}".strip().encode()
+
+    def _read_sign(self, name: str) -> bytes:
+        try:
+            return self.storage.read(f"{self.folder}/{name}")
+        except FileNotFoundError:  # it has just signed off
+            return b""
 
     def _is_dead(self, writer: str, lease: str = "") -> bool:
         """Whether a driver has ended or gives no sign of life; one of this machine is looked up by its process number.

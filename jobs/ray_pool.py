@@ -165,7 +165,7 @@ class RayPool:
         for _ in range(min(self.config.workers or self.capacity(), open_units) - there):
             handle = self.Remote.remote(self.make_worker)
             self.starting[handle.hello.remote(self.trust)] = handle
-        if self.running or self.suspects or not self.work.waiting:
+        if self.running or self.suspects or not self.work.waiting or not self.work.gate.is_open:
             self.progressed = self.looked
         elif self.looked - self.progressed > 60 * self.config.stall_minutes:
             raise NoCapacity(f"no worker could be placed for {self.config.stall_minutes:g} minutes; see ray status")

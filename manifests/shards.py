@@ -50,6 +50,11 @@ def stored_size(size: Any) -> Any:
     return tarfile.BLOCKSIZE + size + padding(size)
 
 
+def record_file(shard: int) -> str:
+    """The name of the commit record of a shard."""
+    return f"{FOLDER}/{schema.shard_name(shard)}{DONE}"
+
+
 def reopen(storage: Storage, plan: Plan, shard: int) -> None:
     """Turn a committed shard into one that was given back, so that a writer goes on after its last identity.
 
@@ -104,7 +109,7 @@ class ShardWriter:
         self.storage.write_json(_parked(self.shard, DONE), _state(self.plan, hashes, self._meshes, run))
 
     def resume(self) -> None:
-        """Go on from what another writer of this plan has parked, if that is whole; otherwise `commit` removes it.
+        """Go on from what another writer of this plan has parked, if that is whole; `commit` removes it.
 
         A shard that runs twice may be parked twice, so files of two writers may be mixed.
         """
@@ -118,7 +123,6 @@ class ShardWriter:
             self._write(data[".tar"])
             self._position, self._meshes, self.run = len(data[".tar"]), state["meshes"], state["run"]
             self._views, self._identities = (parquet_file(data[s]).read().to_pylist() for s in SUFFIXES[1:])
-        self._discard()
 
     def _discard(self) -> None:
         """Remove what is parked of this shard."""

@@ -1,17 +1,24 @@
 """A dataset that grows has the bytes of one that was asked for at once, whatever interrupts it."""
 
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from egg import egg_job
+from egg import EggConfig, egg_job
 
-from datagen.generate import generate, make_plan
-from datagen.grow import grow
+from datagen.generate import GenerateWorker, generate, make_plan
+from datagen.grow import LEASE, _grow, grow
 from jobs.ledger import Ledger
 from jobs.pool import PoolConfig
+from jobs.units import Unit
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData, UserError
-from manifests.plan import PlanMismatch, read_plan
+from manifests.plan import PlanMismatch, read_plan, replace_plan, write_plan
+from manifests.shards import ShardWriter
 from manifests.status import summarise
 from manifests.storage import Storage
 from manifests.verify import verify
@@ -55,8 +62,6 @@ def test_heads_that_are_there_are_not_made_again(tmp_path, at_once, monkeypatch)
     generate(job(tmp_path, 5))
     made, original = [], Ledger.claim
     monkeypatch.setattr(Ledger, "claim", lambda self, unit: made.append(unit) or original(self, unit))
-    from datagen.generate import GenerateWorker
-
     before, added = GenerateWorker._add_identity, []
 
     def add(self, unit, identity, writer, run):
@@ -65,7 +70,7 @@ def test_heads_that_are_there_are_not_made_again(tmp_path, at_once, monkeypatch)
 
     monkeypatch.setattr(GenerateWorker, "_add_identity", add)
     generate(job(tmp_path, 8))
-    assert (made, added) == ([1, 2], [5, 6, 7]) and hashes(tmp_path) == at_once
+    assert (made, added) == ([LEASE, 1, 2], [5, 6, 7]) and hashes(tmp_path) == at_once
 
 
 @pytest.mark.parametrize("writes", range(6))
@@ -84,7 +89,7 @@ def test_killed_while_it_grows(tmp_path, at_once, monkeypatch, writes):
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write", dying)
         try:
-            grow(Storage(tmp_path), make_plan(eight, eight.source.open("cpu")))
+            _grow(Storage(tmp_path), make_plan(eight, eight.source.open("cpu")))
         except KeyboardInterrupt:
             assert writes < 5
     assert {fault.problem for fault in verify(Dataset(str(tmp_path)), deep=True)} <= {"not made yet"}
@@ -111,12 +116,74 @@ def test_damage_is_not_grown_from(tmp_path):
 
 
 def test_not_while_others_are_at_work(tmp_path):
-    """Their workers would commit shards of the smaller dataset."""
+    """Their workers would commit shards of the smaller dataset; nor may one of the old size begin beside one that grows."""
     generate(job(tmp_path, 2))
+    other = Ledger(Storage(tmp_path), "generate", lambda unit: False, note="2")
     with (
-        Ledger(Storage(tmp_path), "generate", lambda unit: False),
-        pytest.raises(
-            UserError, match="has 2 identities and other commands are at work on it; give --identities 4 when"
-        ),
+        other,
+        pytest.raises(UserError, match=r"other commands are at work on .*, not with 4 identities; give this one"),
     ):
         generate(job(tmp_path, 4))
+    other = Ledger(Storage(tmp_path), "generate", lambda unit: False, note="4")
+    with other, pytest.raises(UserError, match=r"other commands are at work on .*, not with 2 identities"):
+        generate(job(tmp_path, 2))
+
+
+def test_of_parts_that_grow_together_one_does_it(tmp_path, at_once):
+    generate(job(tmp_path, 5))
+    eight = job(tmp_path, 8)
+    plan = make_plan(eight, eight.source.open("cpu"))
+
+    def part(_: int) -> None:
+        storage = Storage(tmp_path)
+        with Ledger(storage, "generate", lambda unit: False, note="8") as ledger:
+            grow(storage, plan, ledger)
+            time.sleep(1.0)  # as one that goes on to make shards
+
+    with ThreadPoolExecutor(4) as parts:
+        list(parts.map(part, range(4)))
+    assert read_plan(Storage(tmp_path)).identities == 8
+    generate(eight)
+    assert hashes(tmp_path) == at_once
+
+
+def test_a_worker_of_the_old_size_commits_nothing(tmp_path):
+    """Its command was killed, and it lives on for a moment."""
+    five = job(tmp_path, 5)
+    plan = write_plan(Storage(tmp_path), make_plan(five, five.source.open("cpu")))
+    events = GenerateWorker(five, plan).run(Unit(1))
+    while next(events).stage != "commit":
+        pass
+    replace_plan(Storage(tmp_path), replace(plan, identities=8))
+    with pytest.raises(UserError, match="has grown since this command began"):
+        next(events)
+    assert Dataset(str(tmp_path)).committed() == []
+
+
+def test_a_dead_command_of_another_machine_is_no_obstacle(tmp_path, at_once, monkeypatch):
+    monkeypatch.setattr("jobs.ledger.DEAD", 0.2)
+    generate(job(tmp_path, 5))
+    Storage(tmp_path).write(f"work/generate/{'0' * 12}-1-{'0' * 8}", b"7 5")
+    generate(job(tmp_path, 8))
+    assert hashes(tmp_path) == at_once and not list((tmp_path / "work/generate").glob("0*"))
+
+
+def test_a_kill_after_it_has_grown_loses_no_head(tmp_path, at_once, monkeypatch):
+    """The heads of the last shard are kept until it is committed again."""
+    generate(job(tmp_path, 5))
+    dying = egg_job(str(tmp_path), INLINE, source=EggConfig(), identities=8, identities_per_shard=3, save_meshes=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "commit", lambda self, run: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if not child:
+            generate(dying)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    made, before = [], GenerateWorker._add_identity
+
+    def add(self, unit, identity, writer, run):
+        made.append(identity)
+        yield from before(self, unit, identity, writer, run)
+
+    monkeypatch.setattr(GenerateWorker, "_add_identity", add)
+    generate(dying)
+    assert made == [5, 6, 7] and hashes(tmp_path) == at_once

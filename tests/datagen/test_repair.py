@@ -156,6 +156,7 @@ def test_a_shard_with_a_head_that_killed_its_workers_is_proven(tmp_path):
     before = bytes_of(tmp_path / "eggs")
     skipped = _fatal_to_workers(Dataset(job.out), 1)
     assert skipped == {3: "its worker died at stage head, the last of 3 that were lost to it"}
+    write_plan(Storage(tmp_path / "again"), plan)
     again = GenerateWorker(replace(job, out=str(tmp_path / "again")), plan)
     list(again.run(Unit(1, skipped)))
     assert bytes_of(tmp_path / "again") == before

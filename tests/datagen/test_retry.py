@@ -141,13 +141,41 @@ def test_losses_are_forgotten(heads):
 
 
 def test_other_commands_at_work_are_named(heads):
-    with (
-        Ledger(Storage(heads), "generate", lambda unit: False),
-        pytest.raises(UserError, match="other commands generate"),
-    ):
+    other = Ledger(Storage(heads), "generate", lambda unit: False, note="4")
+    with other, pytest.raises(UserError, match="other commands generate"):
         retry(config(heads))
-    with (
-        Ledger(Storage(heads / STAGING), "generate", lambda unit: False),
-        pytest.raises(UserError, match="another command is at work in"),
-    ):
+    other = Ledger(Storage(heads / STAGING), "generate", lambda unit: False)
+    with other, pytest.raises(UserError, match="another command is at work in"):
         retry(config(heads))
+    other = Ledger(Storage(heads), "generate", lambda unit: False, note=STAGING)
+    with other, pytest.raises(UserError, match="other commands are at work"):
+        generate(job(heads))
+
+
+def test_an_interrupted_command_whose_heads_still_failed_tries_them_again(whole, heads, monkeypatch):
+    """It was interrupted before it replaced anything; then the cause was mended."""
+    with monkeypatch.context() as patch:
+        patch.setattr("datagen.identity._mesh", failing(41))
+        patch.setattr("datagen.retry._replace", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            retry(config(heads))
+    assert list(map(str, retry(config(heads)))) == ["identity 1 (seed 41): kept"]
+    assert files(heads) == files(whole)
+
+
+def test_killed_while_it_removes_its_folder_it_leaves_no_harm(whole, heads, monkeypatch):
+    def half(self):
+        (heads / STAGING / "dataset.json").unlink()
+        (heads / STAGING / "shards/heads-000000.tar").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "remove_all", half)
+        with pytest.raises(KeyboardInterrupt):
+            retry(config(heads))
+    assert list(verify(Dataset(str(heads)), deep=True)) == [] and retry(config(heads)) == []
+    assert files(heads) == files(whole) and not (heads / STAGING).exists()
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
