@@ -28,14 +28,26 @@ WAIT, LONGEST_WAIT = 0.5, 20.0
 """Seconds before the first repetition of a request that failed, and the longest such time; in between it doubles."""
 FIRST_PATIENCE, PATIENCE = 4.0, 300.0
 """Seconds for which a request is repeated to a storage that has never answered, and to one that has."""
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
+"""Seconds for which a request to S3 waits for a connection, and for the next bytes of an answer."""
 TRANSIENT = {
-    "HTTPClientError",
-    "EndpointConnectionError",
-    "ClientConnectionError",
+    "ClientConnectionError",  # aiohttp
     "ClientPayloadError",
-    "TransportError",
+    "ConnectionError",  # Python's, botocore's and that of requests
+    "HTTPClientError",  # botocore, when the connection is lost
+    "IncompleteReadError",
+    "ResponseParserError",  # an answer of an overloaded server that is no XML
+    "ServiceRequestError",  # azure.core
+    "ServiceResponseError",
+    "Timeout",  # requests
+    "TimeoutError",  # Python's, asyncio's and that of fsspec
+    "TransportError",  # google.auth
 }
 """Classes of errors of connections in the clients of object stores, which are not imported here."""
+TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+"""Status codes of HTTP after which a request may succeed; 501 stands for one that the store never takes."""
+TRANSIENT_CODES = {"ConditionalRequestConflict", "OperationAborted", "XAmzContentSHA256Mismatch"}
+"""Codes of S3 with another status that ask for a repetition."""
 THREADS = 16
 """Threads that read many files."""
 TEMPORARY = ".tmp-"
@@ -151,13 +163,15 @@ class Storage:
                     self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self.fs.pipe_file(path, data, mode="create")
         except FileExistsError:
-            # An answer that was lost may have been that this call has written it.
-            return not self.is_local and self.fs.cat_file(path) == data
-        except StorageError:
+            # An answer that was lost may have been that this call has written it. By now it may be removed.
+            return not self.is_local and self._read_if_there(name) == data
+        except StorageError as error:
             # Some object stores refuse a conditional write with an error of their own.
-            if not self.exists(name):
+            if self.exists(name):
+                return False
+            if getattr(error.__cause__, "errno", None) != errno.ENOSYS:
                 raise
-            return False
+            self.fs.pipe_file(path, data)
         return True
 
     @contextmanager
@@ -253,8 +267,8 @@ def _bounds(url: str) -> dict[str, Any]:
     """Options of a file system that bound how long one request may take; `_Remote` alone tries again."""
     if url.partition("://")[0] not in ("s3", "s3a"):
         return {}
-    config = {"connect_timeout": 10, "read_timeout": 60, "retries": {"total_max_attempts": 1}}
-    return {"config_kwargs": config}
+    bounds = {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT}
+    return {"config_kwargs": {**bounds, "retries": {"total_max_attempts": 1}}}
 
 
 class _Remote:
@@ -274,15 +288,29 @@ class _Remote:
         known = self._fs.protocol
         return (known,) if isinstance(known, str) else tuple(known)
 
+    def invalidate_cache(self) -> None:
+        self._fs.invalidate_cache()  # asks no server, so it is no answer
+
+    def open(self, path: str, mode: str) -> Any:
+        """A file whose reads are repeated as other requests are."""
+        file = self._reporting(self._fs.open)(path, mode)
+        if cache := getattr(file, "cache", None):
+            cache.fetcher = self._reporting(cache.fetcher)
+        return file
+
+    def mv(self, source: str, target: str) -> None:
+        """Move a file; not repeated, because a second move of the same file finds none."""
+        self._reporting(self._fs.mv, repeats=False)(source, target)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # asked for by pickle and copy, before there is a file system
             raise AttributeError(name)
         found = getattr(self._fs, name)
         return self._reporting(found) if callable(found) else found
 
-    def _reporting(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _reporting(self, call: Callable[..., Any], repeats: bool = True) -> Callable[..., Any]:
         def reporting(*args: Any, **options: Any) -> Any:
-            begun, wait = time.monotonic(), WAIT
+            failing_since, wait = None, WAIT
             while True:
                 try:
                     found = call(*args, **options)
@@ -292,10 +320,14 @@ class _Remote:
                     _answered.add(self._url)
                     raise
                 except Exception as error:  # the clients of object stores share no base class
+                    now = time.monotonic()
+                    # Not since the call began, because an upload may take longer than that.
+                    failing_since = now if failing_since is None else failing_since
                     patience = PATIENCE if self._url in _answered else FIRST_PATIENCE
-                    if not _may_pass(error) or time.monotonic() - begun > patience:
+                    if not repeats or not _may_pass(error) or now - failing_since > patience:
                         raise StorageError(f"{self._url} cannot be used: {first_line(error)}") from error
-                    if wait == WAIT and patience == PATIENCE:
+                    if patience == PATIENCE and now > _reported.get(self._url, -PATIENCE) + PATIENCE:
+                        _reported[self._url] = now
                         again = f"trying again for up to {patience / 60:.0f} minutes"
                         print(f"{self._url} does not answer now ({first_line(error)}); {again}", file=sys.stderr)
                 time.sleep(wait * random.uniform(0.5, 1.5))  # not all workers at once
@@ -306,6 +338,8 @@ class _Remote:
 
 _answered: set[str] = set()
 """The addresses of storages that have answered this process."""
+_reported: dict[str, float] = {}
+"""When it was last reported that a storage does not answer, by its address, so that many requests report it once."""
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -313,16 +347,13 @@ def _may_pass(error: BaseException) -> bool:
     cause: BaseException | None = error
     while cause is not None:
         response = getattr(cause, "response", None)
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+        response = response if isinstance(response, dict) else {}  # botocore's
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         for code in (status, *(getattr(cause, name, None) for name in ("status", "status_code", "code"))):
             if isinstance(code, int) and code >= 400:
-                return code >= 500 or code in (408, 429)
-        if isinstance(cause, TimeoutError | ConnectionError) or TRANSIENT & {
-            kind.__name__ for kind in type(cause).__mro__
-        }:
+                return code in TRANSIENT_STATUS or response.get("Error", {}).get("Code") in TRANSIENT_CODES
+        if TRANSIENT & {kind.__name__ for kind in type(cause).__mro__}:
             return True
-        if cause.__cause__ is None:  # s3fs leaves out the cause of some
-            return isinstance(cause, OSError) and cause.errno in (errno.EIO, errno.EBUSY)
         cause = cause.__cause__
     return False
 

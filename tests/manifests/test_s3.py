@@ -2,11 +2,16 @@
 
 import hashlib
 import itertools
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
@@ -28,12 +33,17 @@ from manifests.status import summarise
 from manifests.storage import Storage
 from manifests.verify import verify
 
+TESTS = Path(__file__).parents[1]
 INLINE = PoolConfig(inline=True)
 SMALL = {"identities": 3, "identities_per_shard": 2}
 
 
 class Gate(BaseHTTPRequestHandler):
-    """Passes requests on to the server behind, except that it answers some itself with the status that a test sets."""
+    """Passes requests on to the server behind, except those for which a test sets a status.
+
+    A number is answered at once. "cut" closes the connection; "half" and "hang" do so only after the server has done what
+    was asked, in the middle of its answer and at the end of the test.
+    """
 
     protocol_version = "HTTP/1.1"
     behind: tuple[str, int]
@@ -41,15 +51,21 @@ class Gate(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if status := self.failing.status(self.command, self.path):
-            if status == "lost":  # the server does it, and its answer never arrives
-                self._ask(body)
-            number = 500 if status == "lost" else status
-            text = f"<Error><Code>{CODES[number]}</Code><Message>no</Message></Error>"
-            self._answer(number, {"Content-Type": "application/xml"}, text.encode())
+        status = self.failing.status(self.command, self.path)
+        if isinstance(status, int) and status:
+            text = f"<Error><Code>{CODES[status]}</Code><Message>no</Message></Error>"
+            self._answer(status, {"Content-Type": "application/xml"}, text.encode())
+            return
+        if status == "cut":
+            self.close_connection = True
             return
         found = self._ask(body)
-        self._answer(found.status, dict(found.getheaders()), found.body)
+        self.close_connection = bool(status)
+        if status == "hang":
+            self.failing.over.wait()
+        elif not status or found.body:
+            size = len(found.body) // 2 if status == "half" else len(found.body)
+            self._answer(found.status, dict(found.getheaders()), found.body[:size])
 
     def _ask(self, body: bytes) -> SimpleNamespace:
         connection = HTTPConnection(*self.behind)
@@ -75,7 +91,16 @@ class Gate(BaseHTTPRequestHandler):
         pass
 
 
-CODES = {403: "AccessDenied", 429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
+CODES = {
+    403: "AccessDenied",
+    409: "ConditionalRequestConflict",
+    429: "TooManyRequests",
+    500: "InternalError",
+    501: "NotImplemented",
+    502: "BadGateway",
+    503: "SlowDown",
+    504: "GatewayTimeout",
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +108,7 @@ def s3() -> Iterator[SimpleNamespace]:
     """An endpoint with a bucket, and `fail`, which decides on the status of every request."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    failing = SimpleNamespace(status=lambda method, path: 0)
+    failing = SimpleNamespace(status=lambda method, path: 0, over=threading.Event())
     handler = type("Handler", (Gate,), {"behind": server.get_host_and_port(), "failing": failing})
     gate = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=gate.serve_forever, daemon=True).start()
@@ -96,8 +121,10 @@ def s3() -> Iterator[SimpleNamespace]:
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="heads")
-        yield SimpleNamespace(endpoint=endpoint, failing=failing)
+        direct = boto3.client("s3", endpoint_url="http://{}:{}".format(*server.get_host_and_port()))
+        direct.create_bucket(Bucket="heads")
+        yield SimpleNamespace(endpoint=endpoint, failing=failing, direct=direct)
+        failing.over.set()
         gate.shutdown()
         gate.server_close()
         server.stop()
@@ -173,14 +200,83 @@ def test_it_grows_there_too(bucket, local):
 
 
 def test_errors_of_the_server_pass(bucket, local, s3, capsys):
-    """Every third request fails; nothing that is half there is ever committed."""
+    """Every third request fails; nothing that is half there is ever committed, and one line says so."""
     Storage(bucket.url).exists("anything")
-    statuses = itertools.cycle((500, 0, 0, 503, 0, 0, 429, 0))
+    statuses = itertools.cycle((500, 0, 0, 503, 0, 0, "cut", 0, "half", 0, 0, 429, 0))
     s3.failing.status = lambda method, path: next(statuses)
     dataset = generate(egg_job(bucket.url, INLINE, **SMALL))
     s3.failing.status = lambda method, path: 0
     assert hashes(bucket) == local and list(verify(dataset, deep=True)) == []
-    assert "does not answer now" in (said := capsys.readouterr().err) and "trying again for up to 1 minutes" in said
+    said = [line for line in capsys.readouterr().err.splitlines() if "does not answer now" in line]
+    assert len(said) == 1 and said[0].endswith("trying again for up to 1 minutes")
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, "cut", "half", "hang"])
+def test_every_request_is_repeated(bucket, s3, monkeypatch, status):
+    """The first request of each call fails, before or after the store has done what was asked."""
+    monkeypatch.setattr(module, "READ_TIMEOUT", 0.5)
+    storage = Storage(bucket.url)
+    storage.exists("anything")
+    storage.write("a/b", b"one")
+    other = Storage(f"{bucket.url}/beside")
+    other.write("a/b", b"two")
+
+    def failing_once(call, *args):
+        first = iter([status])
+        s3.failing.status = lambda method, path: next(first, 0)
+        found = call(*args)
+        assert next(first, None) is None
+        return found
+
+    assert failing_once(storage.read, "a/b") == b"one"
+    assert failing_once(storage.size, "a/b") == 3
+    assert failing_once(storage.exists, "a/b") is True
+    assert failing_once(storage.names, "a") == ["b"]
+    assert failing_once(lambda: list(storage.read_all(["a/b", "a/b"]))) == [b"one", b"one"]
+    failing_once(storage.take, other, "a/b")
+    assert storage.read("a/b") == b"two"
+    failing_once(storage.write, "a/c", b"three")
+    assert storage.read("a/c") == b"three"
+    assert failing_once(storage.create, "a/lease", b"mine") and not failing_once(storage.create, "a/lease", b"yours")
+    failing_once(storage.remove, "a/c")
+    assert storage.names("a") == ["b", "lease"]
+    file = storage.open("a/b")  # whose size is asked first
+    assert failing_once(file.read) == b"two"
+
+
+def test_an_upload_in_parts_appears_whole(bucket, s3):
+    """A part fails, and the upload begins anew; the key is not there before the end."""
+    data = np.random.default_rng(0).bytes(101 << 20)  # s3fs takes parts from 100 MiB on
+    key = bucket.path("a").partition("/")[2]
+    there, statuses = [], itertools.chain([0, 503], itertools.repeat(0))
+
+    def status(method: str, path: str) -> int:
+        if "partNumber" not in path:
+            return 0
+        there.append(s3.direct.list_objects_v2(Bucket="heads", Prefix=key)["KeyCount"])
+        return next(statuses)
+
+    bucket.exists("anything")
+    s3.failing.status = status
+    bucket.write("a", data)
+    assert bucket.read("a") == data and len(there) > 3 and not any(there)
+    assert not s3.direct.list_multipart_uploads(Bucket="heads").get("Uploads")
+
+
+def test_a_long_upload_that_fails_is_repeated(bucket, s3, monkeypatch):
+    """Patience counts from the failure, not from the beginning of the upload."""
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    first = iter([503])
+
+    def status(method: str, path: str) -> int:
+        if found := next(first, 0):
+            time.sleep(0.4)
+        return found
+
+    bucket.exists("anything")
+    s3.failing.status = status
+    bucket.write("a", b"1")
+    assert bucket.read("a") == b"1"
 
 
 @pytest.mark.parametrize("kind", [".tar", ".views.parquet", ".done.json"])
@@ -207,10 +303,60 @@ def test_a_store_that_stays_away_leaves_nothing_half_committed(bucket, local, s3
 def test_a_lost_answer_does_not_lose_a_lease(bucket, s3):
     """The store has written the lease, but its answer never came."""
     bucket.exists("anything")
-    lost = iter(["lost"])
+    lost = iter(["half"])
     with Ledger(bucket, "generate", lambda unit: False) as ledger:
         s3.failing.status = lambda method, path: next(lost, 0) if method == "PUT" and "leases" in path else 0
         assert ledger.claim(0)
+
+
+def test_a_lease_that_is_gone_when_it_is_looked_at(bucket, s3):
+    bucket.write("lease", b"first")
+
+    def status(method: str, path: str) -> int:
+        if method == "GET":
+            s3.direct.delete_object(Bucket="heads", Key=bucket.path("lease").partition("/")[2])
+        return 0
+
+    s3.failing.status = status
+    assert not bucket.create("lease", b"second") and bucket.names() == []
+
+
+def test_conflicts_of_conditional_writes(bucket, s3):
+    """S3 answers 409 while another write is under way, and asks for a repetition."""
+    first = iter([409])
+    s3.failing.status = lambda method, path: next(first, 0) if method == "PUT" else 0
+    assert bucket.create("lease", b"mine") and bucket.read("lease") == b"mine"
+
+
+def test_a_store_without_conditional_writes(bucket, s3, capsys):
+    """It answers 501 to them, at once and for ever."""
+    bucket.exists("anything")
+    answers = iter([501, 0, 501])
+    s3.failing.status = lambda method, path: next(answers) if method == "PUT" else 0
+    assert bucket.create("lease", b"first") and not bucket.create("lease", b"second")
+    assert bucket.read("lease") == b"first" and capsys.readouterr().err == ""
+
+
+def test_a_process_that_is_killed_at_its_record(bucket, s3, tmp_path):
+    """The record of the second shard never arrives, so the shard does not count; the same command completes it."""
+    killed = threading.Event()
+
+    def status(method: str, path: str) -> int | str:
+        if method == "PUT" and "000001.done.json" in path and not killed.is_set():
+            process.kill()
+            killed.set()
+            return "cut"
+        return 0
+
+    s3.failing.status = status
+    run = f"import egg; egg.main({bucket.url!r}, 0)"
+    paths = os.pathsep.join(str(path) for path in (TESTS.parent, TESTS))
+    process = subprocess.Popen([sys.executable, "-c", run], env={**os.environ, "PYTHONPATH": paths})
+    assert process.wait() == -signal.SIGKILL
+    assert Dataset(bucket.url).committed() == [0] and bucket.exists("shards/heads-000001.tar")
+    generate(egg_job(bucket.url, INLINE, slow=0.05))
+    generate(egg_job(str(tmp_path / "local"), INLINE, slow=0.05))
+    assert hashes(bucket) == hashes(Storage(tmp_path / "local"))
 
 
 def test_a_store_that_is_overloaded_for_a_while(bucket, s3):
@@ -248,4 +394,7 @@ def test_an_endpoint_that_is_dead(s3, capsys, monkeypatch):
 
     s3fs.S3FileSystem.clear_instance_cache()
     refused(capsys, "s3://dead/heads", 1, "cannot be used", "127.0.0.1:9")
+    with pytest.raises(StorageError):
+        Storage("s3://dead/heads").names()
+    assert capsys.readouterr().err == ""  # it does not wait for minutes
     s3fs.S3FileSystem.clear_instance_cache()
