@@ -168,7 +168,7 @@ class Storage:
         except StorageError as error:
             # Some object stores refuse a conditional write with an error of their own.
             if self.exists(name):
-                return False
+                return self._read_if_there(name) == data
             if getattr(error.__cause__, "errno", None) != errno.ENOSYS:
                 raise
             self.fs.pipe_file(path, data)
