@@ -195,7 +195,7 @@ def test_tables_of_different_heads_do_not_join(dataset):
 
 def test_a_selection_of_another_dataset_is_refused(dataset, tmp_path):
     select(SelectConfig(dataset.storage.url))
-    other = bare_dataset(tmp_path / "other", identities=6)
+    other = bare_dataset(tmp_path / "other", per_shard=4)
     other.storage.write(selection_file("s"), dataset.storage.read(selection_file("gen3d-face")))
     with pytest.raises(ValueError, match="was made for another dataset"):
         read_selection(other, "s")
