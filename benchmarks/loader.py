@@ -1,4 +1,4 @@
-"""Our loader beside webdataset, MosaicML streaming, litdata, megatron-energon and LanceDB, on the same samples in one run.
+"""Our loader beside webdataset, MosaicML streaming, litdata and megatron-energon, on the same samples in one run.
 
     python benchmarks/loader.py [--out DIR] [--quick]
 
@@ -22,7 +22,7 @@ from typing import Any
 import tyro
 from loader_peers.samples import HALF
 from loader_peers.tables import excuse, report
-from loader_peers.tools import HERE, OURS, PEERS, Answers, Tool, answer, open_tools, started
+from loader_peers.tools import HERE, OURS, Answers, Tool, answer, open_tools, started
 
 BATCH, RANKS = 64, 4
 MEASURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -47,8 +47,6 @@ class Config:
     """A fifth of the samples, one round."""
     repeats: int = 5
     """Rounds that count, after one that does not."""
-    peers: tuple[str, ...] = tuple(PEERS)
-    """Names of the peers."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -176,7 +174,7 @@ def machine() -> str:
 def main() -> None:
     config = tyro.cli(Config)
     out = config.out.resolve()
-    tools = open_tools(out, *config.size, config.peers)
+    tools = open_tools(out, *config.size)
     problems = verify(tools)
     measured = measure(config.rounds, tools)
     results = {

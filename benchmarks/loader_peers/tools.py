@@ -7,7 +7,6 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +25,6 @@ PEERS = {
     "mosaicml": "mosaicml-streaming==0.13.0",
     "litdata": "litdata==0.2.76",
     "energon": "megatron-energon==7.4.1",
-    "lancedb": "lancedb==0.40.0",
 }
 
 Answers = list[dict[str, Any]]
@@ -81,15 +79,15 @@ def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def open_tools(out: Path, identities: int, views: int, peers: Sequence[str]) -> list[Tool]:
-    """Make samples, environments and conversions of ours and of some peers, as far as they are not there."""
+def open_tools(out: Path, identities: int, views: int) -> list[Tool]:
+    """Make samples, environments and conversions, as far as they are not there."""
     size = f"{identities}x{views}"
     source = out / f"samples-{size}"
     if not source.exists():
         scratch = source.with_suffix(".tmp")
         samples.write_samples(scratch, identities, views, 256, -(-identities // SHARDS))
         scratch.rename(source)
-    return [Tool(OURS, sys.executable, source), *(open_peer(name, out, size, source) for name in peers)]
+    return [Tool(OURS, sys.executable, source), *(open_peer(name, out, size, source) for name in PEERS)]
 
 
 def open_peer(name: str, out: Path, size: str, source: Path) -> Tool:
