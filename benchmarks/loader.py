@@ -1,4 +1,4 @@
-"""Our loader beside webdataset, MosaicML streaming, litdata and megatron-energon, on the same samples in one run.
+"""Our loader beside webdataset, MosaicML streaming, litdata, energon and LanceDB, on the same samples in one run.
 
     python benchmarks/loader.py [--out DIR] [--quick]
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import tyro
 from loader_peers.samples import HALF
 from loader_peers.tables import excuse, report
-from loader_peers.tools import HERE, OURS, Answers, Tool, answer, open_tools, started
+from loader_peers.tools import HERE, OURS, SELECTING, Answers, Tool, answer, open_tools, started
 
 BATCH, RANKS = 64, 4
 MEASURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,6 +32,7 @@ MEASURES: dict[str, tuple[str, dict[str, Any]]] = {
     "inline": ("load", {"workers": 0}),
     "workers": ("load", {}),
     "decoded": ("load", {"decode": "opencv"}),
+    "decoded_inline": ("load", {"decode": "opencv", "workers": 0}),
     "decoded_own": ("load", {"decode": "own"}),
     "random": ("random", {}),
     "first": ("first", {}),
@@ -74,6 +76,7 @@ RESUMES = {
     "list": Resume("list"),
     "tuple": Resume("tuple"),
     "workers 2 to 3": Resume(workers=(2, 3)),
+    "the same of 48": Resume(batch=48, workers=(2, 3)),
     # Ranks times workers stay what they were, which energon needs and the others do not mind.
     "ranks 1 to 2": Resume(ranks=(1, 2), workers=(2, 1)),
     "ranks 4 to 3": Resume(batch=48, ranks=(4, 3), workers=(3, 4)),
@@ -105,8 +108,8 @@ def measure(rounds: Sequence[int], tools: list[Tool]) -> dict[str, dict[str, Ans
 
 
 def resume(tool: Tool, case: Resume, size: tuple[int, int], state: Path) -> dict[str, Any]:
-    """Samples that an interrupted epoch repeats or lacks."""
-    if case.selection and tool.name != OURS:
+    """Samples that an interrupted epoch repeats or lacks, and steps that have other samples than without the interruption."""
+    if case.selection and tool.name not in SELECTING:
         return {"not_offered": "no selections"}
     identities, views = size
     total = identities * (-(-views // 2) if case.selection else views)
@@ -116,20 +119,29 @@ def resume(tool: Tool, case: Resume, size: tuple[int, int], state: Path) -> dict
     # Energon's guide to reproducible scaling: the batch is micro-batch times ranks times workers.
     micro = case.batch // (case.ranks[0] * case.workers[0]) if case.ranks != (1, 1) else 0
     fields = {"collate": case.collate, "batch": case.batch, "micro": micro, "selection": case.selection, "stop": stop}
-    saved, resumed = (
-        tool.ask(task, world, workers=workers, state=str(state), **fields)
-        for task, world, workers in zip(("save", "resume"), case.ranks, case.workers, strict=True)
+    saved, resumed, whole = (
+        tool.ask(task, case.ranks[which], workers=case.workers[which], state=str(state), **fields)
+        for task, which in (("save", 0), ("resume", 1), ("uninterrupted", 0))
     )
-    for given in (*saved, *resumed):
+    for given in (*saved, *resumed, *whole):
         if excuse([given]):
             return given
     keys = [key for given in (*saved, *resumed) for own in given["keys"] for key in own]
     return {
         "repeated": len(keys) - len(set(keys)),
         "missing": total - len(set(keys)),
+        "other": sum(a != b for a, b in zip_longest(steps(saved, case) + steps(resumed, case), steps(whole, case))),
         "seconds": max(given["seconds"] for given in resumed),
         "state": max(given["state"] for given in saved),
     }
+
+
+def steps(answers: Answers, case: Resume) -> list[set[str]]:
+    """The samples of each step, of all ranks together."""
+    own = case.batch // len(answers)
+    ranks = [[key for batch in given["keys"] for key in batch] for given in answers]
+    longest = max(map(len, ranks))
+    return [{key for keys in ranks for key in keys[at : at + own]} for at in range(0, longest, own)]
 
 
 def distinct(answers: Answers) -> float | str:

@@ -216,6 +216,11 @@ def _save(peer: Any, ask: Ask, _: float) -> dict[str, Any]:
     return {"keys": [keys], "state": len(state)}
 
 
+def _uninterrupted(peer: Any, ask: Ask, _: float) -> dict[str, Any]:
+    loader = peer.open_loader(ask)
+    return {"keys": [[key for batch in loader for key, _, _ in loader.unpack(batch)]]}
+
+
 def _resume(peer: Any, ask: Ask, imported: float) -> dict[str, Any]:
     loader, keys = peer.open_loader(ask), []
     loader.resume(ask.state)
@@ -234,6 +239,7 @@ TASKS = {
     "random": _random,
     "first": _first,
     "save": _save,
+    "uninterrupted": _uninterrupted,
     "resume": _resume,
 }
 

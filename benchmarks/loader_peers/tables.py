@@ -11,6 +11,7 @@ RATES = {
     ("workers", "rate"): "the same, 2 workers",
     ("workers", "steady"): "after the first batch",
     ("decoded", "rate"): "decoded by OpenCV, 2 workers",
+    ("decoded_inline", "rate"): "the same, no workers",
     ("decoded_own", "rate"): "decoded by its own, 2 workers",
 }
 MICRO = 1e6
@@ -70,9 +71,9 @@ def report(results: dict[str, Any]) -> None:
 def resumes(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Table of interrupted epochs."""
     cases = next(iter(found.values()))
-    heading("repeated / missing", *cases, "first batch after imports, s", "bytes of state")
+    heading("repeated / missing / other steps", *cases, "first batch after imports, s", "bytes of state")
     for name, own_cases in found.items():
-        cells = (excuse([a]) or f"{a['repeated']:,} / {a['missing']:,}" for a in own_cases.values())
+        cells = (excuse([a]) or f"{a['repeated']:,} / {a['missing']:,} / {a['other']:,}" for a in own_cases.values())
         plain = own_cases["dict"]
         facts = [excuse([plain]), ""] if excuse([plain]) else [f"{plain['seconds']:.2f}", f"{plain['state']:,}"]
         row(name, *cells, *facts)

@@ -25,7 +25,10 @@ PEERS = {
     "mosaicml": "mosaicml-streaming==0.13.0",
     "litdata": "litdata==0.2.76",
     "energon": "megatron-energon==7.4.1",
+    "lancedb": "lancedb==0.40.0",
 }
+SELECTING = (OURS, "lancedb")
+"""Those that read a part of the samples by a selection or a filter."""
 
 Answers = list[dict[str, Any]]
 
@@ -50,8 +53,8 @@ class Tool:
 
 
 def environments(world: int) -> list[dict[str, str]]:
-    """The environment that torchrun would set; empty for a single process."""
-    own = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    """The environment that torchrun would set; of it, a single process gets the one thread for torch's operators alone."""
+    own = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     if world == 1:
         return [own]
     with socket.socket() as free:
