@@ -54,27 +54,28 @@ def open_generated(command: str, config: RemakeConfig) -> tuple[Dataset, Generat
     return dataset, generation
 
 
-def open_beside(
-    command: str, dataset: Dataset, settings: GenerateConfig, rejection: Rejection | None = None
-) -> tuple[Dataset, GenerateConfig]:
-    """The dataset beside, in the folder `command`, perhaps with shards of an interrupted run, and settings to make more.
-
-    Raises:
-        UserError: this version, these weights or these settings would make other heads, or another command is at work in
-            this folder.
-    """
+def check_same(command: str, dataset: Dataset, settings: GenerateConfig, rejection: Rejection | None = None) -> None:
+    """Raise UserError if this version, these weights or these settings would make other heads."""
     plan = replace(make_plan(settings, settings.source.open("cpu"), rejection), version=dataset.plan.version)
     if plan.fingerprint != dataset.plan.fingerprint:
         raise UserError(
             f"{settings.out} would not be made the same: {differences(dataset.plan, plan)}; {command} it with the version, "
             "the weights and the --reject settings that made it"
         )
+
+
+def open_beside(command: str, dataset: Dataset, settings: GenerateConfig) -> tuple[Dataset, GenerateConfig]:
+    """The dataset beside, in the folder `command`, perhaps with shards of an interrupted run, and settings to make more.
+
+    Raises:
+        UserError: another command is at work in this folder.
+    """
     storage = Storage(f"{dataset.storage.address.rstrip('/')}/{command}")
-    with Ledger(storage, "generate", lambda unit: False, note=str(plan.identities)) as ledger:
+    with Ledger(storage, "generate", lambda unit: False, note=str(dataset.plan.identities)) as ledger:
         if ledger.certain_others():
             raise UserError(f"another command is at work in {storage.url}; give this one again when it has ended")
-        grow(storage, plan, ledger)
-        write_plan(storage, plan)
+        grow(storage, dataset.plan, ledger)
+        write_plan(storage, dataset.plan)
     return Dataset(storage), replace(settings, out=storage.address, source=settings.source.absolute())
 
 

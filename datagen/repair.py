@@ -12,7 +12,7 @@ from typing import Any
 from datagen.config import RemakeConfig
 from datagen.generate import GenerateWorker
 from datagen.heads import Rejection
-from datagen.remake import make_again, open_beside, open_generated
+from datagen.remake import check_same, make_again, open_beside, open_generated
 from jobs.devices import usable_cores
 from jobs.progress import JobProgress
 from jobs.units import Event, Unit
@@ -64,8 +64,11 @@ def repair(config: RemakeConfig, rejection: Rejection | None = None) -> list[Rep
             make other heads.
     """
     dataset, settings = open_generated(STAGING, config)
-    remade, settings = open_beside(STAGING, dataset, settings, rejection)
+    check_same(STAGING, dataset, settings, rejection)
     damaged = _damaged(dataset)
+    if not damaged:
+        return []
+    remade, settings = open_beside(STAGING, dataset, settings)
     found = {shard: _replace(dataset, remade, shard) for shard in damaged if _is_made(remade, shard)}
     again = [shard for shard in damaged if shard not in found or not found[shard].is_whole]
     for shard in set(again) & set(remade.committed()):

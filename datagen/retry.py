@@ -9,7 +9,7 @@ from typing import Any
 from datagen.config import GenerateConfig, RemakeConfig
 from datagen.generate import GenerateWorker
 from datagen.heads import Rejection
-from datagen.remake import make_again, open_beside, open_generated
+from datagen.remake import check_same, make_again, open_beside, open_generated
 from jobs.ledger import Ledger
 from jobs.units import Event, Unit
 from manifests import schema
@@ -48,16 +48,17 @@ def retry(config: RemakeConfig, rejection: Rejection | None = None) -> list[Retr
 
     Raises:
         MissingFile: there is no dataset.
-        UserError: as `open_beside`, or other commands generate this dataset.
+        UserError: as `check_same` and `open_beside`, or other commands generate this dataset.
         DamagedData: a shard is damaged, which `repair` mends.
     """
     dataset, settings = open_generated(STAGING, config)
+    check_same(STAGING, dataset, settings, rejection)
     ledger = Ledger(dataset.storage, "generate", lambda unit: False, note=STAGING)
     with ledger:
         if ledger.certain_others():
             raise UserError(f"other commands generate {dataset.storage.url}; give retry when they have ended")
         ledger.forget()
-        beside, settings = open_beside(STAGING, dataset, settings, rejection)
+        beside, settings = open_beside(STAGING, dataset, settings)
         # An interrupted command may have made shards again, some of whose heads still failed.
         made = [shard for shard in beside.committed() if not beside.done(shard)["outcomes"][schema.FAILED]]
         whole = dataset.records(committed := dataset.committed())
