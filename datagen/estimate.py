@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from jobs.pool import PoolConfig, workers_that_fit
 from jobs.progress import JobProgress
 from jobs.units import Event
 from manifests.errors import UserError
+from manifests.interval import Interval
 from manifests.plan import Plan
 from manifests.ply import encode_mesh
 from manifests.shards import stored_size
@@ -26,38 +26,6 @@ CONFIDENCE = 0.9
 """Probability that an interval holds the true total."""
 OF_MEAN = 0.95
 """Probability with which the mean is bounded for that, since workers end unevenly; simulated runs in the tests confirm it."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimated total, and the bounds of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of_total(cls, probes: list[float], count: int) -> "Interval":
-        """The sum over `count` heads, of which the probes are a random sample; one probe gives no bounds.
-
-        Seconds and bytes are positive, and a few heads take far more than most, so the bounds are those of the mean of a
-        log-normal distribution: the modified method of Cox (Olsson, Confidence Intervals for the Mean of a Log-Normal
-        Distribution, 2005, section 3.3). Student's interval holds the true mean too rarely there.
-        """
-        mean = float(np.mean(probes))
-        if len(probes) == 1:
-            return cls(count * mean, 0.0, math.inf)
-        logs = np.log(np.maximum(probes, 1e-9))
-        variance, degrees = float(logs.var(ddof=1)), len(probes) - 1
-        reach = float(stats.t.ppf((1 + OF_MEAN) / 2, degrees)) * math.sqrt(
-            variance / len(probes) + variance**2 / (2 * degrees)
-        )
-        middle = float(logs.mean()) + variance / 2
-        low, high = (math.exp(min(middle + side * reach, 700.0)) for side in (-1, 1))
-        return cls(count * mean, count * min(low, mean), count * max(high, mean))
-
-    def times(self, factor: float) -> "Interval":
-        return Interval(factor * self.value, factor * self.low, factor * self.high)
 
 
 @dataclass(frozen=True)
@@ -124,7 +92,7 @@ class Estimate:
         if self.requested_workers > (self.workers or 0):
             shards = _count(self.plan.shards, "shard")
             fewer = f" (not {self.requested_workers}: no more run at once for {shards} on this machine)"
-        return f"{_span(elapsed)} with {_count(self.workers or 0, 'worker')}{fewer} if they do not slow each other"
+        return f"{elapsed.as_time()} with {_count(self.workers or 0, 'worker')}{fewer} if they do not slow each other"
 
     def __str__(self) -> str:
         plan, b = self.plan, self.bytes
@@ -135,7 +103,7 @@ class Estimate:
             f"{plan.identities} identities of {self.views} views, {plan.resolution} px: "
             f"{plan.identities * self.views} views in {plan.shards} shards",
             f"{size}{', if all heads are kept' if self.rejected or self.failed else ''}, in {self.files} files",
-            f"{_span(self.seconds)} of worker time, {self._elapsed()}",
+            f"{self.seconds.as_time()} of worker time, {self._elapsed()}",
             *self._gpus(),
             f"from {self.probes} heads made here on {plan.source['name']}, intervals of {CONFIDENCE:.0%}",
         ]
@@ -179,8 +147,8 @@ def estimate(
     return Estimate(
         plan,
         len(worker.settings.rig),
-        Interval.of_total(made, config.identities) if made else None,
-        Interval.of_total([probe.seconds for probe in probed], config.identities),
+        total(made, config.identities) if made else None,
+        total([probe.seconds for probe in probed], config.identities),
         workers_of(config.pool, plan.shards),
         config.pool.workers,
         config.pool.gpus_per_worker,
@@ -190,6 +158,26 @@ def estimate(
         sum(probe.rejected for probe in probed),
         failed,
     )
+
+
+def total(probes: list[float], count: int) -> Interval:
+    """The sum over `count` heads, of which the probes are a random sample; one probe gives no bounds.
+
+    Seconds and bytes are positive, and a few heads take far more than most, so the bounds are those of the mean of a
+    log-normal distribution: the modified method of Cox (Olsson, Confidence Intervals for the Mean of a Log-Normal
+    Distribution, 2005, section 3.3). Student's interval holds the true mean too rarely there.
+    """
+    mean = float(np.mean(probes))
+    if len(probes) == 1:
+        return Interval(count * mean, 0.0, math.inf)
+    logs = np.log(np.maximum(probes, 1e-9))
+    variance, degrees = float(logs.var(ddof=1)), len(probes) - 1
+    reach = float(stats.t.ppf((1 + OF_MEAN) / 2, degrees)) * math.sqrt(
+        variance / len(probes) + variance**2 / (2 * degrees)
+    )
+    middle = float(logs.mean()) + variance / 2
+    low, high = (math.exp(min(middle + side * reach, 700.0)) for side in (-1, 1))
+    return Interval(count * mean, count * min(low, mean), count * max(high, mean))
 
 
 @dataclass(frozen=True)
@@ -233,8 +221,3 @@ def workers_of(config: PoolConfig, shards: int) -> int | None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}"
-
-
-def _span(seconds: Interval) -> str:
-    value, low, high = (str(timedelta(seconds=round(x))) for x in (seconds.value, seconds.low, seconds.high))
-    return f"{value} ({low} to {high})"

@@ -18,7 +18,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 
-from manifests.storage import Storage, is_dead, writer_name
+from manifests.storage import Storage
+from manifests.writers import is_dead, writer_name
 
 BEAT = 15.0
 """Seconds between two signs of life of a driver."""

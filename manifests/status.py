@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from statistics import NormalDist
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from manifests import schema
 from manifests.dataset import Dataset
 from manifests.errors import DamagedData
-from manifests.storage import is_dead
+from manifests.interval import Interval
+from manifests.writers import is_dead
 
 VERSION = 1
 """Version of the fields of `Status`."""
@@ -66,22 +67,6 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """An estimated duration and the bounds of its 90 % confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def times(self, factor: float) -> "Seconds":
-        return Seconds(factor * self.value, factor * self.low, factor * self.high)
-
-    def __str__(self) -> str:
-        value, low, high = (str(timedelta(seconds=round(x))) for x in (self.value, self.low, self.high))
-        return f"{value} ({low} to {high})"
-
-
-@dataclass(frozen=True)
 class Status:
     """The progress of a dataset, with an estimate of the remaining work where shards are missing."""
 
@@ -101,9 +86,9 @@ class Status:
     """Mean seconds of worker time per identity; 0 if there is none."""
     identities_per_hour: float
     """Identities per hour of real time in the hour before the last commit; 0 if there is none."""
-    worker_seconds_left: Seconds | None
+    worker_seconds_left: Interval | None
     """Worker time of the remaining identities; None if there are none, or if none was made."""
-    seconds_left: Seconds | None
+    seconds_left: Interval | None
     """Real time of the remaining identities at the present rate."""
     stage_seconds: dict[str, float]
     """Mean seconds per identity that the main thread of a worker spends in each stage."""
@@ -143,9 +128,10 @@ class Status:
             f"{self.views} views, {self.bytes / 1e6:.1f} MB"
         ]
         if self.worker_seconds_left:
-            lines.append(f"{self.identity_seconds:.1f} s per identity, {self.worker_seconds_left} of worker time left")
+            left = self.worker_seconds_left.as_time()
+            lines.append(f"{self.identity_seconds:.1f} s per identity, {left} of worker time left")
         if self.seconds_left:
-            lines.append(f"{self.seconds_left} left at {self.identities_per_hour:.0f} identities per hour")
+            lines.append(f"{self.seconds_left.as_time()} left at {self.identities_per_hour:.0f} identities per hour")
         if not self.is_complete:
             lines.append(f"{self.commands or 'no'} command{'s are' if self.commands > 1 else ' is'} at work on it")
         if self.stage_seconds:
@@ -235,13 +221,13 @@ def _failures(dataset: Dataset, shard: int, done: dict[str, Any]) -> list[Failur
     return [Failure(row["identity"], row["seed"], row["stage"], row["reason"]) for row in rows]
 
 
-def _left(seconds: np.ndarray, count: int) -> Seconds | None:
+def _left(seconds: np.ndarray, count: int) -> Interval | None:
     """Worker time of `count` further identities."""
     if not count or not len(seconds):
         return None
     error = seconds.std(ddof=1) / len(seconds) ** 0.5 if len(seconds) > 1 else seconds.mean()
     mean, reach = float(seconds.mean()), float(NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error)
-    return Seconds(*(count * max(x, 0.0) for x in (mean, mean - reach, mean + reach)))
+    return Interval(*(count * max(x, 0.0) for x in (mean, mean - reach, mean + reach)))
 
 
 def _identities_per_hour(done: Iterable[dict[str, Any]]) -> float:

@@ -1,18 +1,13 @@
 """The storage of a dataset: a local folder or any fsspec address, with atomic writes."""
 
 import errno
-import hashlib
 import json
 import os
-import random
 import re
-import secrets
 import shutil
-import socket
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -23,31 +18,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from manifests.errors import MissingFile, StorageError, UserError, first_line
+from manifests.remote import Remote, request_bounds
+from manifests.writers import is_dead, writer_name
 
-WAIT, LONGEST_WAIT = 0.5, 20.0
-"""Seconds before the first repetition of a request that failed, and the longest such time; in between it doubles."""
-FIRST_PATIENCE, PATIENCE = 4.0, 300.0
-"""Seconds for which a request is repeated to a storage that has never answered, and to one that has."""
-CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0
-"""Seconds for which a request to S3 waits for a connection, and for the next bytes of an answer."""
-TRANSIENT = {
-    "ClientConnectionError",  # aiohttp
-    "ClientPayloadError",
-    "ConnectionError",  # Python's, botocore's and that of requests
-    "HTTPClientError",  # botocore, when the connection is lost
-    "IncompleteReadError",
-    "ResponseParserError",  # an answer of an overloaded server that is no XML
-    "ServiceRequestError",  # azure.core
-    "ServiceResponseError",
-    "Timeout",  # requests
-    "TimeoutError",  # Python's, asyncio's and that of fsspec
-    "TransportError",  # google.auth
-}
-"""Classes of errors of connections in the clients of object stores, which are not imported here."""
-TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
-"""Status codes of HTTP after which a request may succeed; 501 stands for one that the store never takes."""
-TRANSIENT_CODES = {"ConditionalRequestConflict", "OperationAborted", "XAmzContentSHA256Mismatch"}
-"""Codes of S3 with another status that ask for a repetition."""
 THREADS = 16
 """Threads that read many files."""
 TEMPORARY = ".tmp-"
@@ -77,7 +50,7 @@ class Storage:
         else:
             try:
                 # Without a cache of listings, which would hide the shards that other workers commit.
-                self.fs, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **_bounds(self.url))
+                self.fs, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **request_bounds(self.url))
             except ImportError as error:
                 raise UserError(f"{self.url} needs another package: {error}") from error
             except ValueError as error:  # a protocol that fsspec does not know
@@ -87,7 +60,7 @@ class Storage:
         self.root = path.rstrip("/")
         self.is_local = isinstance(self.fs, LocalFileSystem)
         if not self.is_local:
-            self.fs = _Remote(self.fs, self.url)
+            self.fs = Remote(self.fs, self.url)
 
     @property
     def address(self) -> str:
@@ -263,137 +236,10 @@ def naming(file: Path) -> Iterator[None]:
         raise
 
 
-def _bounds(url: str) -> dict[str, Any]:
-    """Options of a file system that bound how long one request may take; `_Remote` alone tries again."""
-    if url.partition("://")[0] not in ("s3", "s3a"):
-        return {}
-    bounds = {"connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT}
-    return {"config_kwargs": {**bounds, "retries": {"total_max_attempts": 1}}}
-
-
-class _Remote:
-    """A file system of fsspec whose errors become StorageErrors of one line, except that a file is missing or exists.
-
-    What may pass, such as an overloaded server, is tried again for PATIENCE seconds if the storage has answered this process
-    before, and a few times otherwise.
-    """
-
-    def __init__(self, fs: Any, url: str):
-        self._fs, self._url = fs, url
-        if hasattr(fs, "retries"):
-            fs.retries = 1
-
-    @property
-    def protocols(self) -> tuple[str, ...]:
-        known = self._fs.protocol
-        return (known,) if isinstance(known, str) else tuple(known)
-
-    def invalidate_cache(self) -> None:
-        self._fs.invalidate_cache()  # asks no server, so it is no answer
-
-    def open(self, path: str, mode: str) -> Any:
-        """A file whose reads are repeated as other requests are."""
-        file = self._reporting(self._fs.open)(path, mode)
-        if cache := getattr(file, "cache", None):
-            cache.fetcher = self._reporting(cache.fetcher)
-        return file
-
-    def mv(self, source: str, target: str) -> None:
-        """Move a file; not repeated, because a second move of the same file finds none."""
-        self._reporting(self._fs.mv, repeats=False)(source, target)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for by pickle and copy, before there is a file system
-            raise AttributeError(name)
-        found = getattr(self._fs, name)
-        return self._reporting(found) if callable(found) else found
-
-    def _reporting(self, call: Callable[..., Any], repeats: bool = True) -> Callable[..., Any]:
-        def reporting(*args: Any, **options: Any) -> Any:
-            failing_since, wait = None, WAIT
-            while True:
-                try:
-                    found = call(*args, **options)
-                    _answered.add(self._url)
-                    return found
-                except (FileNotFoundError, FileExistsError):
-                    _answered.add(self._url)
-                    raise
-                except Exception as error:  # the clients of object stores share no base class
-                    now = time.monotonic()
-                    # Not since the call began, because an upload may take longer than that.
-                    failing_since = now if failing_since is None else failing_since
-                    patience = PATIENCE if self._url in _answered else FIRST_PATIENCE
-                    if not repeats or not _may_pass(error) or now - failing_since > patience:
-                        raise StorageError(f"{self._url} cannot be used: {first_line(error)}") from error
-                    if patience == PATIENCE and now > _reported.get(self._url, -PATIENCE) + PATIENCE:
-                        _reported[self._url] = now
-                        again = f"trying again for up to {patience / 60:.0f} minutes"
-                        print(f"{self._url} does not answer now ({first_line(error)}); {again}", file=sys.stderr)
-                time.sleep(wait * random.uniform(0.5, 1.5))  # not all workers at once
-                wait = min(2 * wait, LONGEST_WAIT)
-
-        return reporting
-
-
-_answered: set[str] = set()
-"""The addresses of storages that have answered this process."""
-_reported: dict[str, float] = {}
-"""When it was last reported that a storage does not answer, by its address, so that many requests report it once."""
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether an error of a remote storage may pass: the server is overloaded or fails, or the connection does."""
-    cause: BaseException | None = error
-    while cause is not None:
-        response = getattr(cause, "response", None)
-        response = response if isinstance(response, dict) else {}  # botocore's
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        for code in (status, *(getattr(cause, name, None) for name in ("status", "status_code", "code"))):
-            if isinstance(code, int) and code >= 400:
-                return code in TRANSIENT_STATUS or response.get("Error", {}).get("Code") in TRANSIENT_CODES
-        if TRANSIENT & {kind.__name__ for kind in type(cause).__mro__}:
-            return True
-        cause = cause.__cause__
-    return False
-
-
 @cache
 def _uploads(pid: int) -> "tempfile.TemporaryDirectory[str]":
     """The folder of this process for files to be uploaded to an object store; the variable TMPDIR sets its parent."""
     return tempfile.TemporaryDirectory(prefix="spinset-upload-")
-
-
-@cache
-def _processes() -> str:
-    """A name for the machine and container whose process numbers this process shares.
-
-    A host name does not suffice: containers may share one and each count processes from 1.
-    """
-    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    parts = [socket.gethostname()]
-    if boot.exists():  # Linux; elsewhere there are no containers
-        parts += [boot.read_text().strip(), os.readlink(namespace)]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
-
-
-def writer_name() -> str:
-    """A new name for something that this process writes: of its machine and container, its number, and random."""
-    return f"{_processes()}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def is_dead(writer: str) -> bool | None:
-    """Whether the process of a `writer_name` has ended; None if it ran on another machine or in another container."""
-    machine, _, rest = writer.partition("-")
-    if machine != _processes():
-        return None
-    try:
-        os.kill(int(rest.partition("-")[0]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # alive, and another user's
-        return False
-    return False
 
 
 def _is_abandoned(scratch: Path, seconds: float) -> bool:

@@ -63,6 +63,8 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     data: tuple[str, ...] = ()
     """Datasets to train the full model on, as NAME=FOLDER or NAME=FOLDER:SELECTION, instead of the ablations."""
+    init: str = ""
+    """A model to start every run from; random weights by default."""
     views: int = 8
     """Views of a scene."""
     heads: int = 100
@@ -97,6 +99,7 @@ def config_of(config: Config, variant: str, seed: int) -> TrainConfig:
         own,
         loader=loader,
         samples=config.samples,
+        init=config.init,
         seed=seed,
         latents=config.latents,
         out=str(config.out / f"{variant}-{seed}"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from egg import EggConfig, egg_job
 
-from datagen.estimate import Interval, estimate, workers_of
+from datagen.estimate import estimate, total, workers_of
 from datagen.generate import generate
 from jobs.pool import PoolConfig
 from manifests.dataset import Dataset
@@ -34,14 +34,14 @@ def test_it_foretells_what_is_made_and_writes_nothing(tmp_path):
 
 def test_an_interval_is_that_of_a_lognormal_mean():
     """By hand, of 1, e and e squared: logs of mean 1 and variance 1; Student's t of 2 degrees at 97.5 % is 4.303."""
-    found = Interval.of_total([1.0, math.e, math.e**2], 10)
+    found = total([1.0, math.e, math.e**2], 10)
     reach = 4.30265 * math.sqrt(1 / 3 + 1 / 4)
     assert found.value == pytest.approx(10 * (1 + math.e + math.e**2) / 3)
     assert found.low == pytest.approx(10 * math.exp(1.5 - reach), rel=1e-4)
     assert found.high == pytest.approx(10 * math.exp(1.5 + reach), rel=1e-4)
-    same = Interval.of_total([2.0, 2.0], 3)
+    same = total([2.0, 2.0], 3)
     assert (same.value, same.low, same.high) == (6.0, pytest.approx(6.0), pytest.approx(6.0))
-    assert Interval.of_total([2.0], 3).high == math.inf
+    assert total([2.0], 3).high == math.inf
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0])
@@ -57,7 +57,7 @@ def test_intervals_hold_the_true_time_of_simulated_runs(tmp_path, monkeypatch, s
     held = []
     for _ in range(400):
         true = _wall(draw.lognormal(0, sigma, 400), per_shard=8, workers=4)
-        probed = Interval.of_total(draw.lognormal(0, sigma, 5).tolist(), 400)
+        probed = total(draw.lognormal(0, sigma, 5).tolist(), 400)
         elapsed = replace(first, seconds=probed).elapsed
         held.append(elapsed.low <= true <= elapsed.high)
     assert np.median(np.reshape(held, (20, 20)).sum(1)) >= 18 and np.mean(held) >= 0.9

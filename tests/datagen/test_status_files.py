@@ -15,7 +15,8 @@ import spinset
 from datagen.generate import generate
 from datagen.status_files import document, metrics, status_page, write_status
 from jobs.pool import PoolConfig
-from manifests.status import Seconds, Status, summarise
+from manifests.interval import Interval
+from manifests.status import Status, summarise
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = DOCS / "status.schema.json"
@@ -39,14 +40,14 @@ def status(eggs) -> Status:
 def test_the_schema_in_the_docs_is_that_of_the_document(status):
     """`PYTHONPATH=.:tests python tests/datagen/test_status_files.py` writes it."""
     assert json.loads(SCHEMA.read_text()) == schema()
-    for one in (status, replace(status, seconds_left=Seconds(1.0, 0.0, 2.0), disk_free=None, disk_size=None)):
+    for one in (status, replace(status, seconds_left=Interval(1.0, 0.0, 2.0), disk_free=None, disk_size=None)):
         validate(json.loads(document(one)), schema())
     with pytest.raises(Exception, match="is not of type"):
         validate({**json.loads(document(status)), "kept": "many"}, schema())
 
 
 def test_prometheus_reads_the_metrics(status):
-    whole = replace(status, seconds_left=Seconds(100.0, 50.0, 150.0))
+    whole = replace(status, seconds_left=Interval(100.0, 50.0, 150.0))
     found = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(metrics(whole))
@@ -64,7 +65,7 @@ def test_prometheus_reads_the_metrics(status):
 def test_the_dashboard_reads_metrics_that_exist(status):
     dashboard = json.loads((DOCS / "grafana.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    there = set(re.findall(r"^# TYPE (\S+)", metrics(replace(status, seconds_left=Seconds(1.0, 0.0, 2.0))), re.M))
+    there = set(re.findall(r"^# TYPE (\S+)", metrics(replace(status, seconds_left=Interval(1.0, 0.0, 2.0))), re.M))
     assert queries and {name for query in queries for name in re.findall(r"spinset_\w+", query)} <= there
 
 

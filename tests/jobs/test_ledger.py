@@ -11,6 +11,7 @@ import pytest
 from jobs import ledger as module
 from jobs.ledger import Ledger, Loss
 from manifests import storage as storage_module
+from manifests import writers
 from manifests.storage import Storage
 
 
@@ -75,7 +76,7 @@ def test_a_driver_of_another_machine_is_dead_when_it_gives_no_sign(tmp_path, mon
     """By the clock of who looks, whatever the clocks of the machines show; a sign of life starts it anew."""
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(storage_module, "_processes", lambda: "b" * 12)
+    monkeypatch.setattr(writers, "_processes", lambda: "b" * 12)
     storage = Storage(tmp_path)
     elsewhere = "a" * 12 + f"-{os.getpid()}-00000000"
     storage.write(f"work/generate/{elsewhere}", b"0")
@@ -141,11 +142,11 @@ def test_a_missed_sign_of_life_is_given_again(tmp_path, monkeypatch):
 def test_scratch_of_a_living_writer_in_another_container_is_kept(tmp_path, monkeypatch):
     """Two containers with one host name that count their processes from 1; without a lease it goes at last."""
     storage, other = Storage(tmp_path), Storage(tmp_path)
-    monkeypatch.setattr(storage_module, "_processes", lambda: "a" * 12)
+    monkeypatch.setattr(writers, "_processes", lambda: "a" * 12)
     scratch, beside = storage.scratch("shards/heads-000002.tar"), storage.scratch("shards/heads-000003.tar")
     for file in (scratch, beside):
         file.write_bytes(b"half")
-    monkeypatch.setattr(storage_module, "_processes", lambda: "b" * 12)
+    monkeypatch.setattr(writers, "_processes", lambda: "b" * 12)
     assert other.clear_leftovers() == other.clear_leftovers("shards/heads-000002") == 0
     for file in (scratch, beside):
         os.utime(file, (0, time.time() - storage_module.UNSIGNED - 1))

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import boto3
 import numpy as np
 import pytest
+import s3fs
 from egg import egg_job
 from moto.server import ThreadedMotoServer
 
@@ -24,7 +25,7 @@ import spinset
 from datagen.generate import generate
 from jobs.ledger import Ledger
 from jobs.pool import PoolConfig
-from manifests import storage as module
+from manifests import remote as module
 from manifests.dataset import Dataset
 from manifests.errors import StorageError
 from manifests.index import open_index
@@ -121,6 +122,8 @@ def s3() -> Iterator[SimpleNamespace]:
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             patch.setenv(name, value)
+        # fsspec keeps file systems by their arguments, and the endpoint is none: one of an earlier test would be found.
+        s3fs.S3FileSystem.clear_instance_cache()
         direct = boto3.client("s3", endpoint_url="http://{}:{}".format(*server.get_host_and_port()))
         direct.create_bucket(Bucket="heads")
         yield SimpleNamespace(endpoint=endpoint, failing=failing, direct=direct)
@@ -390,7 +393,6 @@ def test_an_endpoint_that_is_dead(s3, capsys, monkeypatch):
     """It has never answered, so it is given up soon."""
     monkeypatch.setattr(module, "FIRST_PATIENCE", 0.1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
     refused(capsys, "s3://dead/heads", 1, "cannot be used", "127.0.0.1:9")

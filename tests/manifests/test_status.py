@@ -11,7 +11,8 @@ from manifests.dataset import Dataset
 from manifests.plan import write_plan
 from manifests.shards import ShardWriter
 from manifests.status import SHOWN, Failure, summarise
-from manifests.storage import Storage, writer_name
+from manifests.storage import Storage
+from manifests.writers import writer_name
 
 FAILED = {"outcome": schema.FAILED, "views": 0, "stage": "mesh", "reason": "ValueError: no surface"}
 
