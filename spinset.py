@@ -258,6 +258,39 @@ def _retry(parse: Parse) -> int:
     return FAULTS if any(one.outcome == FAILED for one in found) else DONE
 
 
+def _invert(parse: Parse) -> int:
+    from datagen.inversion.config import InvertConfig
+    from infer.config import PortraitConfig
+
+    @dataclass(frozen=True)
+    class Invert:
+        """Find a PanoHead or SphereHead identity that shows the person of some pictures; the same command resumes it."""
+
+        config: Annotated[InvertConfig, arg(name="")]
+        portrait: Annotated[PortraitConfig, arg(name="")] = field(default_factory=PortraitConfig)
+        lpips: str = ""
+        """Folder of the VGG-16 of LPIPS, whose distance is a loss, too; without it only colours and outlines are."""
+
+    options = parse(Invert)
+    config, portrait = options.config, options.portrait
+    if not Path(config.weights).exists():
+        raise MissingFile(f"--weights: there is no file {config.weights}; give an official .pkl or a converted folder")
+    _require_photos(config.photos, portrait)
+    if config.planes:
+        from datagen.inversion.invert import from_planes
+
+        family = from_planes(config)
+    else:
+        from infer.inversion import invert_photos
+
+        found = invert_photos(config, portrait, options.lpips)
+        family = found.family
+        print(found)
+    weights = shlex.quote(config.out)
+    print(f"next: spinset generate HEAD --source {family} --weights {weights} --identities 1")
+    return DONE
+
+
 def _score(parse: Parse) -> int:
     from filters.config import ScoreConfig
 
@@ -453,13 +486,7 @@ def _views(parse: Parse) -> int:
 
     config = parse(ViewsConfig)
     _require_model(config.model)
-    for photo in config.photos:
-        if not Path(photo).exists():
-            raise MissingFile(f"there is no file {photo if photo.isprintable() else repr(photo)}")
-    face, matte = config.portrait.face, config.portrait.matte
-    _require_files(face__arcface=face.arcface, matte__parser=matte.parser)
-    if face.models and not Path(face.models).is_dir():
-        raise MissingFile(f"--face.models: there is no folder {face.models}; give the folder of your antelopev2 models")
+    _require_photos(config.photos, config.portrait)
     from infer.inputs import check_inputs
 
     check_inputs(config)
@@ -529,6 +556,17 @@ def _require_model(model: str) -> None:
     model_file(model_folder(model))
 
 
+def _require_photos(photos: Sequence[str], portrait: Any) -> None:
+    """Raise MissingFile for a photo, or a file that its preparation needs, that does not exist."""
+    for photo in photos:
+        if not Path(photo).exists():
+            raise MissingFile(f"there is no file {photo if photo.isprintable() else repr(photo)}")
+    face = portrait.face
+    _require_files(face__arcface=face.arcface, matte__parser=portrait.matte.parser)
+    if face.models and not Path(face.models).is_dir():
+        raise MissingFile(f"--face.models: there is no folder {face.models}; give the folder of your antelopev2 models")
+
+
 def _require_files(**files: str) -> None:
     """Raise MissingFile for an option whose file is missing; `face__arcface` stands for --face.arcface."""
     for name, file in files.items():
@@ -551,6 +589,7 @@ COMMANDS: dict[str, tuple[Callable[[Parse], int], str]] = {
     "views": (_views, "make views all around a person, from photos"),
     "heads": (_heads, "make new people, with or without identity embeddings"),
     "evaluate": (_evaluate, "measure a model as papers do, or two folders of pictures"),
+    "invert": (_invert, "find the PanoHead identity that shows the person of pictures"),
     "average": (_average, "rebuild the average of a run's weights over another length"),
     "convert": (_convert, "convert an official checkpoint to safetensors without executing it"),
     "status": (_status, "print the progress and the failures of a dataset"),

@@ -29,6 +29,8 @@ GATHER, LONGEST_GATHER = 0.001, 0.25
 """Seconds per actor in which reports may gather before they are read, and the longest such time."""
 ANSWERS = 10.0
 """Seconds within which a cluster must answer."""
+STARTS = 3
+"""Times that Ray is started on this machine; it gives its own processes 30 s, which a busy machine may exceed."""
 LOOK = 5.0
 """Seconds between two looks at the machines of the cluster."""
 
@@ -49,8 +51,12 @@ def init_ray(address: str, log_to_driver: bool = False, **options: Any) -> None:
             ray.init(address=address, log_to_driver=log_to_driver, logging_level=logging.ERROR, **options)
 
     if address == "local":
-        start()
-        return
+        for attempt in range(1, STARTS + 1):
+            try:
+                return start()
+            except Exception as error:  # Ray's own has no class
+                if "timed out during startup" not in str(error) or attempt == STARTS:
+                    raise
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit():  # Ray itself tries for minutes.

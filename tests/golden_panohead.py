@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from datagen.sources.panohead.build import build
 from datagen.sources.panohead.config import GeneratorConfig
 from datagen.sources.panohead.generator import Generator
+from datagen.sources.panohead.official import ISO_LEVEL, frontal_label, latent
 
 REDUCED = Path(__file__).parent / "golden" / "panohead"
 WHOLE = Path(__file__).parents[2] / "shared" / "golden" / "panohead"
@@ -39,3 +40,24 @@ def close(ours: torch.Tensor, official: torch.Tensor, tolerance: float) -> None:
     """Compare a result with an official one, which may hold every n-th of its numbers."""
     step = -(-ours.numel() // official.numel())
     torch.testing.assert_close(ours.flatten()[::step], official.flatten(), atol=tolerance, rtol=0)
+
+
+def styles(network: Generator, seed: int = 8) -> torch.Tensor:
+    """The styles of a seed."""
+    return network.mapping(latent(seed, network.config.z_dim), frontal_label(), 0.7)
+
+
+def gentle(seed: int = 8, strength: float = 0.3) -> Generator:
+    """The golden generator, its styles at a part of their strength and the head of a seed solid.
+
+    Its weights are random, so that styles act far more strongly than those of a trained generator, where a search ends early,
+    and its heads are nearly transparent. The density is moved until a fifth of the space is inside.
+    """
+    network = generator(REDUCED)
+    for name, weight in network.named_parameters():
+        if name.endswith("affine.weight"):
+            weight *= strength
+    points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0)) * 0.7 - 0.35
+    sigma = network.identity(styles(network, seed)).renderer.sigma(points)
+    network.decoder.last.bias[0] += ISO_LEVEL - sigma.quantile(0.8)
+    return network

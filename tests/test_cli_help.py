@@ -27,6 +27,7 @@ BASE = {
     "train": ["spinmeround", "--data", "data"],
     "views": ["heads64", "photo.png", "--out", "out", "--aligned"],
     "heads": ["heads64", "--out", "out"],
+    "invert": ["photo.png", "--weights", "weights.pkl", "--out", "out", "--aligned"],
     "evaluate": ["heads64", "--data", "data"],
     "average": ["run", "dest"],
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import logging
 import os
 import signal
 import subprocess
@@ -107,6 +108,7 @@ CODES = {
 @pytest.fixture(scope="module")
 def s3() -> Iterator[SimpleNamespace]:
     """An endpoint with a bucket, and `fail`, which decides on the status of every request."""
+    logging.getLogger("werkzeug").disabled = True  # it would write a line of every request between those of the command
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     failing = SimpleNamespace(status=lambda method, path: 0, over=threading.Event())

@@ -83,7 +83,12 @@ class Generator(nn.Module):
     def _conditioning(self, labels: Float[Tensor, "b 25"]) -> Float[Tensor, "b 25"]:
         return torch.zeros_like(labels) if self.config.zero_conditioning else labels * self.config.c_scale
 
-    @torch.no_grad()
+    @property
+    def plane_shape(self) -> tuple[int, ...]:
+        """The shape of the planes of one identity."""
+        size = self.config.plane_resolution
+        return PLANES, FEATURES, self.config.plane_depth, size, size
+
     def planes(self, ws: Float[Tensor, "b l s"], noise: Noise = "const") -> Float[Tensor, "b p c d h w"]:
         """The feature planes: p planes of c features in d layers."""
         return self.backbone.synthesis(ws, noise).unflatten(1, (PLANES, FEATURES, self.config.plane_depth))
@@ -109,7 +114,6 @@ class Generator(nn.Module):
         parts = [self.decode(self.features(planes, part))[0] for part in points.split(chunk, dim=1)]
         return torch.cat(parts, dim=1)
 
-    @torch.no_grad()
     def background(self, ws: Float[Tensor, "b l s"], noise: Noise = "const") -> Float[Tensor, "b c h w"]:
         """The background in feature space, at the input resolution of the super-resolution."""
         assert self.bcg_synthesis is not None, "a checkpoint without a background network"
@@ -118,15 +122,20 @@ class Generator(nn.Module):
             ws = torch.cat([ws, ws[:, -1:].expand(-1, missing, -1)], dim=1)
         return self.bcg_synthesis(ws[:, : self.bcg_synthesis.num_ws], noise)
 
-    @torch.no_grad()
     def identity(
-        self, ws: Float[Tensor, "1 l s"], ws_bcg: Float[Tensor, "1 m s"] | None = None, noise: Noise = "const"
+        self,
+        ws: Float[Tensor, "1 l s"],
+        ws_bcg: Float[Tensor, "1 m s"] | None = None,
+        noise: Noise = "const",
+        planes: Tensor | None = None,
     ) -> Identity:
-        """One identity, ready to be rendered: its planes, its background and all of its styles."""
+        """One identity, ready to be rendered: its planes (or those given), its background and all of its styles."""
         last, sr_noise = ws[0, -1], "const" if self.config.sr_noise == "const" else "none"
         return Identity(
             config=self.config,
-            renderer=Renderer(self.config, self.decoder, self.field(self.planes(ws, noise)[0])),
+            renderer=Renderer(
+                self.config, self.decoder, self.field(self.planes(ws, noise)[0] if planes is None else planes)
+            ),
             background=self.background(ws if ws_bcg is None else ws_bcg, noise) if self.bcg_synthesis else None,
             to_rgb=self.torgb.at(last) if self.torgb else None,
             upscaler=self.superresolution.at(last, sr_noise),

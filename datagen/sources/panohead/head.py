@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datagen.config import PanoHeadConfig, SourceConfig
 from datagen.heads import RenderedViews
-from datagen.sources.panohead.checkpoint import LICENCE, load
+from datagen.sources.panohead.checkpoint import LICENCE, Person, load
 from datagen.sources.panohead.config import CROP, Family
 from datagen.sources.panohead.generator import Generator
 from datagen.sources.panohead.identity import Synthesis
@@ -30,18 +30,23 @@ CROP_SLOPE = 1000.0
 
 
 class PanoHead:
-    """One identity of a checkpoint, drawn from a seed."""
+    """One identity of a checkpoint: that of a seed, or the person that the checkpoint holds."""
 
     iso_level = ISO_LEVEL
 
-    def __init__(self, generator: Generator, seed: int, config: PanoHeadConfig):
-        self.config, self.seed = config, seed
+    def __init__(self, generator: Generator, seed: int, config: PanoHeadConfig, person: Person | None = None):
+        self.config, self.seed, self.person = config, seed, person
         self.device = generator.decoder.last.weight.device
-        z, label = latent(seed, generator.config.z_dim), frontal_label()
-        self.latent_sha256 = hashlib.sha256(z.numpy().tobytes()).hexdigest()
-        ws = generator.mapping(z.to(self.device), label.to(self.device), config.psi, config.cutoff)
+        if person is None:
+            z, label = latent(seed, generator.config.z_dim), frontal_label()
+            self.latent_sha256 = hashlib.sha256(z.numpy().tobytes()).hexdigest()
+            ws = generator.mapping(z.to(self.device), label.to(self.device), config.psi, config.cutoff)
+            planes = None
+        else:
+            self.latent_sha256 = person.sha256
+            ws, planes = person.ws.to(self.device), None if person.planes is None else person.planes.to(self.device)
         with self._convolutions():
-            self.identity = generator.identity(ws)
+            self.identity = generator.identity(ws, planes=planes)
         self.neural_resolution = config.neural_resolution or generator.config.neural_resolution
         if config.precision == "fast":
             self.identity.upscaler.to(torch.float16 if self.device.type == "cuda" else torch.bfloat16)
@@ -111,6 +116,8 @@ class PanoHead:
 
     def facts(self) -> dict[str, Any]:
         """The facts that, with the weights, determine this head."""
+        if self.person is not None:
+            return {"seed": self.seed, "latent_sha256": self.latent_sha256, "inverted": True}
         return {
             "seed": self.seed,
             "latent_sha256": self.latent_sha256,
@@ -120,7 +127,10 @@ class PanoHead:
 
 
 class PanoHeadSource:
-    """Heads of a PanoHead checkpoint; the same seed gives the official scripts' person."""
+    """Heads of a PanoHead checkpoint; the same seed gives the official scripts' person.
+
+    A folder of `spinset invert` has one head, the person of the pictures, whose seed is 0.
+    """
 
     name = "panohead"
     max_seed = MAX_SEED
@@ -135,10 +145,14 @@ class PanoHeadSource:
         if found != self.family:
             raise UserError(f"{config.weights} is a checkpoint of {found}, not of {self.family}; use --source {found}")
         self.generator = self.checkpoint.generator.to(device)
+        if self.checkpoint.person is not None:
+            self.max_seed = 0
 
     def head(self, seed: int) -> PanoHead:
-        """The head of a seed. Raises ValueError if numpy's RandomState cannot take it."""
-        return PanoHead(self.generator, seed, self.config)
+        """The head of a seed. Raises ValueError if there is none of it."""
+        if not 0 <= seed <= self.max_seed:
+            raise UserError(f"seed is {seed}; the seeds of this source are 0 to {self.max_seed}")
+        return PanoHead(self.generator, seed, self.config, self.checkpoint.person)
 
     def lineage(self) -> dict[str, Any]:
         """The record in dataset.json: hash of the weights, name of the network, settings and licence."""
@@ -150,6 +164,7 @@ class PanoHeadSource:
             "architecture": self.checkpoint.official,
             "settings": settings,
             "licence": LICENCE,
+            **({} if self.checkpoint.person is None else {"person_sha256": self.checkpoint.person.sha256}),
         }
 
 

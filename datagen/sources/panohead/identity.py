@@ -48,7 +48,6 @@ class Identity:
     upscaler: Upscaler
     to_parsing: Conv | None
 
-    @torch.no_grad()
     def views(self, cameras: Cameras, neural_resolution: int | None = None, jitter: Jitter = EVEN) -> Synthesis:
         """Render the views of cameras; the tensors of the jitter have a row for every ray, view by view."""
         size = neural_resolution or self.config.neural_resolution

@@ -123,7 +123,8 @@ class Conv(nn.Module):
         if self.noise is not None:
             x.add_(self.noise)
         if self.activate:
-            F.leaky_relu_(x, 0.2).mul_(math.sqrt(2))
+            # In place unless a gradient needs the result of each step.
+            x = F.leaky_relu(x, 0.2) * math.sqrt(2) if x.requires_grad else F.leaky_relu_(x, 0.2).mul_(math.sqrt(2))
         return x if self.clamp is None else x.clamp_(-self.clamp, self.clamp)
 
 

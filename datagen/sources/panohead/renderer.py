@@ -74,8 +74,8 @@ class Decoder(nn.Module):
 
 
 def _softplus(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """log(1 + e^x), in place."""
-    if x.is_cuda:
+    """log(1 + e^x), in place unless a gradient needs x."""
+    if x.is_cuda or x.requires_grad:
         return F.softplus(x)
     # A third of the time of F.softplus on CPU: log is vectorised, log1p is not, and nothing is allocated.
     positive = x.clamp(min=0)

@@ -38,7 +38,11 @@ class SphereHeadGenerator(Generator):
     def backbone_channels(self) -> int:
         return CHANNELS[0]
 
-    @torch.no_grad()
+    @property
+    def plane_shape(self) -> tuple[int, ...]:
+        size = self.config.plane_resolution
+        return 2, self.config.plane_depth, FEATURES, size, size
+
     def planes(self, ws: Float[Tensor, "b l s"], noise: Noise = "const") -> Float[Tensor, "b 2 p c h w"]:
         """The feature planes: two spheres of p planes of c features."""
         shared = self.backbone.synthesis(ws, noise)

@@ -1,0 +1,1 @@
+"""Inversion: a PanoHead or SphereHead identity that shows the person of given pictures."""
