@@ -39,6 +39,7 @@ REFUSED = {
     "train": ["small", "--data", "nothing"],
     "views": ["heads64", "nothing", "--out", "out"],
     "heads": ["nothing", "--out", "out"],
+    "invert": ["nothing", "--weights", "nothing", "--out", "out"],
     "evaluate": ["nothing", "--data", "nothing"],
     "average": ["nothing", "out"],
     "convert": ["nothing", "out"],

@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import pytest
@@ -117,10 +116,10 @@ def test_checkpointing_activations_keeps_views_together(small):
         assert torch.allclose(one, other, atol=1e-7)
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU with g++")
-def test_compiled_blocks_do_the_same_and_keep_their_names(tmp_path, monkeypatch):
-    # A cache of its own: the shared one may hold code for other instructions than this process uses.
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_compiled_blocks_do_the_same_and_keep_their_names(monkeypatch):
+    """The blocks are captured as graphs; what torch makes of these takes minutes of C++ and is its own affair."""
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda *args, **options: compiled(*args, backend="aot_eager", **options))
     shape = UNetShape(channels=(16,), attention=(False,), blocks=1, heads=2, context=12, groups=8)
     network = build_unet(shape, 15, 8)
     x, condition, level, context = scene(v=2)
