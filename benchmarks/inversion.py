@@ -84,6 +84,38 @@ def search(config: Config) -> None:
             print(f"| {strength:g} | {seed} | {shown} | {time.process_time() - begun:.0f} |", flush=True)
 
 
+def searches(config: Config) -> None:
+    """L-BFGS beside the search of StyleGAN2's projector: Adam, whose rate rises and falls, and noise on the style."""
+    network = gentle()
+    ws = styles(network)
+    given, held_out = pictures(network, ws, around(0.0)), pictures(network, ws, around(*HELD_OUT))
+    print("| search | evaluations | one picture | other views |\n|---|---|---|---|")
+    for iterations in (20, 40):
+        fit = Counted(network, given, FitConfig(iterations, 0))
+        for _ in fit.run(1):
+            pass
+        shown = f"{reached(fit, given):.1f} | {reached(fit, held_out):.1f}"
+        print(f"| L-BFGS, {iterations} iterations | {fit.evaluations} | {shown} |", flush=True)
+    z = torch.cat([latent(seed, network.config.z_dim) for seed in range(1000)])
+    drawn = network.mapping(z, frontal_label().expand(len(z), -1))[:, 0]
+    spread = float((drawn - drawn.mean(0)).square().sum(1).mean().sqrt())
+    for steps in (50, 200):
+        fit, random = Fit(network, given, FitConfig(steps, 0)), torch.Generator().manual_seed(0)
+        style = fit.style.clone().requires_grad_()
+        optimizer = torch.optim.Adam([style])
+        for step in range(steps):
+            done = step / steps
+            falling = 0.5 - 0.5 * np.cos(np.pi * min(1, (1 - done) / 0.25))
+            optimizer.param_groups[0]["lr"] = 0.1 * falling * min(1, done / 0.05)
+            noise = 0.05 * spread * max(0, 1 - done / 0.75) ** 2
+            fit.style = style + noise * torch.randn(style.shape, generator=random)
+            optimizer.zero_grad()
+            fit._loss().backward()
+            optimizer.step()
+        fit.style = style.detach()
+        print(f"| Adam with noise | {steps} | {reached(fit, given):.1f} | {reached(fit, held_out):.1f} |", flush=True)
+
+
 class Counted(Fit):
     """A fit that counts how often its loss was computed."""
 
@@ -114,4 +146,8 @@ def released(config: Config) -> None:
 if __name__ == "__main__":
     chosen = tyro.cli(Config)
     torch.set_num_threads(chosen.threads)
-    released(chosen) if chosen.released else search(chosen)
+    if chosen.released:
+        released(chosen)
+    else:
+        search(chosen)
+        searches(chosen)

@@ -107,6 +107,7 @@ def invert(
     save(replace(checkpoint, person=Person(fit.ws.contiguous())), out, Path(config.weights).name)
     (out / DRAWN).write_bytes(draw(fit))
     document = {"made_from": made_from, **asdict(found), "warnings": found.warnings}
+    del document["out"]  # the folder may be moved
     done.write_text(json.dumps(document, indent=1) + "\n")  # last: it marks the folder as finished
     state.unlink(missing_ok=True)
     return found
