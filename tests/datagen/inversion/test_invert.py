@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from golden_panohead import REDUCED, gentle, read, styles
+from golden_panohead import REDUCED, generator, gentle, read, styles
 from panohead_files import generator as pickled
 from panohead_files import write
 from PIL import Image
@@ -59,9 +59,11 @@ def one() -> Pictures:
     return pictures(gentle(), 0.0)
 
 
-def test_gradients_are_those_of_finite_differences(one):
+@pytest.mark.parametrize("family", ["panohead", "spherehead"])
+def test_gradients_are_those_of_finite_differences(family):
     """Of the style and of a weight: through super-resolution, volume rendering, the choice of samples, planes and styles."""
-    network, length = gentle(), 1e-3
+    network, length = gentle() if family == "panohead" else generator(REDUCED, family), 1e-3
+    one = pictures(network, 0.0)
     at = {"style": average_style(network), "weight": network.decoder.first.weight}
 
     def value() -> torch.Tensor:
