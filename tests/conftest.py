@@ -23,19 +23,21 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Many small tensors: with two threads on a busy machine they take ten times as long as with one.
 torch.set_num_threads(1)
 
-LONG = (
-    *(
-        "test_launch_ray",
-        "test_generate",
-        "test_trainer",
-        "test_gpu",
-        "test_cli",
-        "test_faults",
-        "test_evaluate",
-        "test_toy_family",
-    ),
-    *("test_stages", "test_retry", "test_pool", "test_process_pool", "test_imports"),
-)
+LONG = [
+    "launch_ray",
+    "generate",
+    "trainer",
+    "gpu",
+    "cli",
+    "faults",
+    "evaluate",
+    "toy_family",
+    "stages",
+    "retry",
+    "pool",
+    "process_pool",
+    "imports",
+]
 """Files that take longest, which begin first: one that began last would be waited for by all other processes."""
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
@@ -43,7 +45,8 @@ GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests so that the long files come first."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    place = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -76,10 +76,11 @@ class Fit:
         """Take all steps that are left; yields after each round of L-BFGS and after each `save_every` steps of tuning."""
         while self.step < self.config.steps:
             count = min(ROUND, self.config.steps - self.step)
-            if self.config.fit_cameras:
+            cameras = [self.offsets] if self.config.fit_cameras else []
+            if cameras:
                 # First alone: a style that has fitted itself to the wrong cameras does not let them go.
-                self._descend([self.offsets], CAMERA_STEPS)
-            self._descend([self.style, *self._cameras()], count)
+                self._descend(cameras, CAMERA_STEPS)
+            self._descend([self.style, *cameras], count)
             self.step += count
             stepped(count)
             yield
@@ -97,9 +98,6 @@ class Fit:
             moved(self.pictures.cameras, self.offsets),
         )
         return loss(seen, self.pictures, self.offsets, self.perceptual)
-
-    def _cameras(self) -> list[Tensor]:
-        return [self.offsets] if self.config.fit_cameras else []
 
     def _descend(self, fitted: list[Tensor], iterations: int) -> None:
         """Iterations of L-BFGS."""
@@ -121,9 +119,8 @@ class Fit:
 
     def _tune(self, steps: int) -> Iterator[None]:
         weights = self._weights()
-        tuned = [*weights.values(), *self._cameras()]
-        for tensor in tuned:
-            tensor.requires_grad_()
+        for weight in weights.values():
+            weight.requires_grad_()
         optimizer = torch.optim.Adam(weights.values(), lr=TUNING_RATE)
         for name, weight in weights.items():
             if name in self.moments:
@@ -137,8 +134,8 @@ class Fit:
         self.moments = {
             name: dict(optimizer.state[weight]) for name, weight in weights.items() if optimizer.state[weight]
         }
-        for tensor in tuned:
-            tensor.requires_grad_(False)
+        for weight in weights.values():
+            weight.requires_grad_(False)
 
     def _weights(self) -> dict[str, Tensor]:
         """The weights that are tuned, by name: all that make pictures of a style."""

@@ -101,12 +101,11 @@ def invert(
         fit.resume(state)
     with step("fitting the style, then the weights", fit.steps, fit.step) as advance:
         for _ in fit.run(config.save_every, advance):
-            fit.save(state)
             (out / DRAWN).write_bytes(draw(fit))
+            fit.save(state)
     found = _measured(fit, checkpoint.official["family"], config.out, likeness)
     save(replace(checkpoint, person=Person(fit.ws.contiguous())), out, Path(config.weights).name)
-    (out / DRAWN).write_bytes(draw(fit))
-    document = {"made_from": made_from, **asdict(found), "warnings": found.warnings}
+    document = {**asdict(found), "warnings": found.warnings}
     del document["out"]  # the folder may be moved
     done.write_text(json.dumps(document, indent=1) + "\n")  # last: it marks the folder as finished
     state.unlink(missing_ok=True)
