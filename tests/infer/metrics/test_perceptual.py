@@ -75,6 +75,14 @@ def test_dists_is_torchmetrics_own_on_the_same_backbone(pair, monkeypatch):
     torch.testing.assert_close(found(pair[0], pair[0]), torch.zeros(5), atol=1e-5, rtol=0)
 
 
+def test_gradients_pass_through_the_comparison():
+    """Inversion descends along it."""
+    pictures = torch.rand(2, 3, 64, 64, requires_grad=True)
+    build_lpips("vgg", random_state("vgg16")).compare(pictures, torch.rand(2, 3, 64, 64)).sum().backward()
+    assert pictures.grad is not None
+    assert (pictures.grad.flatten(1).abs().sum(1) > 0).all()
+
+
 def test_lpips_of_equal_pictures_is_zero_and_pairs_are_independent(pair):
     measure = build_lpips("alex", random_state("alexnet"))
     assert measure(pair[0], pair[0]).abs().max() == 0
